@@ -42,7 +42,12 @@ class Progress:
         self._lock = threading.RLock()
         self._tasks: list[Task] = []
         self._live = (
-            Live(get_renderable=self._line, console=self.console, transient=True, refresh_per_second=4)
+            Live(
+                get_renderable=self._line,
+                console=self.console,
+                transient=True,
+                refresh_per_second=4,
+            )
             if live
             else None
         )

@@ -156,9 +156,7 @@ def stream(
     log.write(f"+ {shlex.join(command)}\n".encode())
     log.flush()
     tail: deque[str] = deque(maxlen=keep)
-    process = start(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env
-    )
+    process = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env)
     with running(process):
         assert process.stdout
         for raw in process.stdout:

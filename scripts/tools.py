@@ -60,4 +60,6 @@ class Tools:
 
 
 def _usr_links(tree: Path) -> list[str]:
-    return [name for name in ("bin", "sbin", "lib", "lib32", "lib64") if (tree / "usr" / name).is_dir()]
+    return [
+        name for name in ("bin", "sbin", "lib", "lib32", "lib64") if (tree / "usr" / name).is_dir()
+    ]

@@ -1,0 +1,151 @@
+"""Builds Finch's operating-system images and proves that they boot.
+
+A session's own options go behind `--`, and `-- --help` lists them:
+
+    ./nox -s "build-3.12(arch='x86_64')" -- --distribution debian
+    ./nox -s boot-test
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, os.fspath(ROOT))
+
+from scripts import arch, options, sessions  # noqa: E402 - Nox does not put the checkout there
+
+nox.needs_version = ">=2026.10.20"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+
+# mkosi runs in the session's own environment, and what it does may depend on its Python.
+MKOSI_PYTHON = "3.12"
+
+ARCHES = nox.parametrize("arch", arch.NAMES)
+IMAGES = nox.parametrize(
+    "arch, image", [(name, image) for name in arch.NAMES for image in options.IMAGES[name]]
+)
+
+# (scripts and tests, and what has no name that ends in .py)
+SOURCES = ("scripts", "tests", "noxfile.py", "nox")
+
+GROUPS = ("nox", "harness", "boot", "test", "lint", "typecheck")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff; `ruff format` mends the latter."""
+    sessions.install(session, "lint")
+    sessions.check(session, "ruff", "check", *session.posargs)
+    sessions.check(session, "ruff", "format", "--check")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check types with mypy --strict."""
+    sessions.install(session, "typecheck")
+    sessions.check(session, "mypy", *(session.posargs or SOURCES))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the unit and integration tests (minutes); takes pytest's arguments."""
+    sessions.install(session, "test")
+    sessions.check(session, "pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def e2e(session: nox.Session) -> None:
+    """Run the end-to-end tests, real builds and boots (an hour); takes pytest's arguments."""
+    sessions.install(session, "test")
+    sessions.check(session, "pytest", *(session.posargs or ["tests/e2e"]))
+
+
+@nox.session(default=False, python=MKOSI_PYTHON)
+def quickstart(session: nox.Session) -> None:
+    """Build the Debian variant for this machine's architecture and boot it: no AWS, no Docker."""
+    sessions.install(session, "boot")
+    target = ("--distribution", "debian", "--arch", "native", *session.posargs)
+    sessions.harness(session, "build", *target)
+    sessions.harness(session, "boot.cli", *target)
+
+
+@nox.session(default=False, python=[MKOSI_PYTHON])
+@ARCHES
+def build(session: nox.Session, arch: str) -> None:
+    """Build all images of one architecture, finished artifacts in out/<distribution>/<arch>/."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "build", "--arch", arch, *session.posargs)
+
+
+@nox.session(default=False, python=[MKOSI_PYTHON])
+@IMAGES
+def image(session: nox.Session, arch: str, image: str) -> None:
+    """Build one image and what it stands on."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "build", "--arch", arch, "--image", image, *session.posargs)
+
+
+@nox.session(default=False, name="boot-test")
+@ARCHES
+def boot_test(session: nox.Session, arch: str) -> None:
+    """Boot the built os-image of one architecture under QEMU and check it from inside."""
+    if not options.built(arch, session.posargs):
+        sessions.skip(session, f"no os-image of {arch} has been built")
+    sessions.install(session, "boot")
+    sessions.harness(session, "boot.cli", "--arch", arch, *session.posargs)
+
+
+@nox.session(default=False, python=MKOSI_PYTHON)
+def mkosi(session: nox.Session) -> None:
+    """Run the pinned and patched mkosi here: `-- --image-id os-image summary`."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "mkosi", *session.posargs)
+
+
+@nox.session(default=False)
+def doctor(session: nox.Session) -> None:
+    """Say what this machine lacks for which session, and the command that mends it."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "doctor", *session.posargs)
+
+
+@nox.session(default=False, python=MKOSI_PYTHON)
+def bench(session: nox.Session) -> None:
+    """Measure builds against plain mkosi of the same version, as ratios (an hour)."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def clean(session: nox.Session) -> None:
+    """Remove what was built and what is kept to build faster."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "clean", *session.posargs)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Pin the dependency groups of pyproject.toml in requirements/; `-- --upgrade` takes newer ones."""
+    for group in GROUPS:
+        session.run(
+            "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",
+            "--group", group, "--output-file", f"requirements/{group}.txt",
+            *session.posargs, "pyproject.toml",
+        )  # fmt: skip
+
+
+# CI makes its matrix of `nox --list --json`, which lists what would run: so everything, there.
+if "--json" in sys.argv:
+    nox.options.sessions = list(nox.registry.get())
+
+sessions.setup(
+    hint=f"`./nox --list` shows every session; architectures are {', '.join(arch.NAMES)}, "
+    f"images {', '.join(options.IMAGES['x86_64'])}"
+)

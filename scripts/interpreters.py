@@ -1,0 +1,134 @@
+"""Where a Python interpreter of a wanted version is on this machine.
+
+Standard library only, and only what Python 3.9 knows: `./nox` imports this before anything is
+installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+# A pyenv shim answers in 0.2 s; one that hangs is of no use.
+PROBE_SECONDS = 20
+
+_VERSION = re.compile(r"3\.\d+")
+
+
+class Lacking(Exception):
+    """No interpreter of the version is on the machine and none could be fetched.
+
+    message says so in one sentence, hint how to get one.
+    """
+
+    def __init__(self, version: str, cause: str = "") -> None:
+        tried = f", and uv could not fetch it ({cause})" if cause else ""
+        self.message = f"Python {version} is neither on PATH nor in pyenv's versions folder nor among uv's{tried}"
+        self.hint = (
+            f"install it: `apt-get install python{version}` or `dnf install python{version}` where the "
+            f"distribution has it, else `pyenv install {version}`"
+        )
+        super().__init__(self.message)
+
+
+def find(version: str, environ: Mapping[str, str]) -> Path | None:
+    """The interpreter of version, such as 3.12, that is here and runs; None where there is none.
+
+    environ is the environment to look with: PATH, PYENV_ROOT, UV_PYTHON_INSTALL_DIR, XDG_DATA_HOME
+    and HOME of it are heeded.
+    """
+    for candidate in candidates(version, environ):
+        found = _probe(candidate, version, environ)
+        if found:
+            return found
+    return None
+
+
+def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
+    """The files that may be an interpreter of version, in the order of preference."""
+    program = f"python{version}"
+    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = Path(folder or ".", program)
+        if os.access(path, os.X_OK):
+            yield path
+    home = Path(environ.get("HOME") or Path.home())
+    pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv")
+    data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    uv = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
+    for root, pattern in ((pyenv / "versions", f"{version}*"), (uv, f"cpython-{version}*")):
+        for folder in sorted(root.glob(pattern), key=_patch, reverse=True):
+            path = folder / "bin" / program
+            if os.access(path, os.X_OK):
+                yield path
+
+
+def fetch(version: str, uv: Path, environ: Mapping[str, str]) -> Path:
+    """Have uv install an interpreter of version for this user. Raises Lacking where it cannot.
+
+    Nothing is put on PATH.
+    """
+    try:
+        _uv(uv, ["python", "install", "--no-bin", version], environ)
+        return Path(_uv(uv, ["python", "find", "--managed-python", version], environ))
+    except subprocess.CalledProcessError as error:
+        lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
+        raise Lacking(version, lines[-1] if lines else f"status {error.returncode}") from None
+    except OSError as error:
+        raise Lacking(version, str(error)) from None
+
+
+def obtain(version: str, uv: Path, environ: Mapping[str, str], *, download: bool = True) -> Path:
+    """The interpreter of version: the one found, else one that uv fetches. Raises Lacking."""
+    found = find(version, environ)
+    if found:
+        return found
+    if not download:
+        raise Lacking(version)
+    return fetch(version, uv, environ)
+
+
+def is_version(text: str) -> bool:
+    """Whether text is a version this module looks for: 3.12, but not 3.12.1, pypy3.11 or a path."""
+    return _VERSION.fullmatch(text) is not None
+
+
+def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
+    """What path, which may be a shim, really runs, if that is an interpreter of version."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
+    try:
+        answer = subprocess.run(
+            [str(path), "-I", "-c", program],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = answer.stdout.splitlines()
+    if answer.returncode or len(lines) != len(("version", "path")) or lines[0] != version:
+        return None
+    return Path(lines[1])
+
+
+def _patch(folder: Path) -> tuple[int, ...]:
+    """What to sort versions by: 3.12.10 comes after 3.12.9."""
+    match = re.search(r"\d+(\.\d+)*", folder.name)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def _uv(uv: Path, arguments: list[str], environ: Mapping[str, str]) -> str:
+    finished = subprocess.run(
+        [str(uv), *arguments],
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return finished.stdout.strip()

@@ -1,0 +1,219 @@
+"""What was asked for: the command line and the environment, read once, into one frozen value."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from scripts import arch as arches
+from scripts.arch import Arch
+from scripts.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DISTRIBUTIONS = ("debian",)
+
+# Finch has a use for the WSL rootfs on x86_64 only.
+IMAGES = {
+    "x86_64": ("os-image", "container-with-kernel", "wsl-rootfs", "base", "base-with-kernel"),
+    "aarch64": ("os-image", "container-with-kernel", "base", "base-with-kernel"),
+}
+
+ACCELERATORS = ("auto", "kvm", "tcg")
+
+# The file whose presence means that an os-image is whole: it is renamed to this name last.
+OS_IMAGE = "os-image.raw"
+
+# A release names folders and ends up in mkosi's command line.
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build or boot, and how.
+
+    images are the ones asked for, none meaning all of the architecture. release, mirror and
+    mkosi_source are None where the project's own choice is meant. jobs is how many stages may be
+    built at the same time. root is the checkout, work what is kept between builds, out where the
+    artifacts of all distributions go.
+    """
+
+    distribution: str
+    release: str | None
+    mirror: str | None
+    arch: Arch
+    images: tuple[str, ...]
+    force: bool
+    offline: bool
+    jobs: int
+    accel: str
+    mkosi_source: Path | None
+    root: Path
+    work: Path
+    out: Path
+
+    @property
+    def target(self) -> Path:
+        """The folder of the artifacts of this distribution and architecture."""
+        return self.out / self.distribution / self.arch.name
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Options:
+    """The options in argv and environ (ARCH, MKOSI_SOURCE).
+
+    Raises UsageError that lists what is accepted. `--help` prints and ends the process, as
+    argparse does.
+    """
+    given = _parser(root).parse_args(argv)
+    arch = _arch(given.arch or environ.get("ARCH") or "native")
+    source = environ.get("MKOSI_SOURCE")
+    return Options(
+        distribution=_distribution(given.distribution or DISTRIBUTIONS[0]),
+        release=given.release,
+        mirror=given.mirror,
+        arch=arch,
+        images=_images(given.image, arch),
+        force=given.force,
+        offline=given.offline,
+        jobs=given.jobs,
+        accel=given.accel,
+        mkosi_source=Path(source).absolute() if source else None,
+        root=root,
+        work=(given.work or root / ".work").absolute(),
+        out=(given.out or root / "out").absolute(),
+    )
+
+
+def built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
+    """Whether an os-image of arch is there to boot.
+
+    argv is what the boot test will be called with: it may name the distribution, else any will do,
+    and another folder than out/. Where argv makes no sense, or asks for help, the boot test is the
+    one to say so, hence True.
+    """
+    if not {"-h", "--help"}.isdisjoint(argv):
+        return True
+    try:
+        given, _ = _parser(root).parse_known_args(argv)
+    except UsageError:
+        return True
+    distributions = [given.distribution] if given.distribution else DISTRIBUTIONS
+    out = given.out or root / "out"
+    return any((out / name / arch / OS_IMAGE).exists() for name in distributions)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"`{self.prog} --help` lists the options")
+
+
+def _parser(root: Path) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="./nox -s SESSION --",
+        description="Builds operating-system images and boots them. Not every option means "
+        "something to every session.",
+        epilog="environment: ARCH stands in for --arch, MKOSI_SOURCE names a folder or an archive "
+        "of mkosi to use",
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to build")
+    what.add_argument(
+        "--distribution",
+        metavar="NAME",
+        help=f"one of {', '.join(DISTRIBUTIONS)} (default: {DISTRIBUTIONS[0]})",
+    )
+    what.add_argument(
+        "--release", metavar="NAME", type=_release, help="of the distribution (default: the pinned)"
+    )
+    what.add_argument(
+        "--mirror",
+        metavar="URL",
+        type=_mirror,
+        help="of the packages (default: this machine's own, or the distribution's)",
+    )
+    what.add_argument(
+        "--arch",
+        metavar="NAME",
+        help=f"one of {', '.join(arches.NAMES)}, native (default: native)",
+    )
+    what.add_argument(
+        "--image",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help=f"of {', '.join(IMAGES['x86_64'])}; may be given again (default: all)",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--force", action="store_true", help="build again what is up to date")
+    how.add_argument("--offline", action="store_true", help="use only what is already here")
+    how.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        default=2,
+        help="stages that are built at the same time (default: 2)",
+    )
+    how.add_argument(
+        "--accel",
+        choices=ACCELERATORS,
+        default="auto",
+        help="of the boot test: KVM where it truly runs, else TCG (default: auto)",
+    )
+    how.add_argument(
+        "--out", metavar="FOLDER", type=Path, help=f"for the artifacts (default: {root / 'out'})"
+    )
+    how.add_argument(
+        "--work",
+        metavar="FOLDER",
+        type=Path,
+        help=f"kept between builds, of about 10 GiB (default: {root / '.work'})",
+    )
+    return parser
+
+
+def _arch(name: str) -> Arch:
+    return arches.native() if name == "native" else arches.parse(name)
+
+
+def _distribution(name: str) -> str:
+    if name not in DISTRIBUTIONS:
+        raise UsageError(
+            f"unknown distribution {name!r}", hint=f"accepted are {', '.join(DISTRIBUTIONS)}"
+        )
+    return name
+
+
+def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
+    accepted = IMAGES[arch.name]
+    for name in names:
+        if name not in accepted:
+            raise UsageError(
+                f"unknown image {name!r} of {arch}", hint=f"accepted are {', '.join(accepted)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _release(text: str) -> str:
+    if not _RELEASE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a release")
+    return text
+
+
+def _mirror(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https", "file"} or not (url.netloc or url.path):
+        raise argparse.ArgumentTypeError(f"{text!r} is no http, https or file URL")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
