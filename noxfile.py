@@ -132,7 +132,7 @@ def clean(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Pin the dependency groups of pyproject.toml in requirements/; `-- --upgrade` takes newer ones."""
+    """Pin the dependency groups of pyproject.toml in requirements/; `-- --upgrade` renews."""
     for group in GROUPS:
         session.run(
             "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",

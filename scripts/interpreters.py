@@ -26,9 +26,9 @@ class Lacking(Exception):
 
     def __init__(self, version: str, cause: str = "") -> None:
         tried = f", and uv could not fetch it ({cause})" if cause else ""
-        self.message = f"Python {version} is neither on PATH nor in pyenv's versions folder nor among uv's{tried}"
+        self.message = f"Python {version} is neither on PATH nor among pyenv's nor uv's{tried}"
         self.hint = (
-            f"install it: `apt-get install python{version}` or `dnf install python{version}` where the "
+            f"`apt-get install python{version}` or `dnf install python{version}`, where the "
             f"distribution has it, else `pyenv install {version}`"
         )
         super().__init__(self.message)
@@ -50,8 +50,8 @@ def find(version: str, environ: Mapping[str, str]) -> Path | None:
 def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
     """The files that may be an interpreter of version, in the order of preference."""
     program = f"python{version}"
-    for folder in environ.get("PATH", os.defpath).split(os.pathsep):
-        path = Path(folder or ".", program)
+    for entry in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = Path(entry or ".", program)
         if os.access(path, os.X_OK):
             yield path
     home = Path(environ.get("HOME") or Path.home())

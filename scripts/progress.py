@@ -27,14 +27,14 @@ class Task:
         """Show text as the current step, unless it is already."""
         if text != self.current:
             self.current = text
-            self._progress._stepped(self)
+            self._progress.stepped(self)
 
 
 class Progress:
     """Shows the running tasks; safe to use from several threads."""
 
     def __init__(self, *, live: bool | None = None) -> None:
-        """live: one line that changes in place. By default where stderr is a terminal and no CI runs us."""
+        """live: one line that changes in place; by default in a terminal that no CI reads."""
         if live is None:
             live = sys.stderr.isatty() and not os.environ.get("CI")
         self.console = Console(stderr=True, highlight=False, soft_wrap=not live)
@@ -78,7 +78,8 @@ class Progress:
         elapsed = time.monotonic() - self._started
         self.console.print(Text(f"[{elapsed:5.0f} s] {text}"))
 
-    def _stepped(self, task: Task) -> None:
+    def stepped(self, task: Task) -> None:
+        """Show that task has come to another step, where no live line shows it anyway."""
         if not self._live:
             self.say(f"{task.name}: {task.current}")
 

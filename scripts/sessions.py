@@ -181,7 +181,7 @@ def _end() -> None:
 
 
 def _pip_settings() -> dict[str, str]:
-    """What pip is told about index, proxy and certificates, as uv, which does not ask pip, takes it.
+    """What pip is told about index, proxy and certificates, for uv, which does not ask pip.
 
     What the environment already tells uv comes first.
     """
