@@ -1,0 +1,233 @@
+"""The one way to download a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import requests
+
+from scripts.errors import HarnessError
+from scripts.progress import Task
+
+CHUNK_BYTES = 1 << 16
+
+# What another attempt may mend (RFC 9110, 15.5 and 15.6; 429 is RFC 6585).
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How patient a download is.
+
+    attempts is how often the file is asked for in all; the pause before attempt n + 1 is
+    pause * 2 ** (n - 1) seconds, or what the server asks for in Retry-After, longest_pause at the
+    most. connect and stall are how many seconds a connection may take, and may then be silent.
+    """
+
+    attempts: int = 6
+    pause: float = 1
+    longest_pause: float = 30
+    connect: float = 20
+    stall: float = 60
+
+
+PATIENT = Settings()
+
+# For a source that has another one behind it.
+BRIEF = Settings(attempts=2, pause=0.5, connect=5, stall=20)
+
+
+class DigestError(HarnessError):
+    """What came is not what is pinned. Another attempt would not mend it."""
+
+
+class _TransientError(Exception):
+    """An attempt failed in a way that another one may mend; pause is what the server asks for."""
+
+    def __init__(self, cause: str, *, pause: float = 0) -> None:
+        super().__init__(cause)
+        self.pause = pause
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    sha256: str,
+    progress_task: Task | None = None,
+    settings: Settings = PATIENT,
+) -> None:
+    """Download url to destination, which appears whole and with the digest sha256, or not at all.
+
+    A file with that digest that is there already is left alone, without a look at the network. A
+    broken transfer goes on where it broke. Raises DigestError where the digest differs, and
+    HarnessError that names url and the cause where it cannot be had; what stood at destination
+    stays.
+    """
+    if destination.exists() and _digest(destination) == sha256:
+        return
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _part_of(destination) as file,
+            requests.Session() as session,
+        ):
+            transfer = _Transfer(url, file, session, settings, progress_task)
+            transfer.run()
+            if transfer.digest.hexdigest() != sha256:
+                raise _mismatch(url, sha256, transfer)
+            file.flush()
+            Path(file.name).replace(destination)
+    except OSError as error:
+        raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
+
+
+class _Transfer:
+    """One file on its way, over as many attempts as it takes."""
+
+    def __init__(
+        self,
+        url: str,
+        file: IO[bytes],
+        session: requests.Session,
+        settings: Settings,
+        task: Task | None,
+    ) -> None:
+        self.url = url
+        self.settings = settings
+        self.digest = hashlib.sha256()
+        self.received = 0
+        self.content_type = ""
+        self._file = file
+        self._session = session
+        self._task = task
+        self._etag = ""
+
+    def run(self) -> None:
+        """Receive the whole file. Raises HarnessError."""
+        attempts = self.settings.attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._attempt()
+            except _TransientError as error:
+                if attempt == attempts:
+                    raise HarnessError(
+                        f"{self.url} cannot be downloaded: {error} ({attempts} attempts)",
+                        hint="check the network and the proxy settings, then run it again",
+                    ) from None
+                if self._task:
+                    self._task.step(f"{self.url}: {error}, trying again")
+                pause = max(self.settings.pause * 2 ** (attempt - 1), error.pause)
+                time.sleep(min(pause, self.settings.longest_pause))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _attempt(self) -> None:
+        # identity: the digest is that of the file, not of a compressed form of it.
+        headers = {"Accept-Encoding": "identity"}
+        if self.received:
+            headers["Range"] = f"bytes={self.received}-"
+            if self._etag:
+                headers["If-Range"] = self._etag
+        timeout = (self.settings.connect, self.settings.stall)
+        try:
+            with self._session.get(
+                self.url, headers=headers, timeout=timeout, stream=True
+            ) as response:
+                self._check(response)
+                self._receive(response)
+        except (requests.exceptions.SSLError, ValueError) as error:
+            # requests' InvalidURL and its kin are ValueErrors.
+            raise HarnessError(f"{self.url} cannot be downloaded: {error}") from None
+        except requests.RequestException as error:
+            raise _TransientError(self._cause(error)) from None
+
+    def _check(self, response: requests.Response) -> None:
+        status = response.status_code
+        if status in TRANSIENT:
+            after = response.headers.get("Retry-After", "")
+            raise _TransientError(
+                f"the server answers {status} {response.reason}",
+                pause=int(after) if after.isdecimal() else 0,
+            )
+        if status == requests.codes.requested_range_not_satisfiable:
+            self._restart()
+            raise _TransientError("the server lost the beginning")
+        if status not in {requests.codes.ok, requests.codes.partial_content}:
+            raise HarnessError(
+                f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
+                hint="the address, or the mirror, is wrong or has moved on",
+            )
+        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {self.received}-")
+        if self.received and not (status == requests.codes.partial_content and goes_on):
+            self._restart()
+
+    def _receive(self, response: requests.Response) -> None:
+        etag = response.headers.get("ETag", "")
+        self._etag = "" if etag.startswith("W/") else etag
+        self.content_type = response.headers.get("Content-Type", "")
+        total = self.received + int(response.headers.get("Content-Length", 0))
+        for chunk in response.iter_content(CHUNK_BYTES):
+            self._file.write(chunk)
+            self.digest.update(chunk)
+            self.received += len(chunk)
+            if self._task and total:
+                # In tenths: where nothing is live, each step is a line of its own.
+                percent = 10 * (10 * self.received // total)
+                self._task.step(f"{self.url}: {percent} % of {total / 1e6:.1f} MB")
+
+    def _restart(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self.digest = hashlib.sha256()
+        self.received = 0
+
+    def _cause(self, error: requests.RequestException) -> str:
+        """What went wrong, without the names of three libraries' classes."""
+        if isinstance(error, requests.ConnectTimeout):
+            return f"no connection within {self.settings.connect:g} s"
+        if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+            return f"nothing came for {self.settings.stall:g} s"
+        if isinstance(error, requests.exceptions.ChunkedEncodingError):
+            return f"the connection broke after {self.received} bytes"
+        inner = getattr(error.args[0], "reason", error) if error.args else error
+        return str(inner).rpartition(">: ")[2].rpartition("connection: ")[2]
+
+
+@contextlib.contextmanager
+def _part_of(destination: Path) -> Iterator[IO[bytes]]:
+    """A file beside destination, under a name of its own, that goes unless it is renamed."""
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{destination.name}.", suffix=".part", dir=destination.parent
+    )
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
+        with part.open("wb") as file:
+            yield file
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mismatch(url: str, sha256: str, transfer: _Transfer) -> DigestError:
+    hint = "it was deleted; nothing was changed. Either the pin is out of date or the file is wrong"
+    if "html" in transfer.content_type:
+        hint += " (it is an HTML page: a portal or proxy may have answered in the server's place)"
+    return DigestError(
+        f"{url} is not what is pinned: its sha256 is {transfer.digest.hexdigest()}, "
+        f"pinned is {sha256}, of {transfer.received} bytes",
+        hint=hint,
+    )

@@ -1,0 +1,281 @@
+"""Downloads from a real server on loopback, which misbehaves as told."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from scripts.errors import HarnessError
+from scripts.fetch import DigestError, Settings, fetch
+
+BODY = bytes(range(256)) * 2000
+TRUNCATED = 131_072  # bytes
+SHA256 = hashlib.sha256(BODY).hexdigest()
+QUICK = Settings(attempts=3, pause=0.01, longest_pause=0.05, connect=1, stall=0.3)
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def whole(request: BaseHTTPRequestHandler) -> None:
+    """Answer with what was asked for, ranges included."""
+    start = int((request.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+    request.send_response(206 if start else 200)
+    if start:
+        request.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+    request.send_header("Content-Length", str(len(BODY) - start))
+    request.end_headers()
+    request.wfile.write(BODY[start:])
+
+
+def whole_without_ranges(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.end_headers()
+    request.wfile.write(BODY)
+
+
+def truncated(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.end_headers()
+    request.wfile.write(BODY[:TRUNCATED])
+
+
+def stalled(request: BaseHTTPRequestHandler) -> None:
+    truncated(request)
+    request.wfile.flush()
+    time.sleep(1)
+
+
+def status(code: int, **headers: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return answer
+
+
+def page(request: BaseHTTPRequestHandler) -> None:
+    text = b"<html>Please log in to this network</html>"
+    request.send_response(200)
+    request.send_header("Content-Type", "text/html; charset=utf-8")
+    request.send_header("Content-Length", str(len(text)))
+    request.end_headers()
+    request.wfile.write(text)
+
+
+class Server:
+    """Gives the answers in turn, the last of them to all further requests."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        self.ranges: list[str | None] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                served.ranges.append(self.headers["Range"])
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                with contextlib.suppress(ConnectionError):
+                    answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/mkosi.tar.gz"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Server]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda *answers: stack.enter_context(Server(list(answers)).running())
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "mkosi.tar.gz"
+
+
+def leftovers(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if path != target)
+
+
+def test_a_file_with_the_pinned_digest_arrives(serve: Callable[..., Server], target: Path) -> None:
+    fetch(serve(whole).url, target, sha256=SHA256, settings=QUICK)
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def test_a_file_that_is_there_is_not_asked_for_again(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_server_in_trouble_is_asked_again(
+    serve: Callable[..., Server], target: Path, code: int
+) -> None:
+    server = serve(status(code), whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert target.read_bytes() == BODY
+
+
+def test_a_server_that_asks_for_an_hour_is_given_the_longest_pause(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    started = time.monotonic()
+    fetch(serve(status(429, Retry_After="3600"), whole).url, target, sha256=SHA256, settings=QUICK)
+    assert QUICK.longest_pause <= time.monotonic() - started < 1
+
+
+def test_a_missing_file_is_reported_at_once_with_its_address(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(status(404))
+    with pytest.raises(HarnessError, match="404 Not Found") as caught:
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert server.url in caught.value.message
+    assert len(server.ranges) == 1
+    assert leftovers(target) == []
+
+
+def test_a_server_that_stays_in_trouble_is_named_with_the_number_of_attempts(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(status(500))
+    with pytest.raises(HarnessError) as caught:
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert caught.value.message == (
+        f"{server.url} cannot be downloaded: the server answers 500 Internal Server Error "
+        "(3 attempts)"
+    )
+    assert len(server.ranges) == QUICK.attempts
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(truncated, whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert server.ranges == [None, "bytes=131072-"]
+    assert target.read_bytes() == BODY
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(truncated, whole_without_ranges)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert target.read_bytes() == BODY
+
+
+def test_a_range_that_the_server_refuses_is_given_up(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(truncated, status(416), whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert server.ranges == [None, "bytes=131072-", None]
+    assert target.read_bytes() == BODY
+
+
+def test_a_transfer_that_stalls_is_taken_up_again(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(stalled, whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert target.read_bytes() == BODY
+
+
+def test_a_server_that_only_stalls_is_reported_as_silent(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(lambda _: time.sleep(1))
+    with pytest.raises(HarnessError, match=r"nothing came for 0\.3 s"):
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+
+
+def test_a_server_that_always_breaks_off_is_reported_with_the_cause(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    def broken(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "10")
+        request.end_headers()
+
+    with pytest.raises(HarnessError, match="the connection broke after 0 bytes"):
+        fetch(serve(broken).url, target, sha256=SHA256, settings=QUICK)
+
+
+def test_a_wrong_digest_shows_both_and_leaves_what_was_there(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    target.parent.mkdir()
+    target.write_text("the good one of yesterday")
+    pinned = "0" * 64
+    with pytest.raises(DigestError) as caught:
+        fetch(serve(whole).url, target, sha256=pinned, settings=QUICK)
+    assert pinned in caught.value.message
+    assert SHA256 in caught.value.message
+    assert target.read_text() == "the good one of yesterday"
+    assert leftovers(target) == []
+
+
+def test_a_portals_page_in_place_of_the_file_is_called_one(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    with pytest.raises(DigestError) as caught:
+        fetch(serve(page).url, target, sha256=SHA256, settings=QUICK)
+    assert "HTML page" in caught.value.hint
+    assert not target.exists()
+
+
+def test_no_server_at_all_is_one_sentence_with_address_and_cause(target: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        fetch("http://127.0.0.1:1/mkosi.tar.gz", target, sha256=SHA256, settings=QUICK)
+    assert caught.value.message == (
+        "http://127.0.0.1:1/mkosi.tar.gz cannot be downloaded: "
+        "[Errno 111] Connection refused (3 attempts)"
+    )
+
+
+def test_a_name_that_does_not_resolve_is_reported(target: Path) -> None:
+    with pytest.raises(HarnessError, match=r"resolve 'mkosi\.invalid'"):
+        fetch("http://mkosi.invalid/x", target, sha256=SHA256, settings=QUICK)
+
+
+def test_an_address_of_no_sense_is_reported_without_further_attempts(target: Path) -> None:
+    with pytest.raises(HarnessError, match="cannot be downloaded"):
+        fetch("mkosi.tar.gz", target, sha256=SHA256, settings=QUICK)
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(HarnessError, match="cannot be stored in"):
+        fetch(serve(whole).url, tmp_path / "cache" / "x", sha256=SHA256, settings=QUICK)
