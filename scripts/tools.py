@@ -41,12 +41,14 @@ class Tools:
         """
         tree = self.tree
         options: list[Arg] = [
+            # ssh refuses to run as a user that the tree's passwd does not know.
+            "--become-root",
             "--ro-bind", tree / "usr", "/usr",
             "--ro-bind", tree / "etc", "/etc",
             *(arg for name in _usr_links(tree) for arg in ("--symlink", f"usr/{name}", f"/{name}")),
             "--ro-bind", "/proc", "/proc",
             "--dev", "/dev",
-            "--bind-try", "/dev/kvm", "/dev/kvm",
+            *_device(Path("/dev/kvm")),
             "--tmpfs", "/tmp",
             "--tmpfs", "/var/tmp",
             "--tmpfs", "/run",
@@ -57,6 +59,11 @@ class Tools:
         environment = ["--setenv", "PATH", "/usr/bin:/usr/sbin", "--setenv", "LC_ALL", "C.UTF-8"]
         command = [sys.executable, "-I", self.sandbox, *options, *environment, "--", *argv]
         return [os.fspath(arg) for arg in command]
+
+
+def _device(path: Path) -> list[Arg]:
+    """Options that show a device; the sandbox makes a folder to mount it on unless told otherwise."""
+    return ["--write", "", path, "--bind", path, path] if path.exists() else []
 
 
 def _usr_links(tree: Path) -> list[str]:
