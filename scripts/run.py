@@ -28,6 +28,8 @@ GRACE_SECONDS = 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+_alive: set[subprocess.Popen[bytes]] = set()
+
 
 class Terminated(BaseException):
     """The harness was told to end by a signal. Not an Exception, as KeyboardInterrupt is none."""
@@ -104,10 +106,19 @@ def terminate(process: subprocess.Popen[bytes], *, grace: float = GRACE_SECONDS)
 @contextlib.contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End process, whatever happens in the with block."""
+    _alive.add(process)
     try:
         yield process
     finally:
         terminate(process)
+        _alive.discard(process)
+
+
+def terminate_all() -> None:
+    """End every process that `run`, `stream` and `running` still wait for, in whatever thread."""
+    for process in list(_alive):
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
 
 
 def run(

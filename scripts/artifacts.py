@@ -1,0 +1,129 @@
+"""What stands in out/: finished files, their digests, and the manifest that describes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.digests import file_digest
+from scripts.run import run
+from scripts.tools import Tools
+
+# By image: what of mkosi's output is an artifact, under its final name.
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "os-image": ("os-image.raw", "os-image.efi", "os-image.qcow2"),
+    "container-with-kernel": ("container-with-kernel",),
+    "wsl-rootfs": ("wsl-rootfs.tar.gz",),
+}
+
+CHECKSUMS = "SHA512SUMS"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished file, or a file of a finished folder.
+
+    name is its path below out/<distribution>/<arch>/, size in bytes, mtime_ns
+    its modification time in nanoseconds (so that a file somebody has written
+    to is noticed without reading it), sha512 in hex.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+    sha512: str
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> Artifact:
+        """The artifact called name in folder; its file is read once."""
+        path = folder / name
+        stat = path.stat()
+        return cls(name, stat.st_size, stat.st_mtime_ns, file_digest(path, "sha512"))
+
+    def stands_in(self, out: Path) -> bool:
+        """Whether the file is in out, as it was made."""
+        try:
+            stat = (out / self.name).stat()
+        except OSError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+
+    @property
+    def output(self) -> str:
+        """The output (a file or a folder) that this is, or belongs to."""
+        return self.name.partition("/")[0]
+
+
+def to_qcow2(raw: Path, tools: Tools) -> Path:
+    """Convert raw to a compressed qcow2 beside it and check it with `qemu-img check`.
+
+    zlib rather than zstd clusters: every reader of the format knows them, and
+    the zstd file was 2 % smaller.
+    """
+    qcow2 = raw.with_suffix(".qcow2")
+    convert = ["qemu-img", "convert", "-c", "-O", "qcow2", "-m", "4", "-W", raw, qcow2]
+    run(tools.command(convert, write=[raw.parent]))
+    run(tools.command(["qemu-img", "check", "--quiet", qcow2], read=[qcow2]))
+    return qcow2
+
+
+def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
+    """The artifacts that outputs, in folder, come to. Raises FileNotFoundError for a missing one."""
+    names: list[str] = []
+    for output in outputs:
+        path = folder / output
+        if path.is_dir():
+            names += [p.relative_to(folder).as_posix() for p in sorted(path.rglob("*")) if p.is_file()]
+        else:
+            names.append(output)
+    return [Artifact.of(folder, name) for name in names]
+
+
+def deliver(outputs: Iterable[str], source: Path, out: Path) -> None:
+    """Move outputs from source to out by rename: what stands in out is always whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    for output in outputs:
+        target, new, old = (out / name for name in (output, f".{output}.new", f".{output}.old"))
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.move(source / output, new)  # a copy where out is on another file system
+        if target.is_dir():  # rename(2) puts a file in a file's place, but no folder in a folder's
+            target.rename(old)
+        new.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_checksums(out: Path, artifacts: Iterable[Artifact]) -> None:
+    """Write SHA512SUMS over all artifacts and a .sha512sum beside each output (`sha512sum -c`)."""
+    lines: dict[str, list[str]] = {}
+    for artifact in artifacts:
+        lines.setdefault(artifact.output, []).append(f"{artifact.sha512}  {artifact.name}\n")
+    for output, own in lines.items():
+        write_text(out / f"{output}.sha512sum", "".join(own))
+    write_text(out / CHECKSUMS, "".join("".join(own) for own in lines.values()))
+
+
+def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[Artifact]) -> None:
+    """Write manifest.json: what manifest says, and the artifacts."""
+    listed = [
+        {key: value for key, value in asdict(artifact).items() if key != "mtime_ns"}
+        for artifact in artifacts
+    ]
+    text = json.dumps({**manifest, "artifacts": listed}, indent=2, ensure_ascii=False)
+    write_text(out / MANIFEST, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text to path by way of a temporary name; an equal file is left as it is."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

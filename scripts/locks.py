@@ -1,0 +1,39 @@
+"""One build at a time in a checkout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from scripts.errors import HarnessError
+
+
+@contextmanager
+def only_build(work: Path) -> Iterator[None]:
+    """Hold this checkout's build lock; the kernel releases it however the process ends.
+
+    Raises HarnessError that names the process that has it.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    holder = work / "lock.pid"
+    lock = FileLock(work / "lock")
+    try:
+        with lock.acquire(blocking=False):
+            holder.write_text(str(os.getpid()))
+            yield
+    except Timeout:
+        raise HarnessError(
+            f"another build is running in this checkout (process {_read(holder)})",
+            hint="wait for it to end, or build in a checkout of its own",
+        ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,273 @@
+"""mkosi: obtain the pinned one, apply our patches, install it into the session's venv, call it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from scripts import sources
+from scripts.digests import file_digest, text_digest, tree_digest
+from scripts.errors import HarnessError, MachineError, UsageError
+from scripts.fetch import BRIEF, fetch
+from scripts.run import Arg, CommandError, run
+
+RECORD = "mkosi.json"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The contents of mkosi/pin.toml."""
+
+    version: str
+    url: str
+    sha256: str
+    package: str
+    suites: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Pin:
+        """The pin at path. Raises UsageError that says what is wrong with it."""
+        try:
+            data = tomllib.loads(path.read_text())
+            return cls(
+                version=data["version"],
+                url=data["upstream"]["url"],
+                sha256=data["upstream"]["sha256"],
+                package=data["debian"]["package"],
+                suites=tuple(data["debian"]["suites"]),
+            )
+        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+            raise UsageError(f"{path} is no mkosi pin: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Mkosi:
+    """A patched mkosi.
+
+    folder holds the Python package mkosi/. source says in words where it came
+    from, digest is that of the patched package (so equal mkosis are equal
+    wherever they came from), patches maps each patch's name to its sha256.
+    """
+
+    folder: Path
+    version: str
+    source: str
+    digest: str
+    patches: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sandbox(self) -> Path:
+        """The stand-alone program that mkosi isolates commands with."""
+        return self.folder / "mkosi/sandbox.py"
+
+    def command(self, *args: Arg) -> list[Arg]:
+        """The command that runs this mkosi, once installed, with args."""
+        return [sys.executable, "-m", "mkosi", *args]
+
+
+def obtain(
+    folder: Path,
+    work: Path,
+    *,
+    given: Path | None = None,
+    offline: bool = False,
+    say: Callable[[str], None] = print,
+) -> Mkosi:
+    """The mkosi that folder (pin.toml and *.patch) asks for, unpacked and patched below work.
+
+    given is a folder or archive to use instead of the pinned sources
+    (MKOSI_SOURCE). What an earlier call made is used again without any
+    download. Raises HarnessError where no source answers, a digest differs or
+    a patch does not apply.
+    """
+    pin = Pin.read(folder / "pin.toml")
+    patches = sorted(folder.glob("*.patch"))
+    identity = [pin.version, pin.url, pin.sha256, *(file_digest(patch) for patch in patches)]
+    if given:
+        identity.append(_identity_of(given))
+    home = work / "mkosi" / text_digest("\n".join(identity))[:16]
+    if (home / RECORD).exists():
+        return _read_record(home)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch(home.parent) as scratch:
+        tree, source = _unpack_first(pin, scratch, given=given, offline=offline, say=say)
+        for patch in patches:
+            apply_patch(patch, tree)
+        mkosi = Mkosi(
+            folder=tree,
+            version=_version(tree),
+            source=source,
+            digest=tree_digest(tree / "mkosi"),
+            patches={patch.name: file_digest(patch) for patch in patches},
+        )
+        record = asdict(mkosi) | {"folder": tree.relative_to(scratch).as_posix()}
+        (scratch / RECORD).write_text(json.dumps(record, indent=2))
+        shutil.rmtree(home, ignore_errors=True)
+        scratch.rename(home)
+    say(f"mkosi {mkosi.version} from {source}")
+    return _read_record(home)
+
+
+def install(mkosi: Mkosi, site: Path | None = None) -> None:
+    """Put mkosi into site (by default this venv's site-packages), unless this very one is there."""
+    site = site or Path(sysconfig.get_paths()["purelib"])
+    stamp = site / "mkosi" / ".digest"
+    if stamp.exists() and stamp.read_text() == mkosi.digest:
+        return
+    for old in (site / "mkosi", *site.glob("mkosi-*.dist-info")):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(
+        mkosi.folder / "mkosi", site / "mkosi", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    info = site / f"mkosi-{mkosi.version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: mkosi\nVersion: {mkosi.version}\n"
+    )
+    stamp.write_text(mkosi.digest)
+
+
+def apply_patch(patch: Path, tree: Path) -> None:
+    """Apply a git-format patch to tree, without fuzz.
+
+    Raises HarnessError that names each hunk that does not apply and its file;
+    the tree is then half patched and of no use.
+    """
+    result = run(
+        ["git", "apply", "--reject", "--verbose", "--whitespace=nowarn", patch.absolute()],
+        cwd=tree,
+        # Inside a checkout git would take the paths as the checkout's own.
+        env={"GIT_CEILING_DIRECTORIES": str(tree.absolute().parent)},
+        check=False,
+    )
+    if result.returncode:
+        rejected = _rejected_hunks(result.stderr) or [_last_line(result.stderr)]
+        raise HarnessError(
+            f"{patch.name} does not apply to mkosi {_version(tree)}: {'; '.join(rejected)}",
+            hint=f"refresh {patch.name} against this version, or pin the version that it was made for",
+        )
+
+
+def _rejected_hunks(report: str) -> list[str]:
+    """"hunk 2 of mkosi/config.py" for each hunk that `git apply --reject --verbose` refused."""
+    rejected, name = [], ""
+    for line in report.splitlines():
+        if match := re.match(r"(?:Applying patch|Checking patch) (\S+?)(?:\.\.\.| with )", line):
+            name = match[1]
+        elif match := re.match(r"Rejected hunk #(\d+)", line):
+            rejected.append(f"hunk {match[1]} of {name}")
+        elif match := re.match(r"error: (\S+): (No such file or directory|does not exist.*)", line):
+            rejected.append(f"{match[1]} is not there")
+    return rejected
+
+
+def _unpack_first(
+    pin: Pin,
+    scratch: Path,
+    *,
+    given: Path | None,
+    offline: bool,
+    say: Callable[[str], None],
+) -> tuple[Path, str]:
+    """Unpack mkosi from the first source that answers; the folder around mkosi/, and the source in words."""
+    if given:
+        return _unpack(given, scratch), str(given)
+    if offline:
+        raise HarnessError(
+            f"mkosi {pin.version} has not been fetched yet, and --offline forbids it now",
+            hint="run once without --offline, or set MKOSI_SOURCE to a folder or archive",
+        )
+    causes = []
+    try:
+        archive = scratch / "upstream.tar.gz"
+        fetch(pin.url, archive, sha256=pin.sha256, settings=BRIEF)
+        return _unpack(archive, scratch), "upstream's tarball"
+    except HarnessError as error:
+        if error.is_about_content:
+            raise
+        causes.append(error.message)
+        say("upstream's mkosi is out of reach; asking the Debian archive")
+    try:
+        package = sources.download(pin.package, list(pin.suites), scratch / "apt")
+        return _unpack(package, scratch), f"the Debian archive ({package.name})"
+    except (MachineError, CommandError) as error:
+        causes.append(_last_line(getattr(error, "output", "")) or str(error))
+    raise HarnessError(
+        f"no source of mkosi {pin.version} answers: {'; '.join(causes)}",
+        hint="check the network, or set MKOSI_SOURCE to a folder or archive of mkosi",
+    )
+
+
+def _unpack(source: Path, scratch: Path) -> Path:
+    """Copy or extract source below scratch and return the folder that holds the package mkosi/."""
+    tree = scratch / "tree"
+    if source.is_dir():
+        shutil.copytree(_find_package(source), tree, symlinks=True, ignore=_ignored)
+        return tree
+    if not source.exists():
+        raise UsageError(f"MKOSI_SOURCE={source} does not exist")
+    tree.mkdir()
+    if source.suffix == ".deb":
+        run(["dpkg-deb", "--extract", source.absolute(), tree])
+    else:
+        try:
+            with tarfile.open(source) as archive:
+                archive.extractall(tree, filter="data")
+        except tarfile.TarError as error:
+            raise HarnessError(f"{source} is no archive of mkosi: {error}") from error
+    return _find_package(tree)
+
+
+def _ignored(_folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name in (".git", "__pycache__", "mkosi.cache", "mkosi.tools")}
+
+
+def _find_package(folder: Path) -> Path:
+    """The folder in or below folder that holds mkosi/sandbox.py: a source tree, tarball or package."""
+    for pattern in ("", "*", "usr/lib/python3/dist-packages"):
+        for candidate in sorted(folder.glob(pattern)) if pattern else [folder]:
+            if (candidate / "mkosi/sandbox.py").exists():
+                return candidate
+    raise HarnessError(f"{folder} holds no mkosi", hint="it should hold the folder mkosi/ with sandbox.py")
+
+
+def _identity_of(given: Path) -> str:
+    if given.is_dir():
+        return tree_digest(_find_package(given) / "mkosi")
+    if given.exists():
+        return file_digest(given)
+    raise UsageError(f"MKOSI_SOURCE={given} does not exist")
+
+
+def _version(tree: Path) -> str:
+    match = re.search(r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE)
+    return match[1] if match else "unknown"
+
+
+def _read_record(home: Path) -> Mkosi:
+    mkosi = Mkosi(**json.loads((home / RECORD).read_text()))
+    return replace(mkosi, folder=home / mkosi.folder)
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

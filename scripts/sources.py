@@ -1,0 +1,153 @@
+"""Where Debian packages come from: this machine's own apt configuration, or --mirror.
+
+No archive's address stands in this repository: on a Debian machine apt already
+knows one that answers, elsewhere mkosi's defaults are right.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.errors import MachineError
+from scripts.run import run
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# Suites without a security suite: what is fixed goes straight into them.
+ROLLING = ("sid", "unstable")
+
+# apt's own retries wait 1, 2, 4 … seconds; a stalled transfer is given up after the timeout.
+APT_CONF = """\
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+"""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The URLs of a Debian archive and of its security archive ("" where unknown)."""
+
+    main: str
+    security: str = ""
+
+    def sources(self, release: str) -> str:
+        """The deb822 sources (sources.list(5)) of release: its updates and security fixes with it."""
+        rolling = release in ROLLING
+        text = _stanza(self.main, [release] if rolling else [release, f"{release}-updates"])
+        if self.security and not rolling:
+            text += "\n" + _stanza(self.security, [f"{release}-security"])
+        return text
+
+
+def find(mirror: str | None = None) -> Archive | None:
+    """The archive to use: below mirror if given, else this machine's; None leaves it to mkosi.
+
+    A mirror has mkosi's layout: the archive in its folder debian/. Security
+    fixes are hardly ever mirrored, so they still come from where the machine
+    gets them.
+    """
+    machine = _of_this_machine()
+    if mirror:
+        security = machine.security if machine else ""
+        return Archive(main=f"{mirror.rstrip('/')}/debian", security=security)
+    return machine
+
+
+def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> Path:
+    """Write the sandbox tree that gives mkosi's apt its sources, and return folder.
+
+    A mkosi.sources in a sandbox tree takes the place of mkosi's own, which add
+    a debug suite that few mirrors carry. Access rules for private archives
+    (apt_auth.conf(5)) come along.
+    """
+    apt = folder / "etc/apt"
+    _write(apt / "apt.conf.d/90-finch.conf", APT_CONF)
+    if archive:
+        _write(apt / "sources.list.d/mkosi.sources", archive.sources(release))
+    rules = sorted(Path("/etc/apt").glob("auth.conf.d/*.conf"))
+    for rule in rules:
+        if os.access(rule, os.R_OK):
+            _write(apt / "auth.conf.d" / rule.name, rule.read_text())
+    return folder
+
+
+def _of_this_machine() -> Archive | None:
+    codename = _debian_codename()
+    try:
+        targets = run(
+            [
+                "apt-get", "indextargets",
+                "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+                "Created-By: Packages",
+            ]
+        ).stdout  # fmt: skip
+    except FileNotFoundError:
+        return None
+    uris: dict[str, str] = {}
+    for line in targets.splitlines():
+        release, component, uri = line.split(" ", 2)
+        if component == "main":
+            uris.setdefault(release, uri.rstrip("/"))
+    if not codename or codename not in uris:
+        return None
+    return Archive(main=uris[codename], security=uris.get(f"{codename}-security", ""))
+
+
+def _debian_codename() -> str:
+    """The release this machine runs ("" unless it is Debian), as in os-release(5)."""
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return ""
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    return fields.get("VERSION_CODENAME", "") if fields.get("ID") == "debian" else ""
+
+
+def download(package: str, suites: list[str], folder: Path) -> Path:
+    """Download package from the first of suites that has it, authenticated by apt, into folder.
+
+    apt gets a configuration, lists and cache of its own below folder, so the
+    machine's are neither read nor changed. Returns the .deb. Raises
+    MachineError where this is no Debian machine, CommandError where apt fails.
+    """
+    archive = _of_this_machine()
+    if not archive:
+        raise MachineError("this machine has no Debian archive in its apt configuration")
+    for part in ("lists/partial", "cache/archives/partial", "parts"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    stanza = _stanza(archive.main, suites)
+    _write(folder / "debian.sources", stanza)
+    options = {
+        "Dir::Etc::SourceList": folder / "debian.sources",
+        "Dir::Etc::SourceParts": folder / "parts",
+        "Dir::State::Lists": folder / "lists",
+        "Dir::Cache": folder / "cache",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
+    }
+    apt = ["apt-get", "--quiet", *(arg for key in options for arg in ("-o", f"{key}={options[key]}"))]
+    run([*apt, "update"])
+    run([*apt, "download", package], cwd=folder)
+    return next(folder.glob(f"{package}_*.deb"))
+
+
+def _stanza(uri: str, suites: list[str]) -> str:
+    return textwrap.dedent(
+        f"""\
+        Types: deb
+        URIs: {uri}
+        Suites: {" ".join(suites)}
+        Components: main
+        Signed-By: {KEYRING}
+        """
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,146 @@
+"""Stages: the images mkosi builds, in which order, and which of them are out of date.
+
+mkosi itself walks every image of an invocation. Here each image of
+mkosi.images/ is a stage with a key, the hash of all that decides its output; a
+stage whose key stands beside its finished output is not built again.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.arch import Arch
+from scripts.digests import describe, describe_tree, text_digest
+from scripts.errors import UsageError
+
+# The stage that all others are built with, though none stands on it: what is built natively,
+# whatever the others are built for.
+TOOLS_TREE = "tools-tree"
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a build is for. values are further things that decide every stage's output,
+    such as the package sources and mkosi's digest, by name."""
+
+    distribution: str
+    arch: Arch
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An image of mkosi.images/ and the stages that it stands on.
+
+    inputs says what decides its output: a short description by the name of the
+    file, setting or stage. key is the hash over them.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    inputs: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The sha256 over inputs."""
+        return text_digest(json.dumps(self.inputs, sort_keys=True))
+
+
+def plan(root: Path, wanted: Iterable[str], target: Target) -> list[Stage]:
+    """The stages that wanted comes to, each after those that it needs.
+
+    root is the folder of mkosi.conf. Raises UsageError for an image that is not
+    in mkosi.images/ and for one that needs itself.
+    """
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UsageError(f"mkosi.images/{name} depends on itself: {' → '.join((*path, name))}")
+        if name in stages:
+            return
+        needs = dependencies(root, name)
+        for need in needs:
+            add(need, (*path, name))
+        inputs = _inputs(root, name, target) | {f"stage {n}": stages[n].key for n in needs}
+        stages[name] = Stage(name, needs, inputs)
+
+    for name in wanted:
+        add(name, ())
+    return list(stages.values())
+
+
+def dependencies(root: Path, name: str) -> tuple[str, ...]:
+    """What the image name stands on: its Dependencies=."""
+    folder = root / "mkosi.images" / name
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name for path in folder.parent.iterdir()))
+        raise UsageError(f"there is no image {name!r}", hint=f"mkosi.images/ holds {known}")
+    found: list[str] = []
+    for path in (folder / "mkosi.conf", *sorted((folder / "mkosi.conf.d").glob("*.conf"))):
+        found += read_conf(path).get("Config", {}).get("Dependencies", "").replace(",", " ").split()
+    return tuple(found)
+
+
+def read_conf(path: Path) -> dict[str, dict[str, str]]:
+    """A mkosi configuration file as sections of settings ({} where there is none).
+
+    Of a setting that stands several times in a section only the last is kept.
+    Raises UsageError for what is no configuration file.
+    """
+    parser = configparser.ConfigParser(
+        delimiters=("=",), comment_prefixes=("#",), interpolation=None, strict=False
+    )
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    try:
+        parser.read(path)
+    except configparser.Error as error:
+        raise UsageError(f"{path} is no mkosi configuration: {error.message}") from error
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def out_of_date(stage: Stage, record: Mapping[str, object] | None) -> str:
+    """Why stage must be built ("" where it need not), given the record of its last build."""
+    if not record:
+        return "not built yet"
+    if record.get("key") == stage.key:
+        return ""
+    before = record.get("inputs")
+    if not isinstance(before, dict):
+        return "its record is unreadable"
+    changed = [name for name in stage.inputs if before.get(name) != stage.inputs[name]]
+    changed += [name for name in before if name not in stage.inputs]
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return f"{changed[0]} changed{more}" if changed else "its key changed"
+
+
+def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
+    inputs = {
+        "distribution": target.distribution,
+        "architecture": target.arch.name,
+        **target.values,
+    }
+    image = f"mkosi.images/{name}"
+    files = {"mkosi.conf": describe(root / "mkosi.conf")}
+    for folder in ("mkosi.conf.d", image):
+        files |= {
+            f"{folder}/{path}": text for path, text in describe_tree(root / folder).items()
+        }
+    return inputs | {
+        path: text for path, text in files.items() if _concerns(root / path, target)
+    }
+
+
+def _concerns(path: Path, target: Target) -> bool:
+    """Whether a file can matter to target: a drop-in for another distribution or architecture cannot."""
+    if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
+        return True
+    match = read_conf(path).get("Match", {})
+    facts = {"Distribution": target.distribution, "Architecture": target.arch.mkosi}
+    return all(match.get(name, fact) == fact for name, fact in facts.items())
