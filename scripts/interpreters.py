@@ -75,7 +75,8 @@ def fetch(version: str, uv: Path, environ: Mapping[str, str]) -> Path:
         return Path(_uv(uv, ["python", "find", "--managed-python", version], environ))
     except subprocess.CalledProcessError as error:
         lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-        raise Lacking(version, lines[-1] if lines else f"status {error.returncode}") from None
+        cause = lines[-1].removeprefix("cause: ") if lines else f"status {error.returncode}"
+        raise Lacking(version, cause) from None
     except OSError as error:
         raise Lacking(version, str(error)) from None
 

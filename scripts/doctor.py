@@ -1,0 +1,412 @@
+"""What a machine lacks for which session, and the command that mends it.
+
+`look` gathers facts, the checks judge them, `require` stops a build that could not succeed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scripts import arch, errors, interpreters, run
+from scripts.errors import MachineError, UsageError
+from scripts.options import ROOT, Options
+
+GIB = 1 << 30
+
+# Tools tree, package caches, trees and images of one architecture, measured with Debian trixie;
+# what is built already is not needed again.
+FIRST_BUILD_BYTES = 10 * GIB
+NEXT_BUILD_BYTES = 3 * GIB
+
+# mkosi maps a full range of UIDs, 0 to 65535.
+SUB_IDS = 65536
+
+# linux/kvm.h: _IO(KVMIO, 0x00), whose answer has been 12 since Linux 2.6.22.
+KVM_GET_API_VERSION = 0xAE00
+KVM_API_VERSION = 12
+
+# An engine that is up answers in well under a second.
+DOCKER_SECONDS = 20
+
+BUILDS = ("quickstart", "build", "image", "mkosi", "bench")
+BOOTS = ("quickstart", "boot-test")
+SESSIONS = ("tests", "lint", "typecheck", "e2e", "clean", "doctor", *BUILDS, *BOOTS)
+
+MKOSI_PYTHON = "3.12"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about a machine, as `look` finds them.
+
+    programs are those of PROGRAMS that are on PATH. sub_uids and sub_gids are the sizes of the
+    user's largest ranges. namespaces says why the kernel refuses what mkosi's sandbox is made of,
+    free_bytes is the space where builds are kept and is_first whether nothing is built there yet.
+    kvm, docker and buildx say why there is none; each of these texts is empty where all is well.
+    emulated are the foreign architectures whose programs run here, python the interpreter for
+    mkosi.
+    """
+
+    user: str
+    is_root: bool
+    programs: frozenset[str]
+    sub_uids: int
+    sub_gids: int
+    namespaces: str
+    free_bytes: int
+    is_first: bool
+    python: Path | None = None
+    kvm: str = ""
+    emulated: frozenset[str] = frozenset()
+    native: str = "x86_64"
+    docker: str = ""
+    buildx: str = ""
+
+
+NOT_INSTALLED = "not installed"
+
+PROGRAMS = ("apt-get", "dnf", "git", "newuidmap", "newgidmap")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check came to: found says what is there, mend what to do if that is not enough.
+
+    needed_by are the sessions that cannot do without, helps what is better with it.
+    """
+
+    check: str
+    ok: bool
+    found: str
+    mend: str = ""
+    needed_by: tuple[str, ...] = ()
+    helps: str = ""
+
+
+def python(machine: Machine) -> Finding:
+    """mkosi's interpreter, which uv fetches where the network lets it."""
+    return Finding(
+        check=f"Python {MKOSI_PYTHON}",
+        ok=machine.python is not None,
+        found=str(machine.python or "none on PATH, of pyenv or of uv"),
+        mend=f"uv python install {MKOSI_PYTHON}, or pyenv install {MKOSI_PYTHON}",
+        needed_by=BUILDS,
+    )
+
+
+def package_manager(machine: Machine) -> Finding:
+    """What mkosi makes its tools tree with."""
+    found = [name for name in ("apt-get", "dnf") if name in machine.programs]
+    return Finding(
+        check="apt or dnf",
+        ok=bool(found),
+        found=", ".join(found) or "neither",
+        mend="build on Debian, Ubuntu, Fedora or Amazon Linux, or in a container of one",
+        needed_by=BUILDS,
+    )
+
+
+def privileges(machine: Machine) -> Finding:
+    """Root, or all that lets a plain user be root of a namespace."""
+    lacks: list[str] = []
+    mends: list[str] = []
+    if not machine.is_root:
+        if not {"newuidmap", "newgidmap"} <= machine.programs:
+            lacks.append("newuidmap is not installed")
+            mends.append(_install(machine, apt="uidmap", dnf="shadow-utils"))
+        if min(machine.sub_uids, machine.sub_gids) < SUB_IDS:
+            lacks.append(f"{machine.user} has no {SUB_IDS} subordinate UIDs and GIDs")
+            mends.append(
+                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "
+                f"{machine.user}"
+            )
+    if machine.namespaces:
+        lacks.append(machine.namespaces)
+        mends.append(
+            "give the container its privileges: docker run --privileged"
+            if machine.is_root
+            else "sudo sysctl -w user.max_user_namespaces=65536 "
+            "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 "
+            "(those that exist)"
+        )
+    who = "root" if machine.is_root else f"{machine.user}, with subordinate UIDs"
+    return Finding(
+        check="root or user namespaces",
+        ok=not lacks,
+        found="; ".join(lacks) or who,
+        mend="; ".join(mends),
+        needed_by=BUILDS,
+    )
+
+
+def disk(machine: Machine) -> Finding:
+    """Room for a build."""
+    needed = FIRST_BUILD_BYTES if machine.is_first else NEXT_BUILD_BYTES
+    return Finding(
+        check="free disk",
+        ok=machine.free_bytes >= needed,
+        found=f"{machine.free_bytes / GIB:.1f} GiB, of about {needed // GIB} GiB needed",
+        mend="make room, or keep builds elsewhere: -- --work FOLDER --out FOLDER",
+        needed_by=BUILDS,
+    )
+
+
+def git(machine: Machine) -> Finding:
+    """What applies the project's patches to mkosi."""
+    is_here = "git" in machine.programs
+    return Finding(
+        check="git",
+        ok=is_here,
+        found="here" if is_here else "none",
+        mend=_install(machine, apt="git", dnf="git"),
+        needed_by=BUILDS,
+    )
+
+
+def kvm(machine: Machine) -> Finding:
+    """Hardware virtualization. That it answers is no proof that it runs a firmware."""
+    return Finding(
+        check="KVM",
+        ok=not machine.kvm,
+        found=machine.kvm or "answers; the boot test finds out whether firmware runs on it",
+        mend=f"sudo usermod --append --groups kvm {machine.user}, if it is only forbidden; "
+        "else virtualization is off, or this is a virtual machine without nesting",
+        helps="boot-test, which else emulates and takes minutes",
+    )
+
+
+def binfmt(machine: Machine) -> Finding:
+    """Programs of the other architecture."""
+    foreign = [name for name in arch.NAMES if name != machine.native]
+    missing = [name for name in foreign if name not in machine.emulated]
+    return Finding(
+        check="binfmt",
+        ok=not missing,
+        found=f"no {', '.join(missing)}" if missing else f"runs {', '.join(foreign)}",
+        mend=_install(machine, apt="qemu-user-static", dnf="qemu-user-static"),
+        helps=f"build of {', '.join(foreign)}",
+    )
+
+
+def docker(machine: Machine) -> Finding:
+    """The container engine."""
+    is_here = machine.docker != NOT_INSTALLED
+    return Finding(
+        check="Docker",
+        ok=not machine.docker,
+        found=machine.docker or "answers",
+        mend="sudo systemctl start docker"
+        if is_here
+        else _install(machine, apt="docker.io", dnf="docker"),
+        helps="packages of our own, which nothing here builds yet",
+    )
+
+
+def buildx(machine: Machine) -> Finding:
+    """Docker's front end to BuildKit."""
+    return Finding(
+        check="Docker buildx",
+        ok=not machine.buildx,
+        found=machine.buildx or "here",
+        mend=_install(machine, apt="docker-buildx", dnf="docker-buildx-plugin"),
+        helps="as Docker",
+    )
+
+
+Check = Callable[[Machine], Finding]
+
+# The checks that a build repeats each time: those whose facts cost no more than milliseconds.
+QUICK: tuple[Check, ...] = (package_manager, privileges, disk, git)
+CHECKS: tuple[Check, ...] = (python, *QUICK, kvm, binfmt, docker, buildx)
+
+
+def require(session: str, options: Options) -> None:
+    """Raise MachineError if this machine lacks what session needs; it takes milliseconds."""
+    machine = look(options.work, os.environ, thoroughly=False)
+    _raise_for(session, [check(machine) for check in QUICK])
+
+
+def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine:
+    """The facts about this machine; builds are kept in work.
+
+    thoroughly looks also for what no build has to have, which may take seconds.
+    """
+    user = _user()
+    quick = Machine(
+        user=user,
+        is_root=os.geteuid() == 0,
+        programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
+        sub_uids=_sub_ids(Path("/etc/subuid"), user),
+        sub_gids=_sub_ids(Path("/etc/subgid"), user),
+        namespaces=_namespaces(),
+        free_bytes=_free_bytes(work),
+        is_first=not any(work.glob("*/*/stages/*")),
+    )
+    if not thoroughly:
+        return quick
+    has_docker = shutil.which("docker") is not None
+    return Machine(
+        **vars(quick)
+        | {
+            "python": interpreters.find(MKOSI_PYTHON, environ),
+            "kvm": _kvm(Path("/dev/kvm")),
+            "emulated": _emulated(Path("/proc/sys/fs/binfmt_misc")),
+            "native": arch.native().name,
+            "docker": _asked("docker", "version") if has_docker else NOT_INSTALLED,
+            "buildx": _asked("docker", "buildx", "version") if has_docker else NOT_INSTALLED,
+        }
+    )
+
+
+def sub_ids(table: str, user: str, uid: int) -> int:
+    """The size of user's largest range in the text of /etc/subuid or /etc/subgid (subuid(5))."""
+    rows = (line.split(":") for line in table.splitlines())
+    sizes = (row[2] for row in rows if len(row) == len(("owner", "start", "size")) and
+             row[0] in {user, str(uid)})  # fmt: skip
+    return max((int(size) for size in sizes if size.isdecimal()), default=0)
+
+
+def session_name(text: str) -> str:
+    """The session that text means: build, of `build-3.12(arch='x86_64')`. Raises UsageError."""
+    name = re.sub(r"(-3\.\d+)?(\(.*)?$", "", text)
+    if name not in SESSIONS:
+        accepted = ", ".join(dict.fromkeys(SESSIONS))
+        raise UsageError(f"unknown session {text!r}", hint=f"accepted are {accepted}")
+    return name
+
+
+def report(findings: Sequence[Finding], session: str) -> Table:
+    """The findings as a table."""
+    table = Table("", "check", "found", "needed by", title=f"This machine, for {session}")
+    table.add_column("what mends it", overflow="fold")
+    for finding in findings:
+        needed = ", ".join(finding.needed_by) or f"(optional) {finding.helps}"
+        mark, style = ("✓", "green") if finding.ok else ("-", "yellow")
+        if session in finding.needed_by and not finding.ok:
+            mark, style = "✗", "red"
+        mend = "" if finding.ok else finding.mend
+        cells = (finding.check, finding.found, needed, mend)
+        table.add_row(Text(mark, style), *(Text(cell) for cell in cells))
+    return table
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print what this machine has and lacks for the session that argv names, else quickstart.
+
+    Raises MachineError where the session cannot run, UsageError where there is none of that name.
+    """
+    if {"-h", "--help"} & set(argv):
+        print("usage: ./nox -s doctor -- [SESSION]\n\nWithout SESSION, quickstart is meant.")
+        return
+    if len(argv) > 1:
+        raise UsageError(f"one session at a time, not {' '.join(argv)}")
+    session = session_name(argv[0] if argv else "quickstart")
+    machine = look(ROOT / ".work", os.environ, thoroughly=True)
+    findings = [check(machine) for check in CHECKS]
+    # Where nobody sees the width of the screen, a command on one line is worth more than a frame.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(report(findings, session))
+    _raise_for(session, findings)
+
+
+def _raise_for(session: str, findings: Sequence[Finding]) -> None:
+    lacking = [item for item in findings if session in item.needed_by and not item.ok]
+    if lacking:
+        raise MachineError(
+            f"{session} cannot run here: "
+            + "; ".join(f"{item.check}: {item.found}" for item in lacking),
+            hint="; ".join(item.mend for item in lacking),
+        )
+
+
+def _install(machine: Machine, *, apt: str, dnf: str) -> str:
+    sudo = "" if machine.is_root else "sudo "
+    is_dnf = "dnf" in machine.programs and "apt-get" not in machine.programs
+    return f"{sudo}dnf install {dnf}" if is_dnf else f"{sudo}apt-get install {apt}"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container that was given a UID only
+        return str(os.geteuid())
+
+
+def _sub_ids(path: Path, user: str) -> int:
+    try:
+        return sub_ids(path.read_text(), user, os.geteuid())
+    except OSError:
+        return 0
+
+
+def _namespaces() -> str:
+    """Why the kernel refuses what mkosi's sandbox needs: a mount namespace, a user's for a user."""
+    kinds = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
+    try:
+        run.run(["unshare", *kinds, "true"])
+    except run.CommandError as error:
+        return f"namespaces are refused ({error.output.strip()})"
+    except FileNotFoundError:
+        return ""  # util-linux is lacking, which says nothing about the kernel
+    return ""
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def _kvm(device: Path) -> str:
+    try:
+        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return f"there is no {device}"
+    except OSError as error:
+        return f"{device}: {error.strerror}"
+    try:
+        version = fcntl.ioctl(descriptor, KVM_GET_API_VERSION)
+    except OSError as error:
+        return f"{device} is no KVM: {error.strerror}"
+    finally:
+        os.close(descriptor)
+    return "" if version == KVM_API_VERSION else f"{device} speaks version {version} of its API"
+
+
+def _emulated(folder: Path) -> frozenset[str]:
+    return frozenset(
+        name
+        for name in arch.NAMES
+        for entry in folder.glob(f"*{name}*")
+        if entry.read_text().startswith("enabled")
+    )
+
+
+def _asked(*command: str) -> str:
+    """Why command, which asks Docker something, gets no answer."""
+    try:
+        run.run(command, timeout=DOCKER_SECONDS)
+    except run.CommandError as error:
+        lines = error.output.strip().splitlines()
+        return lines[0] if lines else str(error)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    errors.main(main)
