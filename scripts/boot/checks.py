@@ -1,0 +1,367 @@
+"""The checks: what must hold of a booted image, decided from collected facts alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.arch import Arch
+from scripts.boot.console import plain
+from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
+from scripts.boot.machine import ROOM
+from scripts.boot.probes import Answers
+from scripts.boot.results import Check, Status
+from scripts.boot.uki import Uki
+
+MIB = 1 << 20
+
+# Lines of a boot's log that tell of a file system that was not left clean.
+UNCLEAN = (
+    r"recovery (complete|required)|orphan cleanup|recovering journal|with errors|Dirty bit is set"
+    r"|not (properly|cleanly) unmounted|clearing orphaned|file system was modified"
+)
+
+# systemd-stub's options for an ESP mounted with umask=0077,shortname=winnt, as
+# the kernel shows them.
+ESP_OPTIONS = {"fmask=0077", "dmask=0077", "shortname=winnt"}
+
+
+@dataclass
+class Facts:
+    """All that was collected; what the test has not come to is None or empty.
+
+    Of the host: the UKI as built, the digests of the UKI on the ESP and of the
+    disk before and after, the partition table and root's file system. Of the
+    guest: the answers of both boots, its host keys by boot ("first",
+    "second", "other"), and how each boot ended ("first", "second").
+    """
+
+    arch: Arch
+    uki: Uki
+    disk_before: str
+    partitions: Sequence[Partition] = ()
+    root: FileSystem | None = None
+    esp_uki: str | None = None
+    esp_complaint: str = ""
+    first: Answers | None = None
+    second: Answers | None = None
+    host_keys: dict[str, str] = field(default_factory=dict)
+    power_offs: dict[str, str] = field(default_factory=dict)
+    disk_after: str | None = None
+
+    @property
+    def esp_partition(self) -> Partition | None:
+        return of_type(self.partitions, ESP_TYPE)
+
+    @property
+    def root_partition(self) -> Partition | None:
+        return of_type(self.partitions, self.arch.root_type)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a check failed, empty where it passed, and what was seen."""
+
+    reason: str
+    evidence: str
+
+
+# A check is not decided (None) while its facts are not there.
+Decide = Callable[[Facts], Verdict | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check's name, what it asserts, and how it is decided. fatal: booting is pointless without."""
+
+    name: str
+    title: str
+    decide: Decide
+    fatal: bool = False
+
+
+def _verdict(problems: Mapping[str, object], evidence: str) -> Verdict:
+    """Failed for the keys of problems whose value is true."""
+    return Verdict("; ".join(text for text, holds in problems.items() if holds), evidence)
+
+
+def _partitions(facts: Facts) -> Verdict | None:
+    if not facts.partitions:
+        return None
+    evidence = "\n".join(
+        f"{p.number}: type {p.type} uuid {p.uuid} label {p.label} {p.size // MIB} MiB"
+        for p in facts.partitions
+    )
+    problems = {
+        "the disk has no EFI system partition": not facts.esp_partition,
+        f"the disk has no partition of the type of a {facts.arch} root, {facts.arch.root_type}":
+            not facts.root_partition,
+    }  # fmt: skip
+    return _verdict(problems, evidence)
+
+
+def _esp_uki(facts: Facts) -> Verdict | None:
+    if facts.esp_uki is None:
+        return None
+    path = facts.arch.boot_file
+    problems = {
+        f"the UKI is missing on the ESP: there is no {path}": not facts.esp_uki,
+        f"the UKI on the ESP ({path}) is not the built one": (
+            facts.esp_uki and facts.esp_uki != facts.uki.sha256
+        ),
+    }
+    evidence = f"ESP {path}: {facts.esp_uki or facts.esp_complaint}\nbuilt: {facts.uki.sha256}"
+    return _verdict(problems, evidence)
+
+
+def _root_file_system(facts: Facts) -> Verdict | None:
+    root = facts.root
+    if root is None:
+        return None
+    name = root.name or "none, only zeros"
+    problems = {
+        "the root partition holds no file system": not root.name,
+        f"the root file system is {name}, not ext4": root.name not in ("", "ext4"),
+        "the root file system has the feature orphan_file, which Amazon Linux 2023's e2fsck does"
+        " not know": root.orphan_file,
+        "the root file system was not left clean by the build": not root.clean,
+    }
+    return _verdict(problems, f"{name}, orphan_file {root.orphan_file}, clean {root.clean}")
+
+
+def _uefi(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["efi"].text
+    variables = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    image = variables.get("StubImageIdentifier") or variables.get("LoaderImageIdentifier", "")
+    esp = facts.esp_partition
+    partition = variables.get("LoaderDevicePartUUID", "").lower()
+    problems = {
+        "no EFI variable tells of systemd-stub": "systemd-stub" not in variables.get("StubInfo", ""),
+        "the stub was not loaded from the ESP": not esp or partition != esp.uuid,
+        f"the stub was loaded from {image or 'an unknown file'}": (
+            image.replace("\\", "/").strip("/").lower() != facts.arch.boot_file.lower()
+        ),
+    }
+    return _verdict(problems, text)
+
+
+def _guest_uki(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["uki"].text
+    differs = text.split(" ")[0] != facts.uki.sha256
+    return _verdict({"the UKI the guest sees on its ESP is not the built one": differs}, text)
+
+
+def _same(question: str, what: str, expected: Callable[[Facts], str]) -> Decide:
+    def decide(facts: Facts) -> Verdict | None:
+        if facts.first is None:
+            return None
+        seen, wanted = facts.first[question].text, expected(facts)
+        return _verdict({f"{what} is not the UKI's": seen != wanted}, f"{seen}\nUKI: {wanted}")
+
+    return decide
+
+
+def _mount(answers: Answers, target: str) -> Mapping[str, Any]:
+    mounts = _json(answers["mounts"].text).get("filesystems", [])
+    return next((mount for mount in mounts if mount["target"] == target), {})
+
+
+def _block(answers: Answers, path: str) -> Mapping[str, Any]:
+    devices = _json(answers["blocks"].text).get("blockdevices", [])
+    return next((device for device in devices if device["path"] == path), {})
+
+
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _root_mounted(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    mount = _mount(facts.first, "/")
+    device = _block(facts.first, str(mount.get("source")))
+    features = re.search(r"features: .*", facts.first["superblock"].text)
+    problems = {
+        f"/ is {mount.get('fstype')}, not ext4": mount.get("fstype") != "ext4",
+        f"/ is on a partition of type {device.get('parttype')}": (
+            device.get("parttype") != facts.arch.root_type
+        ),
+        "dumpe2fs shows no features": not features,
+        "the file system has orphan_file": features and "orphan_file" in features[0],
+    }
+    return _verdict(problems, f"{mount}\n{device}\n{features and features[0]}")
+
+
+def _grown(facts: Facts) -> Verdict | None:
+    if facts.first is None or not facts.root_partition:
+        return None
+    mount = _mount(facts.first, "/")
+    built = facts.root_partition.size
+    wanted = built + ROOM - 16 * MIB  # what alignment and the second GPT may take
+    partition = int(_block(facts.first, str(mount.get("source"))).get("size", 0))
+    inside = int(mount.get("size") or 0)
+    problems = {
+        "the root partition did not grow to the disk": partition < wanted,
+        # ext4 keeps some percent for its own tables, so 85 % is far from both sizes.
+        "the root file system did not grow to its partition": inside < 0.85 * partition,
+    }
+    evidence = (
+        f"partition built with {built // MIB} MiB, disk grown by {ROOM // MIB} MiB, "
+        f"partition now {partition // MIB} MiB, file system {inside // MIB} MiB"
+    )
+    return _verdict(problems, evidence)
+
+
+def _esp_mounted(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    mount = _mount(facts.first, "/boot/efi")
+    missing = ESP_OPTIONS - set(str(mount.get("options", "")).split(","))
+    problems = {
+        "nothing is mounted at /boot/efi": not mount,
+        f"/boot/efi is {mount.get('fstype')}, not vfat": mount and mount["fstype"] != "vfat",
+        f"/boot/efi is mounted without {', '.join(sorted(missing))}": mount and missing,
+    }
+    return _verdict(problems, str(mount))
+
+
+def _running(answers: Answers | None) -> Verdict | None:
+    if answers is None:
+        return None
+    state, failed = answers["state"].text, answers["failed-units"].text
+    units = ", ".join(line.split()[0] for line in failed.splitlines() if line.strip())
+    problems = {f"failed units: {units}": units, f"systemd is {state}": state != "running"}
+    return _verdict(problems, "\n".join(filter(None, [state, failed])))
+
+
+def _cloud_init(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    result = _json(facts.first["cloud-init"].text).get("v1", {})
+    status = _json(facts.first["cloud-init-status"].text).get("v1", {})
+    errors = list(result.get("errors", []))
+    warnings = {
+        stage: found
+        for stage, details in status.items()
+        if isinstance(details, dict) and (found := details.get("recoverable_errors"))
+    }
+    problems = {
+        "cloud-init did not finish": not result,
+        f"cloud-init had errors: {errors}": errors,
+        f"cloud-init took its data from {result.get('datasource')}": (
+            result and "NoCloud" not in str(result.get("datasource"))
+        ),
+    }
+    return _verdict(problems, f"result: {result}\nrecoverable errors: {warnings or 'none'}")
+
+
+def _host_keys(facts: Facts) -> Verdict | None:
+    if not {"first", "other"} <= facts.host_keys.keys():
+        return None
+    keys = facts.host_keys
+    same = {"two instances have the same SSH host key": keys["first"] == keys["other"]}
+    return _verdict(same, f"first: {keys['first']}\nother: {keys['other']}")
+
+
+def _ssh(facts: Facts) -> Verdict | None:
+    if "first" not in facts.host_keys:
+        return None
+    key = facts.host_keys["first"]
+    return _verdict({"sshd showed no ed25519 host key": not key}, key)
+
+
+def _power_off(facts: Facts) -> Verdict | None:
+    if "first" not in facts.power_offs:
+        return None
+    ends = facts.power_offs
+    bad = {boot: end for boot, end in ends.items() if end != "guest-shutdown"}
+    return _verdict({f"the guest did not power off by itself: {bad}": bad}, str(ends))
+
+
+def _second_clean(facts: Facts) -> Verdict | None:
+    if facts.second is None:
+        return None
+    text = facts.second["file-systems"].text
+    unclean = [line for line in text.splitlines() if re.search(UNCLEAN, line)]
+    problems = {
+        f"a file system was not clean: {'; '.join(unclean)}": unclean,
+        "the log tells of no ext4 file system that was mounted": "mounted filesystem" not in text,
+    }
+    return _verdict(problems, text)
+
+
+def _second_same(facts: Facts) -> Verdict | None:
+    if facts.first is None or facts.second is None:
+        return None
+    first, second = facts.first, facts.second
+    keys = [facts.host_keys.get(boot, "") for boot in ("first", "second")]
+    ids = [answers["machine-id"].text for answers in (first, second)]
+    problems = {
+        "the machine ID changed": ids[0] != ids[1],
+        "the SSH host key changed": keys[0] != keys[1],
+        "this was not another boot": first["boot-id"] == second["boot-id"],
+    }
+    return _verdict(problems, "\n".join([*ids, *keys]))
+
+
+def _disk_unchanged(facts: Facts) -> Verdict | None:
+    if facts.disk_after is None:
+        return None
+    changed = facts.disk_before != facts.disk_after
+    evidence = f"sha512 before {facts.disk_before}\nsha512 after  {facts.disk_after}"
+    return _verdict({"the test wrote to the built image": changed}, evidence)
+
+
+RULES = (
+    Rule("partitions", "the GPT has an ESP and a root of this architecture's type", _partitions, fatal=True),
+    Rule("uki-on-esp", "the UKI on the ESP is byte for byte the built one", _esp_uki, fatal=True),
+    Rule("root-file-system", "root is built as ext4 without orphan_file", _root_file_system, fatal=True),
+    Rule("uefi", "booted by UEFI from the UKI on the ESP", _uefi),
+    Rule("uki-in-guest", "the guest's ESP holds the built UKI", _guest_uki),
+    Rule("kernel-command-line", "the kernel command line is the UKI's",
+         _same("cmdline", "the kernel command line", lambda facts: facts.uki.cmdline)),
+    Rule("kernel-release", "the running kernel is the UKI's",
+         _same("kernel", "the running kernel", lambda facts: facts.uki.uname)),
+    Rule("root-mounted", "/ is ext4 without orphan_file on the GPT's root partition", _root_mounted),
+    Rule("root-grown", "root has grown to the disk it was given", _grown),
+    Rule("esp-mounted", "the ESP is vfat at /boot/efi, umask 0077, shortname winnt", _esp_mounted),
+    Rule("system-running", "systemd is running without a failed unit", lambda f: _running(f.first)),
+    Rule("cloud-init", "cloud-init finished without error", _cloud_init),
+    Rule("sshd", "sshd answers with a host key", _ssh),
+    Rule("power-off", "the power button powers it off", _power_off),
+    Rule("second-boot-clean", "the second boot finds clean file systems", _second_clean),
+    Rule("second-boot-running", "systemd is running in the second boot", lambda f: _running(f.second)),
+    Rule("second-boot-same", "machine ID and host key outlast the first boot", _second_same),
+    Rule("host-keys-differ", "two instances have different SSH host keys", _host_keys),
+    Rule("image-unchanged", "the built image was not written to", _disk_unchanged),
+)  # fmt: skip
+
+
+def check(rule: Rule, facts: Facts) -> Check:
+    """The outcome of a rule."""
+    verdict = rule.decide(facts)
+    if verdict is None:
+        return Check(rule.name, rule.title, Status.SKIPPED)
+    status = Status.FAILED if verdict.reason else Status.PASSED
+    return Check(rule.name, rule.title, status, plain(verdict.evidence), plain(verdict.reason))
+
+
+def check_all(facts: Facts) -> list[Check]:
+    """The outcome of every rule."""
+    return [check(rule, facts) for rule in RULES]
+
+
+def fatal(facts: Facts) -> bool:
+    """Whether a check failed without which the disk cannot boot."""
+    return any(check(rule, facts).status is Status.FAILED for rule in RULES if rule.fatal)

@@ -1,0 +1,86 @@
+"""The NoCloud seed: how cloud-init in the guest is told what the test needs.
+
+Lima configures its guests in the same way. The format is cloud-init's: an
+ISO 9660 file system labelled `cidata` with the files user-data, meta-data and
+network-config (https://docs.cloud-init.io, NoCloud).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pycdlib
+
+USER = "finch-test"
+
+# Locally administered, from the range QEMU uses.
+MAC_ADDRESS = "52:54:00:12:34:56"
+
+# What the guest says on its console at the end of cloud-init, so that the cause
+# is known where SSH does not come up. Each line stands by itself, since other
+# messages may come between; the values hold no blanks.
+REPORT_MARK = "boot-test-report:"
+REPORT = rf"""
+for unit in ssh.service ssh.socket sshd.service sshd.socket; do
+  systemctl show -P LoadState "$unit" | grep -q not-found && continue
+  echo "{REPORT_MARK} $unit $(systemctl is-enabled "$unit") $(systemctl is-active "$unit")"
+done > /dev/console 2>/dev/null
+echo "{REPORT_MARK} end" > /dev/console
+"""
+
+
+def user_data(public_key: str) -> str:
+    """user-data that creates the test's user and has the guest report on sshd."""
+    config: dict[str, Any] = {
+        "users": [
+            {
+                "name": USER,
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                "shell": "/bin/bash",
+                "lock_passwd": True,
+                "ssh_authorized_keys": [public_key],
+            }
+        ],
+        "runcmd": [["sh", "-c", REPORT]],
+    }
+    return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
+
+
+def meta_data(instance: str) -> str:
+    """meta-data of the instance of that name; cloud-init runs anew for each name."""
+    return json.dumps({"instance-id": instance, "local-hostname": instance}) + "\n"
+
+
+def network_config() -> str:
+    """DHCP on the machine's one card, named by its address as Lima does.
+
+    cloud-init renders no glob of names for systemd-networkd: it takes
+    `match: name` for the name of the entry (seen with 25.1.4).
+    """
+    card = {"match": {"macaddress": MAC_ADDRESS}, "set-name": "eth0", "dhcp4": True}
+    return json.dumps({"version": 2, "ethernets": {"eth0": card}}) + "\n"
+
+
+def write_seed(path: Path, instance: str, public_key: str) -> None:
+    """Write the seed of an instance to path."""
+    files = {
+        "user-data": user_data(public_key),
+        "meta-data": meta_data(instance),
+        "network-config": network_config(),
+    }
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    for number, (name, text) in enumerate(files.items()):
+        data = text.encode()
+        iso.add_fp(
+            io.BytesIO(data),
+            len(data),
+            f"/FILE{number}.;1",
+            rr_name=name,
+            joliet_path=f"/{name}",
+        )
+    iso.write(str(path))
+    iso.close()

@@ -1,0 +1,154 @@
+"""The guest's serial console: how far a boot has come, and what went wrong in it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import tomllib
+from collections import deque
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from scripts.boot.cidata import REPORT_MARK
+
+TAIL_LINES = 20
+
+# Terminal escapes of ECMA-48: CSI sequences, OSC strings, and the short ones.
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pattern that ends the test, see console.toml."""
+
+    kind: str
+    pattern: re.Pattern[str]
+    cause: str
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the console that matches a failure."""
+
+    failure: Failure
+    line: str
+
+    @property
+    def reason(self) -> str:
+        return f"{self.failure.cause}: {self.line}"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """console.toml, compiled."""
+
+    milestones: dict[str, re.Pattern[str]]
+    failures: tuple[Failure, ...]
+
+    def finding(self, line: str) -> Finding | None:
+        """What is wrong with line."""
+        for failure in self.failures:
+            if failure.pattern.search(line):
+                return Finding(failure, line.strip())
+        return None
+
+
+@cache
+def knowledge() -> Knowledge:
+    """console.toml beside this module."""
+    data = tomllib.loads(Path(__file__).with_name("console.toml").read_text())
+    return Knowledge(
+        {name: re.compile(pattern) for name, pattern in data["milestones"].items()},
+        tuple(
+            Failure(**{**table, "pattern": re.compile(table["pattern"])})
+            for table in data["failures"]
+        ),
+    )
+
+
+def plain(text: str) -> str:
+    """Text without terminal escapes and control characters."""
+    return _CONTROL.sub("", _ESCAPE.sub("", text))
+
+
+@dataclass
+class Scanner:
+    """Reads a console as it grows.
+
+    milestones holds when each was passed, in the seconds given to `feed`;
+    report what the guest says of its SSH units (see cidata.REPORT), as
+    unit → "<enabled> <active>", and reported_at when that report was complete.
+    """
+
+    milestones: dict[str, float] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    reported_at: float | None = None
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    _partial: str = ""
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+
+    def feed(self, data: bytes, at: float) -> None:
+        """Take in the next bytes of the console, which came at seconds since the start."""
+        text = self._partial + self._decoder.decode(data)
+        *lines, self._partial = text.split("\n")
+        for line in map(plain, lines):
+            self._line(line, at)
+        # A prompt has no end of line.
+        self._pass(plain(self._partial), at)
+
+    @property
+    def step(self) -> str:
+        """The last milestone passed."""
+        return next(reversed(self.milestones), "start")
+
+    @property
+    def tail(self) -> str:
+        """The last lines, the unfinished one included."""
+        return "\n".join([*self.lines, *filter(None, [plain(self._partial).strip()])])
+
+    @property
+    def sshd_runs(self) -> bool:
+        """Whether the guest has said that one of sshd's units is active."""
+        return any(state.endswith(" active") for state in self.units.values())
+
+    def _line(self, line: str, at: float) -> None:
+        if line.strip():
+            self.lines.append(line.rstrip())
+        self._pass(line, at)
+        if REPORT_MARK in line:
+            self._report(line.partition(REPORT_MARK)[2].split(), at)
+        elif finding := knowledge().finding(line):
+            self.findings.append(finding)
+
+    def _pass(self, line: str, at: float) -> None:
+        for name, pattern in knowledge().milestones.items():
+            if name not in self.milestones and pattern.search(line):
+                self.milestones[name] = at
+
+    def _report(self, words: list[str], at: float) -> None:
+        if words[:1] == ["end"]:
+            self.reported_at = at
+        elif words:
+            self.units[words[0]] = " ".join(words[1:3])
+
+
+def why_no_ssh(scanner: Scanner) -> str:
+    """What the console tells of a guest that is up but whose sshd does not answer."""
+    states = ", ".join(
+        f"{unit} is {state.replace(' ', ' and ')}" for unit, state in scanner.units.items()
+    )
+    if scanner.sshd_runs:
+        return f"sshd runs in the guest but cannot be reached: {states}"
+    if states:
+        return f"sshd does not run in the guest: {states}"
+    if scanner.reported_at is not None:
+        return "the guest has no sshd: it knows none of the units ssh and sshd"
+    if "cloud-init" not in scanner.milestones:
+        return "the guest does not run cloud-init, so no SSH key was installed"
+    return "cloud-init did not come to its end"

@@ -1,0 +1,122 @@
+"""What a boot test found, and the files that say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+
+class Status(StrEnum):
+    """The outcome of a check; one is skipped where the test ended before it."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check with what was seen: evidence is text of one or more lines, reason only a failure's."""
+
+    name: str
+    title: str
+    status: Status
+    evidence: str = ""
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.status is Status.PASSED
+
+
+@dataclass(frozen=True)
+class Result:
+    """A boot test's outcome.
+
+    seconds is the wall time of the whole test, timings those from a QEMU's
+    start to a milestone of its boot ("first boot: login"), console_tail the
+    last lines of the boot that went wrong (else of the last one), note what
+    should be known of a test that passed ("passed on the second boot"), logs
+    the folder of console.log and the other files.
+    """
+
+    distribution: str
+    arch: str
+    checks: Sequence[Check]
+    accelerator: str
+    accelerator_reason: str
+    qemu: str
+    seconds: float
+    note: str = ""
+    console_tail: str = ""
+    guest: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    logs: Path = Path()
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.status is Status.FAILED)
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why the test failed, in one sentence; empty where it passed."""
+        return next((check.reason for check in self.failures), "")
+
+
+def to_json(result: Result) -> str:
+    """result.json."""
+    data: dict[str, Any] = {"passed": result.passed, "reason": result.reason, **asdict(result)}
+    data["logs"] = str(result.logs)
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def to_junit(result: Result) -> str:
+    """junit.xml: a test case for each check, its evidence in system-out."""
+    statuses = [check.status for check in result.checks]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"boot-test.{result.distribution}.{result.arch}",
+        tests=str(len(statuses)),
+        failures=str(statuses.count(Status.FAILED)),
+        skipped=str(statuses.count(Status.SKIPPED)),
+        errors="0",
+        time=f"{result.seconds:.1f}",
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _properties(result).items():
+        ElementTree.SubElement(properties, "property", name=name, value=value)
+    for check in result.checks:
+        _add_case(suite, check)
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _properties(result: Result) -> dict[str, str]:
+    return {
+        "accelerator": result.accelerator,
+        "accelerator_reason": result.accelerator_reason,
+        "qemu": result.qemu,
+        "note": result.note,
+        **result.guest,
+        **{f"seconds {name}": f"{value:.1f}" for name, value in result.timings.items()},
+    }
+
+
+def _add_case(suite: ElementTree.Element, check: Check) -> None:
+    case = ElementTree.SubElement(suite, "testcase", name=check.name, classname=suite.get("name", ""))
+    if check.status is Status.FAILED:
+        failure = ElementTree.SubElement(case, "failure", message=check.reason)
+        failure.text = check.evidence
+    elif check.status is Status.SKIPPED:
+        ElementTree.SubElement(case, "skipped", message="the test ended before this check")
+    out = ElementTree.SubElement(case, "system-out")
+    out.text = "\n".join(filter(None, [check.title, check.evidence]))

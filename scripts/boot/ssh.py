@@ -1,0 +1,71 @@
+"""SSH to the guest: the throw-away key, the host key, and commands."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import run
+from scripts.boot.cidata import USER
+from scripts.tools import Tools
+
+ADDRESS = "127.0.0.1"
+
+# The guest is one we have just started, so its host key is not checked here;
+# the checks look at it by itself.
+OPTIONS = {
+    "BatchMode": "yes",
+    "ConnectTimeout": "20",
+    "IdentitiesOnly": "yes",
+    "LogLevel": "ERROR",
+    "ServerAliveCountMax": "8",
+    "ServerAliveInterval": "15",
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """An SSH key made for one test: the file of its private half, and its public half."""
+
+    private: Path
+    public: str
+
+
+def make_key(tools: Tools, folder: Path) -> Key:
+    """A new key in folder."""
+    private = folder / "key"
+    make: list[run.Arg] = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boot-test", "-f", private]
+    run.run(tools.command(make, write=[folder]))
+    return Key(private, private.with_suffix(".pub").read_text().strip())
+
+
+def command(private: Path, port: int, remote: str) -> list[str]:
+    """The command line that runs remote in the guest."""
+    options = [arg for name, value in OPTIONS.items() for arg in ("-o", f"{name}={value}")]
+    return ["ssh", "-F", "none", *options, "-i", str(private), "-p", str(port),
+            f"{USER}@{ADDRESS}", remote]  # fmt: skip
+
+
+def start_script(
+    tools: Tools, key: Key, port: int, script: Path, output: Path
+) -> subprocess.Popen[bytes]:
+    """Run a script as root in the guest; all that it prints, and ssh too, goes to output."""
+    ssh = tools.command(command(key.private, port, "sudo -n sh -s"), read=[key.private])
+    with script.open("rb") as stdin, output.open("wb") as out:
+        return run.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
+
+
+def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[bytes]:
+    """Fetch the guest's host key into output."""
+    scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
+    with output.open("wb") as out:
+        return run.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
+
+
+def parse_keyscan(text: str) -> str:
+    """The key, as `ssh-ed25519 AAAA…`, in ssh-keyscan's output; empty where there is none."""
+    lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return next((" ".join(words[1:3]) for words in lines if len(words) > 2), "")

@@ -1,0 +1,53 @@
+"""A unified kernel image: what its PE sections say (UAPI specification UKI)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pefile
+
+
+class UkiError(Exception):
+    """The file is no UKI."""
+
+
+@dataclass(frozen=True)
+class Uki:
+    """The kernel command line and release that a UKI carries, and its digest in hex."""
+
+    cmdline: str
+    uname: str
+    sha256: str
+
+
+def read(path: Path) -> Uki:
+    """The UKI at path. Raises UkiError."""
+    try:
+        with pefile.PE(str(path), fast_load=True) as image:
+            sections = {
+                section.Name.rstrip(b"\0"): section
+                for section in image.sections
+                if section.Name.rstrip(b"\0") in (b".cmdline", b".uname")
+            }
+            return Uki(
+                cmdline=_text(sections[b".cmdline"]),
+                uname=_text(sections[b".uname"]),
+                sha256=digest(path, "sha256"),
+            )
+    except KeyError as error:
+        raise UkiError(f"{path.name} has no section {error.args[0].decode()}") from None
+    except pefile.PEFormatError as error:
+        raise UkiError(f"{path.name} is no PE file: {error}") from None
+
+
+def _text(section: pefile.SectionStructure) -> str:
+    data: bytes = section.get_data()[: section.Misc_VirtualSize]
+    return data.decode().strip("\0 \n")
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """The digest of a file in hex; the file is streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

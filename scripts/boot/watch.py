@@ -1,0 +1,236 @@
+"""Watching a guest: nothing is waited for without its console, its life and the clock in view."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.boot.console import Finding, Scanner, why_no_ssh
+from scripts.boot.machine import Vm
+from scripts.boot.ssh import ADDRESS
+from scripts.progress import Task
+
+TICK = 0.2  # seconds between looks
+
+# After a line that ends the test, for the lines that explain it to arrive.
+AFTERMATH_SECONDS = 3.0
+
+# From cloud-init's end, when the guest has said that sshd runs, to sshd's answer;
+# and from the login prompt to any sign of cloud-init. Both pass within 15 s on
+# two busy cores under TCG.
+SSH_GRACE_SECONDS = 60.0
+CLOUD_INIT_GRACE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: without a sign of life, to the first sign of it, and (by time.monotonic) the end."""
+
+    silence: float
+    first_sign: float
+    deadline: float
+
+
+class BootFailure(Exception):
+    """The guest failed: the reason in one sentence, the last console lines, whether it panicked.
+
+    flaky says that emulation may be to blame, so that another try tells more.
+    """
+
+    def __init__(self, reason: str, console: str, *, flaky: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.console = console
+        self.flaky = flaky
+
+
+class AcceleratorFailure(Exception):
+    """The accelerator, not the guest, failed."""
+
+
+class Greeter:
+    """Asks the forwarded port, without blocking, whether an SSH server greets.
+
+    QEMU accepts the connection whether or not the guest does, so only the
+    greeting counts.
+    """
+
+    RETRY_SECONDS = 1.0
+    PATIENCE_SECONDS = 15.0
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._connection: socket.socket | None = None
+        self._opened = 0.0
+
+    def greeted(self) -> bool:
+        """Whether the greeting has come."""
+        age = time.monotonic() - self._opened
+        if self._connection is None:
+            if age > self.RETRY_SECONDS:
+                self._open()
+        elif select.select([self._connection], [], [], 0)[0]:
+            return self._read()
+        elif age > self.PATIENCE_SECONDS:
+            self.close()
+        return False
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> None:
+        self._opened = time.monotonic()
+        try:
+            self._connection = socket.create_connection((ADDRESS, self._port), 1)
+        except OSError:
+            self._connection = None
+
+    def _read(self) -> bool:
+        assert self._connection
+        try:
+            return self._connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+        finally:
+            self.close()
+
+
+class Watch:
+    """One boot of a machine, from QEMU's start to its end."""
+
+    def __init__(
+        self, name: str, vm: Vm, console: Path, limits: Limits, task: Task, *, accelerator: str
+    ) -> None:
+        self.vm = vm
+        self._name = name
+        self.scanner = Scanner()
+        self.shutdown = ""
+        self._console = console
+        self._offset = 0
+        self._limits = limits
+        self._task = task
+        self._accelerator = accelerator
+        self._started = time.monotonic()
+        self._alive = self._started
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the boot."""
+        return time.monotonic() - self._started
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Watch until reached. Raises BootFailure, AcceleratorFailure."""
+        while not reached():
+            self.tick()
+
+    def tick(self) -> None:
+        """Watch for a moment. Raises BootFailure, AcceleratorFailure."""
+        events = self.vm.events(TICK)
+        self._read_console()
+        for event in events:
+            if event["event"] == "SHUTDOWN":
+                self.shutdown = str(event["data"].get("reason", "unknown"))
+            elif event["event"] == "STOP" and self.vm.status() == "internal-error":
+                self._broken("QEMU stopped the guest with an internal error")
+        if self.scanner.findings:
+            self._report_finding()
+        if self.vm.ended and not self.shutdown:
+            self._broken(f"QEMU ended with status {self.vm.process.returncode}")
+        self._check_time()
+
+    def sign_of_life(self) -> None:
+        """The guest did something that its console does not show."""
+        self._alive = time.monotonic()
+
+    def until_sshd(self, port: int) -> None:
+        """Watch until sshd greets. Raises BootFailure with the cause where it cannot come to that."""
+        greeter = Greeter(port)
+        try:
+            while not ("kernel" in self.scanner.milestones and greeter.greeted()):
+                self.tick()
+                self._check_guest()
+        finally:
+            greeter.close()
+
+    def until_power_off(self, seconds: float) -> str:
+        """Watch until QEMU has ended; returns the reason that QEMU gives, or what happened."""
+        end = time.monotonic() + seconds
+        self.until(lambda: self.vm.ended or time.monotonic() > end)
+        self._read_console()
+        return self.shutdown if self.vm.ended else f"still up after {seconds:.0f} s"
+
+    def fail(self, reason: str, *, flaky: bool = False) -> None:
+        """Raise BootFailure with what the console shows."""
+        raise BootFailure(reason, self.scanner.tail, flaky=flaky)
+
+    def _read_console(self) -> None:
+        if not self._console.exists():
+            return
+        with self._console.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        if data:
+            self._offset += len(data)
+            self.sign_of_life()
+            before = self.scanner.step
+            self.scanner.feed(data, self.seconds)
+            if self.scanner.step != before:
+                self._task.step(f"{self._name}: {self.scanner.step}")
+
+    def _report_finding(self) -> None:
+        end = time.monotonic() + AFTERMATH_SECONDS
+        while time.monotonic() < end and not self.vm.ended:
+            self.vm.events(TICK)
+            self._read_console()
+        findings = self.scanner.findings
+        self.fail(findings[0].reason, flaky=_is_flaky(findings))
+
+    def _broken(self, what: str) -> None:
+        complaints = self.vm.complaints()
+        reason = f"{what}: {complaints}" if complaints else what
+        if self._accelerator == "kvm":
+            raise AcceleratorFailure(reason)
+        self.fail(reason)
+
+    def _check_guest(self) -> None:
+        """Give up early where the console tells that sshd is not going to answer."""
+        if self.shutdown:
+            self.fail(f"the guest went down before sshd answered ({self.shutdown})")
+        milestones = self.scanner.milestones
+        if self.scanner.reported_at is not None:
+            runs = self.scanner.sshd_runs
+            grace = SSH_GRACE_SECONDS if runs else 2.0
+            gave_up = self.seconds - self.scanner.reported_at > grace
+        else:
+            waited = self.seconds - milestones.get("login", self.seconds)
+            gave_up = "cloud-init" not in milestones and waited > CLOUD_INIT_GRACE_SECONDS
+        if gave_up:
+            self.fail(why_no_ssh(self.scanner))
+
+    def _check_time(self) -> None:
+        now = time.monotonic()
+        if self._accelerator == "kvm" and not self._offset and self.seconds > self._limits.first_sign:
+            raise AcceleratorFailure(
+                f"no sign of life from the firmware within {self._limits.first_sign:.0f} s"
+            )
+        if now - self._alive > self._limits.silence:
+            self.fail(f"no sign of life for {self._limits.silence:.0f} s {self._where()}")
+        if now > self._limits.deadline:
+            self.fail(f"the test's time was up {self._where()}")
+
+    def _where(self) -> str:
+        step = self.scanner.step
+        if step == "login":
+            return f"after the login prompt, and sshd never answered; {why_no_ssh(self.scanner)}"
+        return f"after the step {step!r} of the boot"
+
+
+def _is_flaky(findings: list[Finding]) -> bool:
+    panicked = any("panic" in finding.line for finding in findings)
+    return panicked and not any(finding.failure.deterministic for finding in findings)
