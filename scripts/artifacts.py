@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.digests import file_digest
-from scripts.run import run
+from scripts.run import Arg, run
 from scripts.tools import Tools
 
 # By image: what of mkosi's output is an artifact, under its final name.
@@ -67,19 +67,21 @@ def to_qcow2(raw: Path, tools: Tools) -> Path:
     the zstd file was 2 % smaller.
     """
     qcow2 = raw.with_suffix(".qcow2")
-    convert = ["qemu-img", "convert", "-c", "-O", "qcow2", "-m", "4", "-W", raw, qcow2]
+    convert: list[Arg] = ["qemu-img", "convert", "-c", "-O", "qcow2", "-m", "4", "-W", raw, qcow2]
     run(tools.command(convert, write=[raw.parent]))
     run(tools.command(["qemu-img", "check", "--quiet", qcow2], read=[qcow2]))
     return qcow2
 
 
 def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
-    """The artifacts that outputs, in folder, come to. Raises FileNotFoundError for a missing one."""
+    """The artifacts that outputs in folder come to: each a file, or a file of a folder."""
     names: list[str] = []
     for output in outputs:
         path = folder / output
         if path.is_dir():
-            names += [p.relative_to(folder).as_posix() for p in sorted(path.rglob("*")) if p.is_file()]
+            names += [
+                p.relative_to(folder).as_posix() for p in sorted(path.rglob("*")) if p.is_file()
+            ]
         else:
             names.append(output)
     return [Artifact.of(folder, name) for name in names]

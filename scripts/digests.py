@@ -20,9 +20,9 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def describe(path: Path) -> str:
-    """What decides a build about one file: where a link points, or its contents and whether it runs."""
+    """What of a file decides a build: where a link points, or contents and executability."""
     if path.is_symlink():
-        return f"-> {os.readlink(path)}"
+        return f"-> {path.readlink()}"
     runs = "x" if os.access(path, os.X_OK) else "-"
     return f"{runs} {file_digest(path)}"
 

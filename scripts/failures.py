@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ DPKG_ERROR = re.compile(r"^dpkg: error processing (?:package|archive) (\S+) \((.
 # mkosi's own last words; a dump of a failed command begins with a quote.
 MKOSI_ERROR = re.compile(r"^‣ (?:\[[^]]*\] +)?(?![\"(])(.+)$")
 
+SPACE_HINT = "free some space: a build needs about 10 GiB"
 NETWORK_HINT = "check the network; -- --mirror URL names another archive"
 
 
@@ -31,9 +33,20 @@ def explain(stage: str, error: CommandError, *, work: Path, log: Path) -> Harnes
     return HarnessError(f"building {stage} failed: {message}", hint=hint, log=log)
 
 
+def explain_os_error(stage: str, error: OSError, *, work: Path) -> HarnessError:
+    """The HarnessError for a failure of our own to write what stage came to."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HarnessError(f"building {stage} failed: {_full(work)}", hint=SPACE_HINT)
+    return HarnessError(f"building {stage} failed: {error}")
+
+
+def _full(work: Path) -> str:
+    return f"the disk that holds {work} is full"
+
+
 def _cause(lines: Sequence[str], work: Path) -> tuple[str, str]:
     if any(DISK_FULL.search(line) for line in lines):
-        return f"the disk that holds {work} is full", "free some space: a build needs about 10 GiB"
+        return _full(work), SPACE_HINT
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if match := APT_FETCH.match(line):
             return f"could not fetch {match[1]}: {match[2]}", NETWORK_HINT

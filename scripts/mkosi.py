@@ -10,7 +10,7 @@ import sysconfig
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from scripts import sources
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.fetch import BRIEF, fetch
+from scripts.fetch import BRIEF, DigestError, fetch
 from scripts.run import Arg, CommandError, run
 
 RECORD = "mkosi.json"
@@ -154,12 +154,12 @@ def apply_patch(patch: Path, tree: Path) -> None:
         rejected = _rejected_hunks(result.stderr) or [_last_line(result.stderr)]
         raise HarnessError(
             f"{patch.name} does not apply to mkosi {_version(tree)}: {'; '.join(rejected)}",
-            hint=f"refresh {patch.name} against this version, or pin the version that it was made for",
+            hint=f"refresh {patch.name}, or pin the version that it was made for",
         )
 
 
 def _rejected_hunks(report: str) -> list[str]:
-    """"hunk 2 of mkosi/config.py" for each hunk that `git apply --reject --verbose` refused."""
+    """Each hunk that `git apply --reject --verbose` refused, as "hunk 2 of mkosi/config.py"."""
     rejected, name = [], ""
     for line in report.splitlines():
         if match := re.match(r"(?:Applying patch|Checking patch) (\S+?)(?:\.\.\.| with )", line):
@@ -179,7 +179,7 @@ def _unpack_first(
     offline: bool,
     say: Callable[[str], None],
 ) -> tuple[Path, str]:
-    """Unpack mkosi from the first source that answers; the folder around mkosi/, and the source in words."""
+    """Unpack mkosi from the first source that answers: its folder, and the source in words."""
     if given:
         return _unpack(given, scratch), str(given)
     if offline:
@@ -192,9 +192,9 @@ def _unpack_first(
         archive = scratch / "upstream.tar.gz"
         fetch(pin.url, archive, sha256=pin.sha256, settings=BRIEF)
         return _unpack(archive, scratch), "upstream's tarball"
+    except DigestError:
+        raise
     except HarnessError as error:
-        if error.is_about_content:
-            raise
         causes.append(error.message)
         say("upstream's mkosi is out of reach; asking the Debian archive")
     try:
@@ -233,12 +233,14 @@ def _ignored(_folder: str, names: list[str]) -> set[str]:
 
 
 def _find_package(folder: Path) -> Path:
-    """The folder in or below folder that holds mkosi/sandbox.py: a source tree, tarball or package."""
+    """The folder that holds mkosi/sandbox.py: a source tree, or in a tarball or package."""
     for pattern in ("", "*", "usr/lib/python3/dist-packages"):
         for candidate in sorted(folder.glob(pattern)) if pattern else [folder]:
             if (candidate / "mkosi/sandbox.py").exists():
                 return candidate
-    raise HarnessError(f"{folder} holds no mkosi", hint="it should hold the folder mkosi/ with sandbox.py")
+    raise HarnessError(
+        f"{folder} holds no mkosi", hint="it should hold the folder mkosi/ with sandbox.py"
+    )
 
 
 def _identity_of(given: Path) -> str:
@@ -250,7 +252,9 @@ def _identity_of(given: Path) -> str:
 
 
 def _version(tree: Path) -> str:
-    match = re.search(r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE)
+    match = re.search(
+        r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
+    )
     return match[1] if match else "unknown"
 
 

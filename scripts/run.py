@@ -16,7 +16,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 Arg = str | os.PathLike[str]
 
@@ -29,6 +29,16 @@ GRACE_SECONDS = 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _alive: set[subprocess.Popen[bytes]] = set()
+
+
+class Log(Protocol):
+    """Where `stream` writes a command's output, in whole lines."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take data."""
+
+    def flush(self) -> object:
+        """Put what was taken where others can read it."""
 
 
 class Terminated(BaseException):
@@ -151,7 +161,7 @@ def run(
 def stream(
     argv: Sequence[Arg],
     *,
-    log: IO[bytes],
+    log: Log,
     on_line: Callable[[str], None] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,

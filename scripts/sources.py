@@ -35,7 +35,7 @@ class Archive:
     security: str = ""
 
     def sources(self, release: str) -> str:
-        """The deb822 sources (sources.list(5)) of release: its updates and security fixes with it."""
+        """The deb822 sources (sources.list(5)) of release, its updates and security fixes."""
         rolling = release in ROLLING
         text = _stanza(self.main, [release] if rolling else [release, f"{release}-updates"])
         if self.security and not rolling:
@@ -130,7 +130,11 @@ def download(package: str, suites: list[str], folder: Path) -> Path:
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
     }
-    apt = ["apt-get", "--quiet", *(arg for key in options for arg in ("-o", f"{key}={options[key]}"))]
+    apt = [
+        "apt-get",
+        "--quiet",
+        *(arg for key in options for arg in ("-o", f"{key}={options[key]}")),
+    ]
     run([*apt, "update"])
     run([*apt, "download", package], cwd=folder)
     return next(folder.glob(f"{package}_*.deb"))

@@ -21,13 +21,14 @@ from scripts.errors import UsageError
 # whatever the others are built for.
 TOOLS_TREE = "tools-tree"
 
-RECORD = "stage.json"
-
 
 @dataclass(frozen=True)
 class Target:
-    """What a build is for. values are further things that decide every stage's output,
-    such as the package sources and mkosi's digest, by name."""
+    """What a build is for.
+
+    values are further things that decide every stage's output, such as the
+    package sources and mkosi's digest, by name.
+    """
 
     distribution: str
     arch: Arch
@@ -105,17 +106,10 @@ def read_conf(path: Path) -> dict[str, dict[str, str]]:
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
-def out_of_date(stage: Stage, record: Mapping[str, object] | None) -> str:
-    """Why stage must be built ("" where it need not), given the record of its last build."""
-    if not record:
-        return "not built yet"
-    if record.get("key") == stage.key:
-        return ""
-    before = record.get("inputs")
-    if not isinstance(before, dict):
-        return "its record is unreadable"
-    changed = [name for name in stage.inputs if before.get(name) != stage.inputs[name]]
-    changed += [name for name in before if name not in stage.inputs]
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """In words, what differs between the inputs of a stage as it was built and as it is."""
+    changed = [name for name in now if before.get(name) != now[name]]
+    changed += [name for name in before if name not in now]
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     return f"{changed[0]} changed{more}" if changed else "its key changed"
 
@@ -129,16 +123,12 @@ def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
     image = f"mkosi.images/{name}"
     files = {"mkosi.conf": describe(root / "mkosi.conf")}
     for folder in ("mkosi.conf.d", image):
-        files |= {
-            f"{folder}/{path}": text for path, text in describe_tree(root / folder).items()
-        }
-    return inputs | {
-        path: text for path, text in files.items() if _concerns(root / path, target)
-    }
+        files |= {f"{folder}/{path}": text for path, text in describe_tree(root / folder).items()}
+    return inputs | {path: text for path, text in files.items() if _concerns(root / path, target)}
 
 
 def _concerns(path: Path, target: Target) -> bool:
-    """Whether a file can matter to target: a drop-in for another distribution or architecture cannot."""
+    """Whether a file can matter to target; a drop-in for another distribution cannot."""
     if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
         return True
     match = read_conf(path).get("Match", {})

@@ -1,0 +1,223 @@
+"""Runs mkosi for each stage that is out of date, side by side where the stages allow it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from scripts import artifacts, failures, records
+from scripts.artifacts import Artifact
+from scripts.mkosi import Mkosi
+from scripts.options import Options
+from scripts.places import Place, Places
+from scripts.progress import Progress, Task
+from scripts.records import Record
+from scripts.run import Arg, CommandError, run, stream, terminate_all
+from scripts.stages import TOOLS_TREE, Stage
+from scripts.tools import Tools
+
+# systemd-repart and dpkg print much after the line that says what went wrong.
+TAIL_LINES = 400
+
+
+def _before(stage: Stage) -> set[str]:
+    """The stages that must be finished before stage is built."""
+    return {*stage.needs, TOOLS_TREE} - {stage.name}
+
+
+class _StageLog:
+    """A stage's part of the build log: its whole lines, with its name in front of each."""
+
+    def __init__(self, name: str, log: IO[bytes], lock: threading.Lock) -> None:
+        self._prefix = f"{name} | ".encode()
+        self._log = log
+        self._lock = lock
+
+    def write(self, line: bytes) -> None:
+        with self._lock:
+            self._log.write(self._prefix + line)
+
+    def flush(self) -> None:
+        with self._lock:
+            self._log.flush()
+
+
+class Builder:
+    """Builds the stages that are out of date, several at a time where they allow it."""
+
+    def __init__(self, opts: Options, using: Mkosi, progress: Progress, at: Places) -> None:
+        """A builder for the target of opts with the mkosi that is installed here."""
+        self._opts = opts
+        self._using = using
+        self._progress = progress
+        self._at = at
+        self._tools = Tools(at.tools_tree, using.sandbox)
+        self._log_path = opts.target / "build.log"
+        self._lock = threading.Lock()
+
+    def build(self, planned: Sequence[Stage]) -> None:
+        """Build planned, each stage after those it needs. The first failure ends the others.
+
+        Raises HarnessError with the cause, as far as mkosi's output tells it.
+        """
+        for place in (self._at.images, self._at.tools):
+            for part in ("building", "workspace"):
+                remove(place.folder / part)
+                (place.folder / part).mkdir()
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_path.open("wb") as log, ThreadPoolExecutor(self._opts.jobs) as pool:
+            try:
+                self._run_all(planned, pool, log)
+            except BaseException:
+                terminate_all()
+                raise
+
+    def _run_all(self, planned: Sequence[Stage], pool: ThreadPoolExecutor, log: IO[bytes]) -> None:
+        waiting = list(planned)
+        running: dict[Future[None], str] = {}
+        while waiting or running:
+            unfinished = {*running.values(), *(stage.name for stage in waiting)}
+            ready = [stage for stage in waiting if not unfinished & _before(stage)]
+            for stage in ready[: self._opts.jobs - len(running)]:
+                running[pool.submit(self._build, stage, log)] = stage.name
+                waiting.remove(stage)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                future.result()
+
+    def _build(self, stage: Stage, log: IO[bytes]) -> None:
+        started = time.monotonic()
+        with self._progress.task(stage.name) as task, self._run_folder(stage) as folder:
+            try:
+                self._run_mkosi(stage, folder, task, _StageLog(stage.name, log, self._lock))
+                made = self._finish(stage, folder, task)
+            except CommandError as error:
+                raise failures.explain(
+                    stage.name, error, work=self._opts.work, log=self._log_path
+                ) from error
+            except OSError as error:
+                raise failures.explain_os_error(stage.name, error, work=self._opts.work) from error
+            self._deliver(stage, folder, made, round(time.monotonic() - started, 1))
+
+    def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
+        with _package_cache(self._at.of_stage(stage.name), stage) as packages:
+            stream(
+                self._using.command(*self._arguments(stage, folder, packages)),
+                log=log,
+                on_line=lambda line: task.step(_step(line) or task.current),
+                cwd=self._opts.root,
+                env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+                keep=TAIL_LINES,
+            )
+
+    def _arguments(self, stage: Stage, folder: Path, packages: Path) -> list[Arg]:
+        place = self._at.of_stage(stage.name)
+        tree = "no" if stage.name == TOOLS_TREE else self._at.tools_tree
+        cache = place.folder / "cache" / stage.name
+        cache.mkdir(parents=True, exist_ok=True)
+        return [
+            "--profile", "staged",
+            "--image-id", stage.name,
+            *place.arguments(),
+            "--tools-tree", tree,
+            "--output-directory", folder,
+            "--cache-directory", cache,
+            "--package-cache-dir", packages,
+            *(["--cache-only", "always"] if self._opts.offline else []),
+            "build",
+        ]  # fmt: skip
+
+    @contextmanager
+    def _run_folder(self, stage: Stage) -> Iterator[Path]:
+        """An output directory in which the stages that stage needs are there already, as links."""
+        folder = self._at.of_stage(stage.name).folder / "building" / stage.name
+        folder.mkdir(parents=True)
+        for need in stage.needs:
+            for output in self._at.stage(need).iterdir():
+                if output.name != records.NAME:
+                    (folder / output.name).symlink_to(output)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+    def _finish(self, stage: Stage, folder: Path, task: Task) -> list[Artifact]:
+        """Make of mkosi's output in folder what is an artifact, and describe it."""
+        outputs = artifacts.OUTPUTS.get(stage.name, ())
+        if "os-image.qcow2" in outputs:
+            task.step("Converting to qcow2")
+            artifacts.to_qcow2(folder / "os-image.raw", self._tools)
+        if outputs:
+            task.step("Computing checksums")
+        return artifacts.describe(folder, outputs)
+
+    def _deliver(self, stage: Stage, folder: Path, made: list[Artifact], seconds: float) -> None:
+        """Put the artifacts under their final names, and the rest of folder where stages are kept.
+
+        The old record goes first and the new one comes last, so that a stage
+        that was interrupted in between is built again.
+        """
+        final = self._at.stage(stage.name)
+        remove(final)
+        for path in folder.iterdir():
+            if path.is_symlink() and path.readlink().is_absolute():
+                path.unlink()
+        artifacts.deliver(artifacts.OUTPUTS.get(stage.name, ()), folder, self._opts.target)
+        packages = records.packages_of(folder / f"{stage.name}.manifest")
+        Record(stage.key, stage.inputs, seconds, tuple(made), packages).write(folder)
+        folder.rename(final)
+
+
+def _step(line: str) -> str:
+    """The step that a line of mkosi's output announces ("" if none)."""
+    if not line.startswith("‣"):
+        return ""
+    text = line.removeprefix("‣").strip()
+    return text.partition("] ")[2].strip() if text.startswith("[") else text
+
+
+@contextmanager
+def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
+    """A package cache for one stage, filled from the common one and given back to it.
+
+    apt and dnf do not expect a second one to write to their cache at the same
+    time, which stages that are built side by side would do. The files are
+    shared by hard links.
+    """
+    common = place.folder / "packages"
+    own = place.folder / "building" / f"{stage.name}.packages"
+    remove(own)
+    _share(common, own)
+    try:
+        yield own
+    finally:
+        _share(own, common)
+        remove(own)
+
+
+def _share(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.rglob("*"):
+        if path.suffix in (".deb", ".rpm") and path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.link(path, copy)
+
+
+def remove(path: Path) -> None:
+    """Remove path and all below it, also what an unprivileged build gave to subordinate users."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        run(["unshare", "--map-root-user", "--map-auto", "--", "rm", "-rf", "--", path])

@@ -1,0 +1,98 @@
+"""Where each target is built, and how mkosi is called there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import sources, stages
+from scripts.arch import Arch, native
+from scripts.digests import text_digest
+from scripts.options import Options
+from scripts.run import Arg
+from scripts.stages import TOOLS_TREE
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the stages of one target are built and kept, and how mkosi is called for it."""
+
+    folder: Path
+    distribution: str
+    release: str
+    arch: Arch
+    sandbox_tree: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder that holds the finished output and the record of the stage called name."""
+        return self.folder / "stages" / name
+
+    @property
+    def sources_digest(self) -> str:
+        """The sha256 over the package sources, "" where mkosi's own are used."""
+        files = sorted(self.sandbox_tree.rglob("*.sources"))
+        return text_digest("".join(path.read_text() for path in files)) if files else ""
+
+    def arguments(self) -> list[Arg]:
+        """Mkosi's arguments that are the same for all stages of the target."""
+        return [
+            "--distribution", self.distribution,
+            "--release", self.release,
+            "--architecture", self.arch.mkosi,
+            "--sandbox-tree", self.sandbox_tree,
+            "--workspace-directory", self.folder / "workspace",
+        ]  # fmt: skip
+
+
+def release_of(root: Path, distribution: str) -> str:
+    """The release that mkosi.conf.d/<distribution>.conf pins."""
+    conf = stages.read_conf(root / f"mkosi.conf.d/{distribution}.conf")
+    return conf["Distribution"]["Release"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The two targets of every build: the images that were asked for, and the tools tree.
+
+    The tools tree is always native.
+    """
+
+    images: Place
+    tools: Place
+
+    def of_stage(self, name: str) -> Place:
+        """Where the stage called name is built."""
+        return self.tools if name == TOOLS_TREE else self.images
+
+    def stage(self, name: str) -> Path:
+        """The folder that holds the finished output and the record of the stage called name."""
+        return self.of_stage(name).stage(name)
+
+    @property
+    def tools_tree(self) -> Path:
+        """The root of the tools tree."""
+        return self.stage(TOOLS_TREE) / TOOLS_TREE
+
+
+def of(opts: Options) -> Places:
+    """The places of what opts asks for, their folders and sandbox trees made."""
+    release = opts.release or release_of(opts.root, opts.distribution)
+    name = f"{opts.distribution}/{opts.arch}"
+    # What this machine can bootstrap: Debian with apt, Fedora with dnf.
+    bootstrap = "debian" if shutil.which("apt-get") else "fedora"
+    return Places(
+        images=_place(opts, opts.distribution, release, opts.arch, name),
+        tools=_place(
+            opts, bootstrap, release_of(opts.root, bootstrap), native(), f"tools/{bootstrap}"
+        ),
+    )
+
+
+def _place(opts: Options, distribution: str, release: str, arch: Arch, name: str) -> Place:
+    folder = opts.work / name
+    archive = sources.find(opts.mirror) if distribution == "debian" else None
+    sandbox = sources.write_sandbox_tree(folder / "sandbox", archive, release)
+    for part in ("stages", "workspace", "packages"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    return Place(folder, distribution, release, arch, sandbox)

@@ -1,0 +1,56 @@
+"""Plain mkosi with the project's configuration: `python -m scripts.plain`, the mkosi session.
+
+Unlike a build this knows no stages: mkosi itself builds an image and all that it stands on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from scripts import build, errors, mkosi, options, places
+from scripts.locks import only_build
+from scripts.progress import Progress
+
+# mkosi's own name for an option of ours; both reach mkosi in any case.
+OURS = {"--distribution": "--distribution", "--release": "--release", "--architecture": "--arch"}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run mkosi with argv after the arguments that every build of ours has."""
+    opts = options.parse(_ours(argv), os.environ)
+    at = places.of(opts)
+    place = at.images
+    output = place.folder / "plain"
+    with only_build(opts.work):
+        using = build.obtain(opts, Progress())
+        mkosi.install(using)
+        for name in ("output", "cache"):
+            (output / name).mkdir(parents=True, exist_ok=True)
+    command = using.command(
+        *place.arguments(),
+        "--output-directory", output / "output",
+        "--cache-directory", output / "cache",
+        "--package-cache-dir", place.folder / "packages",
+        "--tools-tree-sandbox-tree", at.tools.sandbox_tree,
+        *argv,
+    )  # fmt: skip
+    os.chdir(opts.root)
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    os.execv(sys.executable, [os.fspath(arg) for arg in command])
+
+
+def _ours(argv: Sequence[str]) -> list[str]:
+    """What of mkosi's argv decides the sandbox tree and folders, in our own words."""
+    words = [word for arg in argv for word in arg.split("=", 1)]
+    return [
+        part
+        for name, ours in OURS.items()
+        if name in words[:-1]
+        for part in (ours, words[words.index(name) + 1])
+    ]
+
+
+if __name__ == "__main__":
+    errors.main(main)
