@@ -29,14 +29,22 @@ UNCLEAN = (
 ESP_OPTIONS = {"fmask=0077", "dmask=0077", "shortname=winnt"}
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Why a check failed, empty where it passed, and what was seen."""
+
+    reason: str
+    evidence: str
+
+
 @dataclass
 class Facts:
     """All that was collected; what the test has not come to is None or empty.
 
     Of the host: the UKI as built, the digests of the UKI on the ESP and of the
     disk before and after, the partition table and root's file system. Of the
-    guest: the answers of both boots, its host keys by boot ("first",
-    "second", "other"), and how each boot ended ("first", "second").
+    guest, by boot ("first", "second", "other"): what went wrong in it ("" for
+    nothing) with the last lines of its console, its host key, and how it ended.
     """
 
     arch: Arch
@@ -46,27 +54,28 @@ class Facts:
     root: FileSystem | None = None
     esp_uki: str | None = None
     esp_complaint: str = ""
+    boots: dict[str, Verdict] = field(default_factory=dict)
     first: Answers | None = None
     second: Answers | None = None
     host_keys: dict[str, str] = field(default_factory=dict)
     power_offs: dict[str, str] = field(default_factory=dict)
     disk_after: str | None = None
 
+    def forget_boots(self) -> None:
+        """Back to what is known without having booted."""
+        self.first = self.second = None
+        for known in (self.boots, self.host_keys, self.power_offs):
+            known.clear()
+
     @property
     def esp_partition(self) -> Partition | None:
+        """The ESP, if there is one."""
         return of_type(self.partitions, ESP_TYPE)
 
     @property
     def root_partition(self) -> Partition | None:
+        """The partition of the type that a root of this architecture has, if there is one."""
         return of_type(self.partitions, self.arch.root_type)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why a check failed, empty where it passed, and what was seen."""
-
-    reason: str
-    evidence: str
 
 
 # A check is not decided (None) while its facts are not there.
@@ -75,7 +84,10 @@ Decide = Callable[[Facts], Verdict | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """A check's name, what it asserts, and how it is decided. fatal: booting is pointless without."""
+    """A check's name, what it asserts, and how it is decided.
+
+    Where a fatal one fails, booting is pointless.
+    """
 
     name: str
     title: str
@@ -141,7 +153,8 @@ def _uefi(facts: Facts) -> Verdict | None:
     esp = facts.esp_partition
     partition = variables.get("LoaderDevicePartUUID", "").lower()
     problems = {
-        "no EFI variable tells of systemd-stub": "systemd-stub" not in variables.get("StubInfo", ""),
+        "no EFI variable tells of systemd-stub": "systemd-stub"
+        not in variables.get("StubInfo", ""),
         "the stub was not loaded from the ESP": not esp or partition != esp.uuid,
         f"the stub was loaded from {image or 'an unknown file'}": (
             image.replace("\\", "/").strip("/").lower() != facts.arch.boot_file.lower()
@@ -166,6 +179,10 @@ def _same(question: str, what: str, expected: Callable[[Facts], str]) -> Decide:
         return _verdict({f"{what} is not the UKI's": seen != wanted}, f"{seen}\nUKI: {wanted}")
 
     return decide
+
+
+_cmdline = _same("cmdline", "the kernel command line", lambda facts: facts.uki.cmdline)
+_kernel = _same("kernel", "the running kernel", lambda facts: facts.uki.uname)
 
 
 def _mount(answers: Answers, target: str) -> Mapping[str, Any]:
@@ -243,6 +260,14 @@ def _running(answers: Answers | None) -> Verdict | None:
     units = ", ".join(line.split()[0] for line in failed.splitlines() if line.strip())
     problems = {f"failed units: {units}": units, f"systemd is {state}": state != "running"}
     return _verdict(problems, "\n".join(filter(None, [state, failed])))
+
+
+def _first_running(facts: Facts) -> Verdict | None:
+    return _running(facts.first)
+
+
+def _second_running(facts: Facts) -> Verdict | None:
+    return _running(facts.second)
 
 
 def _cloud_init(facts: Facts) -> Verdict | None:
@@ -323,29 +348,34 @@ def _disk_unchanged(facts: Facts) -> Verdict | None:
     return _verdict({"the test wrote to the built image": changed}, evidence)
 
 
+def _boot(name: str) -> Decide:
+    return lambda facts: facts.boots.get(name)
+
+
 RULES = (
-    Rule("partitions", "the GPT has an ESP and a root of this architecture's type", _partitions, fatal=True),
-    Rule("uki-on-esp", "the UKI on the ESP is byte for byte the built one", _esp_uki, fatal=True),
-    Rule("root-file-system", "root is built as ext4 without orphan_file", _root_file_system, fatal=True),
+    Rule("partitions", "the GPT has an ESP and this architecture's root", _partitions, fatal=True),
+    Rule("uki-on-esp", "the UKI on the ESP is the built one, byte for byte", _esp_uki, fatal=True),
+    Rule("root-file-system", "root is ext4 without orphan_file", _root_file_system, fatal=True),
+    Rule("first-boot", "the first boot comes to its end", _boot("first")),
     Rule("uefi", "booted by UEFI from the UKI on the ESP", _uefi),
     Rule("uki-in-guest", "the guest's ESP holds the built UKI", _guest_uki),
-    Rule("kernel-command-line", "the kernel command line is the UKI's",
-         _same("cmdline", "the kernel command line", lambda facts: facts.uki.cmdline)),
-    Rule("kernel-release", "the running kernel is the UKI's",
-         _same("kernel", "the running kernel", lambda facts: facts.uki.uname)),
-    Rule("root-mounted", "/ is ext4 without orphan_file on the GPT's root partition", _root_mounted),
+    Rule("kernel-command-line", "the kernel command line is the UKI's", _cmdline),
+    Rule("kernel-release", "the running kernel is the UKI's", _kernel),
+    Rule("root-mounted", "/ is ext4 without orphan_file on the root partition", _root_mounted),
     Rule("root-grown", "root has grown to the disk it was given", _grown),
-    Rule("esp-mounted", "the ESP is vfat at /boot/efi, umask 0077, shortname winnt", _esp_mounted),
-    Rule("system-running", "systemd is running without a failed unit", lambda f: _running(f.first)),
+    Rule("esp-mounted", "the ESP is at /boot/efi, umask=0077,shortname=winnt", _esp_mounted),
+    Rule("system-running", "systemd is running without a failed unit", _first_running),
     Rule("cloud-init", "cloud-init finished without error", _cloud_init),
     Rule("sshd", "sshd answers with a host key", _ssh),
     Rule("power-off", "the power button powers it off", _power_off),
+    Rule("second-boot", "the second boot comes to its end", _boot("second")),
     Rule("second-boot-clean", "the second boot finds clean file systems", _second_clean),
-    Rule("second-boot-running", "systemd is running in the second boot", lambda f: _running(f.second)),
+    Rule("second-boot-running", "systemd is running in the second boot", _second_running),
     Rule("second-boot-same", "machine ID and host key outlast the first boot", _second_same),
+    Rule("other-instance", "another instance boots", _boot("other")),
     Rule("host-keys-differ", "two instances have different SSH host keys", _host_keys),
     Rule("image-unchanged", "the built image was not written to", _disk_unchanged),
-)  # fmt: skip
+)
 
 
 def check(rule: Rule, facts: Facts) -> Check:

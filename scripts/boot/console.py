@@ -38,6 +38,7 @@ class Finding:
 
     @property
     def reason(self) -> str:
+        """The cause, and the line that tells of it."""
         return f"{self.failure.cause}: {self.line}"
 
 

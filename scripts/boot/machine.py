@@ -105,7 +105,7 @@ def _blockdev(
 
 
 def create_overlay(tools: Tools, overlay: Path, size: int) -> None:
-    """An empty qcow2 of size bytes at overlay; the command line, not the file, names its backing."""
+    """Make an empty qcow2 of size bytes; the command line, not the file, names its backing."""
     create: list[run.Arg] = ["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(size)]
     run.run(tools.command(create, write=[overlay.parent]))
 
@@ -157,6 +157,7 @@ class Vm:
 
     @property
     def ended(self) -> bool:
+        """Whether QEMU has."""
         return self.process.poll() is not None
 
     def events(self, wait: float) -> list[Event]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 
 class Status(StrEnum):
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check with what was seen: evidence is text of one or more lines, reason only a failure's."""
+    """One check: evidence is what was seen, in one or more lines, reason why it failed."""
 
     name: str
     title: str
@@ -31,6 +31,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the check was made, and held."""
         return self.status is Status.PASSED
 
 
@@ -60,10 +61,12 @@ class Result:
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The checks that did not hold."""
         return tuple(check for check in self.checks if check.status is Status.FAILED)
 
     @property
     def passed(self) -> bool:
+        """Whether every check was made, and held."""
         return all(check.passed for check in self.checks)
 
     @property
@@ -82,7 +85,7 @@ def to_json(result: Result) -> str:
 def to_junit(result: Result) -> str:
     """junit.xml: a test case for each check, its evidence in system-out."""
     statuses = [check.status for check in result.checks]
-    suite = ElementTree.Element(
+    suite = ET.Element(
         "testsuite",
         name=f"boot-test.{result.distribution}.{result.arch}",
         tests=str(len(statuses)),
@@ -91,13 +94,13 @@ def to_junit(result: Result) -> str:
         errors="0",
         time=f"{result.seconds:.1f}",
     )
-    properties = ElementTree.SubElement(suite, "properties")
+    properties = ET.SubElement(suite, "properties")
     for name, value in _properties(result).items():
-        ElementTree.SubElement(properties, "property", name=name, value=value)
+        ET.SubElement(properties, "property", name=name, value=value)
     for check in result.checks:
         _add_case(suite, check)
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _properties(result: Result) -> dict[str, str]:
@@ -111,12 +114,12 @@ def _properties(result: Result) -> dict[str, str]:
     }
 
 
-def _add_case(suite: ElementTree.Element, check: Check) -> None:
-    case = ElementTree.SubElement(suite, "testcase", name=check.name, classname=suite.get("name", ""))
+def _add_case(suite: ET.Element, check: Check) -> None:
+    case = ET.SubElement(suite, "testcase", name=check.name, classname=suite.get("name", ""))
     if check.status is Status.FAILED:
-        failure = ElementTree.SubElement(case, "failure", message=check.reason)
+        failure = ET.SubElement(case, "failure", message=check.reason)
         failure.text = check.evidence
     elif check.status is Status.SKIPPED:
-        ElementTree.SubElement(case, "skipped", message="the test ended before this check")
-    out = ElementTree.SubElement(case, "system-out")
+        ET.SubElement(case, "skipped", message="the test ended before this check")
+    out = ET.SubElement(case, "system-out")
     out.text = "\n".join(filter(None, [check.title, check.evidence]))

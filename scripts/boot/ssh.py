@@ -37,7 +37,18 @@ class Key:
 def make_key(tools: Tools, folder: Path) -> Key:
     """A new key in folder."""
     private = folder / "key"
-    make: list[run.Arg] = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boot-test", "-f", private]
+    make: list[run.Arg] = [
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        "boot-test",
+        "-f",
+        private,
+    ]
     run.run(tools.command(make, write=[folder]))
     return Key(private, private.with_suffix(".pub").read_text().strip())
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
-import subprocess
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.boot import checks, cidata, disk, firmware, machine, probes, ssh, uki
-from scripts.boot.checks import Facts
+from scripts.boot import checks, cidata, disk, firmware, machine, ssh, uki
+from scripts.boot.checks import Facts, Verdict
 from scripts.boot.machine import Machine, Vm
-from scripts.boot.monitor import MonitorError
-from scripts.boot.results import Check, Result, Status, to_json, to_junit
-from scripts.boot.watch import AcceleratorFailure, BootFailure, Limits, Watch
+from scripts.boot.results import Result, to_json, to_junit
+from scripts.boot.session import Session
+from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.progress import Progress, Task
 from scripts.tools import Tools
@@ -31,12 +31,12 @@ SILENCE = 240.0
 FIRST_SIGN = 30.0
 TOTAL = {"kvm": 300.0, "tcg": 900.0}
 
-POWER_OFF_SECONDS = 90.0
-SSH_RETRY_SECONDS = 3.0
-SSH_FAILED = 255  # ssh's own failures, ssh(1)
-
-# The boots, by the names of their consoles.
-FIRST, SECOND, OTHER = "console.log", "console-second-boot.log", "console-other-instance.log"
+# The boots, and the files their consoles are kept in.
+CONSOLES = {
+    "first": "console.log",
+    "second": "console-second-boot.log",
+    "other": "console-other-instance.log",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def boot_test(
     """
     _require(subject)
     with progress.task("boot-test") as task, _workspace(out) as work:
-        test = _Test(subject, tools, work, task)
+        test = _Test(subject, tools, work, progress, task)
         result = test.run(*_accelerators(subject.arch, accel))
         result = replace(result, logs=out)
         _publish(result, work, out)
@@ -113,33 +113,38 @@ def _publish(result: Result, work: Path, out: Path) -> None:
         if old.is_file() and old.name not in names:
             old.unlink()
     for name in names:
-        os.replace(results / name, out / name)
+        (results / name).replace(out / name)
 
 
 class _Test:
     """One run of the test, as it collects facts."""
 
-    def __init__(self, subject: Subject, tools: Tools, work: Path, task: Task) -> None:
-        self.subject, self.tools, self.work, self.task = subject, tools, work, task
+    def __init__(
+        self, subject: Subject, tools: Tools, work: Path, progress: Progress, task: Task
+    ) -> None:
+        self.subject, self.tools, self.work = subject, tools, work
+        self.progress, self.task = progress, task
+        self.cancelled = threading.Event()
         self.results = work / "results"
         self.started = time.monotonic()
         self.firmware = firmware.find(tools, subject.arch)
         self.key = ssh.make_key(tools, work)
         self.facts = Facts(subject.arch, _read_uki(subject.uki), disk_before="")
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"
-        self.qemu = self.note = self.tail = ""
+        self.qemu = self.note = ""
+        self.tails: dict[str, str] = {}
         self.timings: dict[str, float] = {}
-        self.stage = ""
 
     def run(self, accelerators: Sequence[str], reason: str) -> Result:
         """Inspect, boot, check."""
         self.task.step("disk")
         self.facts.disk_before = uki.digest(self.subject.disk, "sha512")
         self._inspect()
-        failure = None if checks.fatal(self.facts) else self._boot(accelerators, reason)
+        if not checks.fatal(self.facts):
+            self._boot(accelerators, reason)
         self.task.step("image unchanged")
         self.facts.disk_after = uki.digest(self.subject.disk, "sha512")
-        return self._result(failure)
+        return self._result()
 
     def _inspect(self) -> None:
         """Collect what the disk image tells without being booted."""
@@ -155,42 +160,48 @@ class _Test:
             )
             facts.esp_uki = uki.digest(copy, "sha256") if copy.exists() else ""
 
-    def _boot(self, accelerators: Sequence[str], reason: str) -> BootFailure | None:
+    def _boot(self, accelerators: Sequence[str], reason: str) -> None:
         """Boot with the first accelerator that works, twice if emulation panicked once."""
         for accelerator in accelerators:
             self.accelerator, self.accelerator_reason = accelerator, reason
             try:
                 failure = self._boot_all()
                 if failure and failure.flaky and accelerator == "tcg":
-                    failure = self._boot_again(failure)
-                return failure
+                    self._boot_again(failure)
             except AcceleratorFailure as error:
-                reason = f"KVM does not work here: {error}"
-                self.facts.first = self.facts.second = None
+                reason = f"{accelerator} does not work here: {error}"
+                self.facts.forget_boots()
+            else:
+                return
         raise MachineError(
             f"no guest can be started: {reason}", hint="try `-- --accel tcg`, or see doctor"
         )
 
-    def _boot_again(self, panic: BootFailure) -> BootFailure | None:
+    def _boot_again(self, panic: BootFailure) -> None:
         """The one repeat that a kernel panic under TCG gets; the first try's consoles are kept."""
         for console in list(self.results.glob("console*.log")):
             console.rename(console.with_stem(f"panicked-{console.stem}"))
-        self.facts.first = self.facts.second = None
-        self.facts.host_keys, self.facts.power_offs = {}, {}
+        self.facts.forget_boots()
         failure = self._boot_all()
         self.note = f"{'failed' if failure else 'passed'} on the second boot: {panic.reason}"
-        return failure
 
     def _boot_all(self) -> BootFailure | None:
-        """All boots of both instances."""
-        try:
-            first = self._instance("first")
-            self._boot_first(first)
-            self._boot_second(first)
-            self._boot_other(self._instance("other"))
-        except BootFailure as failure:
-            self.tail = failure.console
-            return failure
+        """All boots of both instances.
+
+        The other instance boots beside the first one's checks and second boot:
+        of two cores, a boot under TCG keeps 1.3 busy.
+        """
+        instance = self._instance("first")
+        self.cancelled.clear()
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                other = self._boot_first(instance, pool)
+                self._boot_second(instance)
+                other.result()
+            except BootFailure as failure:
+                return failure
+            finally:
+                self.cancelled.set()
         return None
 
     def _instance(self, name: str) -> Machine:
@@ -214,98 +225,58 @@ class _Test:
         return instance
 
     @contextlib.contextmanager
-    def _powered(self, instance: Machine, stage: str, console: str) -> Iterator[Watch]:
-        """instance, switched on and watched."""
-        self.stage = stage
-        log = self.results / console
-        log.unlink(missing_ok=True)
-        vm = Vm(instance, self.tools, self.accelerator, log, self.work / "qemu.log")
+    def _powered(self, instance: Machine, boot: str, task: Task) -> Iterator[Session]:
+        """A session with instance, which is switched on for the with block."""
+        log = self.results / CONSOLES[boot]
+        vm = Vm(instance, self.tools, self.accelerator, log, self.work / f"qemu-{boot}.log")
         with contextlib.closing(vm):
             if complaint := vm.connect():
                 raise AcceleratorFailure(complaint)
-            self.qemu = self.qemu or vm.version()
-            deadline = self.started + TOTAL[self.accelerator]
-            limits = Limits(SILENCE, FIRST_SIGN, deadline)
-            watch = Watch(
-                stage, vm, log, limits, self.task, accelerator=self.accelerator
-            )
+            self.qemu = vm.version()
+            watch = self._watch(vm, log, lambda text: task.step(f"{boot} boot: {text}"))
             try:
-                yield watch
+                yield Session(instance, watch, self.tools, self.key)
+            except BootFailure as failure:
+                reason = f"{boot} boot: {failure.reason}"
+                self.facts.boots[boot] = Verdict(reason, failure.console)
+                raise
             finally:
-                self._note_times(stage, watch)
-                self.tail = watch.scanner.tail
+                self._note(boot, watch)
+            self.facts.boots[boot] = Verdict("", f"sshd after {self.timings[f'{boot}: sshd']} s")
 
-    def _note_times(self, stage: str, watch: Watch) -> None:
+    def _watch(self, vm: Vm, log: Path, step: Callable[[str], None]) -> Watch:
+        limits = Limits(SILENCE, FIRST_SIGN, self.started + TOTAL[self.accelerator])
+        return Watch(vm, log, limits, step, accelerator=self.accelerator, cancelled=self.cancelled)
+
+    def _note(self, boot: str, watch: Watch) -> None:
+        self.tails[boot] = watch.scanner.tail
         for name, seconds in watch.scanner.milestones.items():
-            self.timings[f"{stage}: {name}"] = round(seconds, 1)
+            self.timings[f"{boot}: {name}"] = round(seconds, 1)
 
-    def _boot_first(self, instance: Machine) -> None:
-        with self._powered(instance, "first boot", FIRST) as watch:
-            self._wait_for_sshd(instance, watch, "first")
-            self.facts.first = self._ask(instance, watch, again=False)
-            self._power_off(watch, "first")
+    def _boot_first(self, instance: Machine, pool: ThreadPoolExecutor) -> Future[None]:
+        """Returns the boot of the other instance, begun once this one has shown that it can."""
+        with self._powered(instance, "first", self.task) as session:
+            self.facts.host_keys["first"] = session.host_key()
+            other = pool.submit(self._boot_other)
+            self.facts.first = session.ask()
+            self.facts.power_offs["first"] = session.power_off()
         self._keep_answers()
+        return other
 
     def _boot_second(self, instance: Machine) -> None:
-        with self._powered(instance, "second boot", SECOND) as watch:
-            self._wait_for_sshd(instance, watch, "second")
-            self.facts.second = self._ask(instance, watch, again=True)
-            self._power_off(watch, "second")
+        with self._powered(instance, "second", self.task) as session:
+            self.facts.host_keys["second"] = session.host_key()
+            self.facts.second = session.ask(again=True)
+            self.facts.power_offs["second"] = session.power_off()
 
-    def _boot_other(self, instance: Machine) -> None:
-        with self._powered(instance, "other instance", OTHER) as watch:
-            self._wait_for_sshd(instance, watch, "other")
-
-    def _wait_for_sshd(self, instance: Machine, watch: Watch, boot: str) -> None:
-        watch.until_sshd(instance.port)
-        self.timings[f"{self.stage}: sshd"] = round(watch.seconds, 1)
-        self.task.step(f"{self.stage}: host key")
-        output = self.work / "keyscan"
-        scan = ssh.start_keyscan(self.tools, instance.port, output)
-        self._finish(scan, watch)
-        self.facts.host_keys[boot] = ssh.parse_keyscan(output.read_text())
-
-    def _ask(self, instance: Machine, watch: Watch, *, again: bool) -> probes.Answers:
-        """Ask the guest all probes, trying anew while it lets nobody in yet."""
-        mark = f"boot-test-{secrets.token_hex(8)}"
-        script, output = self.work / "probes.sh", self.work / "answers"
-        script.write_text(probes.script(mark, self.subject.arch.boot_file, again=again))
-        while True:
-            self.task.step(f"{self.stage}: checks")
-            asked = ssh.start_script(self.tools, self.key, instance.port, script, output)
-            self._finish(asked, watch, output)
-            text = output.read_text(errors="replace")
-            if probes.is_complete(mark, text):
-                self.timings[f"{self.stage}: checked"] = round(watch.seconds, 1)
-                return probes.parse(mark, text)
-            if asked.returncode != SSH_FAILED or watch.scanner.reported_at is not None:
-                watch.fail(f"the guest could not be asked over SSH: {text.strip()[-400:]}")
-            retry = watch.seconds + SSH_RETRY_SECONDS
-            watch.until(lambda retry=retry: watch.seconds > retry)  # type: ignore[misc]
-
-    def _finish(
-        self, process: subprocess.Popen[bytes], watch: Watch, output: Path | None = None
-    ) -> None:
-        """Watch until process ends; growing output is a sign of life."""
-        size = 0
-
-        def ended() -> bool:
-            nonlocal size
-            if output and output.stat().st_size > size:
-                size = output.stat().st_size
-                watch.sign_of_life()
-            return process.poll() is not None
-
-        with contextlib.ExitStack() as stack:
-            stack.callback(_end, process)
-            watch.until(ended)
-
-    def _power_off(self, watch: Watch, boot: str) -> None:
-        self.task.step(f"{self.stage}: power-off")
-        with contextlib.suppress(MonitorError):
-            watch.vm.press_power_button()
-        self.facts.power_offs[boot] = watch.until_power_off(POWER_OFF_SECONDS)
-        self.timings[f"{self.stage}: off"] = round(watch.seconds, 1)
+    def _boot_other(self) -> None:
+        instance = self._instance("other")
+        with (
+            self.progress.task("boot-test, other instance") as task,
+            contextlib.suppress(Cancelled),
+            self._powered(instance, "other", task) as session,
+        ):
+            self.facts.host_keys["other"] = session.host_key()
 
     def _keep_answers(self) -> None:
         """Keep what a person may want to read whole."""
@@ -314,32 +285,26 @@ class _Test:
             if name in first:
                 (self.results / file).write_text(first[name].text + "\n")
 
-    def _result(self, failure: BootFailure | None) -> Result:
+    def _tail(self) -> str:
+        """The last console lines of the boot that went wrong, else of the first."""
+        wrong = [boot for boot, verdict in self.facts.boots.items() if verdict.reason]
+        return next((self.tails[boot] for boot in wrong), self.tails.get("first", ""))
+
+    def _result(self) -> Result:
         subject, facts = self.subject, self.facts
-        found = checks.check_all(facts)
-        if failure:
-            found = _with_failure(found, self.stage, failure)
         return Result(
             distribution=subject.distribution,
             arch=subject.arch.name,
-            checks=found,
+            checks=checks.check_all(facts),
             accelerator=self.accelerator,
             accelerator_reason=self.accelerator_reason,
             qemu=self.qemu,
             seconds=round(time.monotonic() - self.started, 1),
             note=self.note,
-            console_tail=self.tail,
+            console_tail=self._tail(),
             guest=_guest(facts),
             timings=self.timings,
         )
-
-
-def _with_failure(found: Sequence[Check], stage: str, failure: BootFailure) -> list[Check]:
-    """The checks, headed by the boot that did not come to its end: it is why others are skipped."""
-    title = f"the {stage} comes to its end with nothing wrong on the console"
-    reason = f"{stage}: {failure.reason}"
-    name = stage.replace(" ", "-")
-    return [Check(name, title, Status.FAILED, failure.console, reason), *found]
 
 
 def _guest(facts: Facts) -> dict[str, str]:
@@ -353,9 +318,3 @@ def _read_uki(path: Path) -> uki.Uki:
         return uki.read(path)
     except uki.UkiError as error:
         raise HarnessError(str(error), hint="build the os-image again with --force") from None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from scripts.boot.console import Finding, Scanner, why_no_ssh
 from scripts.boot.machine import Vm
 from scripts.boot.ssh import ADDRESS
-from scripts.progress import Task
 
 TICK = 0.2  # seconds between looks
 
@@ -52,6 +52,10 @@ class AcceleratorFailure(Exception):
     """The accelerator, not the guest, failed."""
 
 
+class Cancelled(Exception):
+    """The boot is not wanted any more."""
+
+
 class Greeter:
     """Asks the forwarded port, without blocking, whether an SSH server greets.
 
@@ -80,6 +84,7 @@ class Greeter:
         return False
 
     def close(self) -> None:
+        """Drop the connection, if there is one."""
         if self._connection:
             self._connection.close()
             self._connection = None
@@ -102,19 +107,32 @@ class Greeter:
 
 
 class Watch:
-    """One boot of a machine, from QEMU's start to its end."""
+    """One boot of a machine, from QEMU's start to its end.
+
+    console is the file that QEMU writes the serial console to; step is called
+    with each milestone of the boot as it is passed. cancelled ends it from
+    another thread.
+    """
 
     def __init__(
-        self, name: str, vm: Vm, console: Path, limits: Limits, task: Task, *, accelerator: str
+        self,
+        vm: Vm,
+        console: Path,
+        limits: Limits,
+        step: Callable[[str], None],
+        *,
+        accelerator: str,
+        cancelled: threading.Event,
     ) -> None:
         self.vm = vm
-        self._name = name
+        self.step = step
+        self._cancelled = cancelled
         self.scanner = Scanner()
-        self.shutdown = ""
+        self._shutdown = ""
+        self._may_end = False
         self._console = console
         self._offset = 0
         self._limits = limits
-        self._task = task
         self._accelerator = accelerator
         self._started = time.monotonic()
         self._alive = self._started
@@ -130,26 +148,32 @@ class Watch:
             self.tick()
 
     def tick(self) -> None:
-        """Watch for a moment. Raises BootFailure, AcceleratorFailure."""
+        """Watch for a moment. Raises BootFailure, AcceleratorFailure, Cancelled."""
+        if self._cancelled.is_set():
+            raise Cancelled
         events = self.vm.events(TICK)
         self._read_console()
         for event in events:
             if event["event"] == "SHUTDOWN":
-                self.shutdown = str(event["data"].get("reason", "unknown"))
+                self._shutdown = str(event["data"].get("reason", "unknown"))
             elif event["event"] == "STOP" and self.vm.status() == "internal-error":
                 self._broken("QEMU stopped the guest with an internal error")
         if self.scanner.findings:
             self._report_finding()
-        if self.vm.ended and not self.shutdown:
-            self._broken(f"QEMU ended with status {self.vm.process.returncode}")
+        if self.vm.ended and not self._may_end:
+            self._report_end()
         self._check_time()
+
+    def milestone(self, name: str) -> None:
+        """The guest has come to something that its console does not show."""
+        self.scanner.milestones[name] = self.seconds
 
     def sign_of_life(self) -> None:
         """The guest did something that its console does not show."""
         self._alive = time.monotonic()
 
     def until_sshd(self, port: int) -> None:
-        """Watch until sshd greets. Raises BootFailure with the cause where it cannot come to that."""
+        """Watch until sshd greets. Raises BootFailure with the cause where it never will."""
         greeter = Greeter(port)
         try:
             while not ("kernel" in self.scanner.milestones and greeter.greeted()):
@@ -160,10 +184,11 @@ class Watch:
 
     def until_power_off(self, seconds: float) -> str:
         """Watch until QEMU has ended; returns the reason that QEMU gives, or what happened."""
+        self._may_end = True
         end = time.monotonic() + seconds
         self.until(lambda: self.vm.ended or time.monotonic() > end)
         self._read_console()
-        return self.shutdown if self.vm.ended else f"still up after {seconds:.0f} s"
+        return self._shutdown if self.vm.ended else f"still up after {seconds:.0f} s"
 
     def fail(self, reason: str, *, flaky: bool = False) -> None:
         """Raise BootFailure with what the console shows."""
@@ -181,7 +206,7 @@ class Watch:
             before = self.scanner.step
             self.scanner.feed(data, self.seconds)
             if self.scanner.step != before:
-                self._task.step(f"{self._name}: {self.scanner.step}")
+                self.step(self.scanner.step)
 
     def _report_finding(self) -> None:
         end = time.monotonic() + AFTERMATH_SECONDS
@@ -190,6 +215,12 @@ class Watch:
             self._read_console()
         findings = self.scanner.findings
         self.fail(findings[0].reason, flaky=_is_flaky(findings))
+
+    def _report_end(self) -> None:
+        """Say why QEMU ended where it should not have."""
+        if self._shutdown:
+            self.fail(f"the guest went down by itself {self._where()} ({self._shutdown})")
+        self._broken(f"QEMU ended with status {self.vm.process.returncode}")
 
     def _broken(self, what: str) -> None:
         complaints = self.vm.complaints()
@@ -200,8 +231,6 @@ class Watch:
 
     def _check_guest(self) -> None:
         """Give up early where the console tells that sshd is not going to answer."""
-        if self.shutdown:
-            self.fail(f"the guest went down before sshd answered ({self.shutdown})")
         milestones = self.scanner.milestones
         if self.scanner.reported_at is not None:
             runs = self.scanner.sshd_runs
@@ -215,7 +244,11 @@ class Watch:
 
     def _check_time(self) -> None:
         now = time.monotonic()
-        if self._accelerator == "kvm" and not self._offset and self.seconds > self._limits.first_sign:
+        if (
+            self._accelerator == "kvm"
+            and not self._offset
+            and self.seconds > self._limits.first_sign
+        ):
             raise AcceleratorFailure(
                 f"no sign of life from the firmware within {self._limits.first_sign:.0f} s"
             )

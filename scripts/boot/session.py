@@ -1,0 +1,92 @@
+"""One boot of an instance, and what is done in it: wait for sshd, ask, power off."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.boot import probes, ssh
+from scripts.boot.machine import Machine
+from scripts.boot.monitor import MonitorError
+from scripts.boot.watch import Watch
+from scripts.tools import Tools
+
+POWER_OFF_SECONDS = 90.0
+SSH_RETRY_SECONDS = 3.0
+SSH_FAILED = 255  # ssh's own failures, ssh(1)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A running instance.
+
+    Every method raises BootFailure and AcceleratorFailure as `Watch` does.
+    """
+
+    machine: Machine
+    watch: Watch
+    tools: Tools
+    key: ssh.Key
+
+    def host_key(self) -> str:
+        """Wait for sshd; its host key, empty where it shows none."""
+        self.watch.until_sshd(self.machine.port)
+        self.watch.milestone("sshd")
+        output = self._file("keyscan")
+        self._finish(ssh.start_keyscan(self.tools, self.machine.port, output), output)
+        return ssh.parse_keyscan(output.read_text())
+
+    def ask(self, *, again: bool = False) -> probes.Answers:
+        """The answers to the probes (again: of a second boot), once the guest lets us in."""
+        self.watch.step("checks")
+        mark = f"boot-test-{secrets.token_hex(8)}"
+        script, output = self._file("probes.sh"), self._file("answers")
+        script.write_text(probes.script(mark, self.machine.arch.boot_file, again=again))
+        while True:
+            last = self.watch.scanner.reported_at is not None
+            port = self.machine.port
+            asked = ssh.start_script(self.tools, self.key, port, script, output)
+            self._finish(asked, output)
+            text = output.read_text(errors="replace")
+            if probes.is_complete(mark, text):
+                self.watch.milestone("checked")
+                return probes.parse(mark, text)
+            if last or asked.returncode != SSH_FAILED:
+                self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-400:]}")
+            self._pause()
+
+    def power_off(self) -> str:
+        """Press the power button; what QEMU says of the end."""
+        self.watch.step("power-off")
+        with contextlib.suppress(MonitorError):
+            self.watch.vm.press_power_button()
+        end = self.watch.until_power_off(POWER_OFF_SECONDS)
+        self.watch.milestone("off")
+        return end
+
+    def _file(self, name: str) -> Path:
+        return self.machine.overlay.parent / name
+
+    def _pause(self) -> None:
+        retry = self.watch.seconds + SSH_RETRY_SECONDS
+        self.watch.until(lambda: self.watch.seconds > retry)
+
+    def _finish(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        """Watch until process ends; growing output is a sign of life."""
+        size = 0
+
+        def ended() -> bool:
+            nonlocal size
+            if output.stat().st_size > size:
+                size = output.stat().st_size
+                self.watch.sign_of_life()
+            return process.poll() is not None
+
+        try:
+            self.watch.until(ended)
+        finally:
+            process.kill()
+            process.wait()
