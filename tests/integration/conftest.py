@@ -1,0 +1,109 @@
+"""Checkouts to run `./nox` in, with stubs where the real thing would build images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# What a session that runs the tests leaves behind for the programs it starts.
+FOREIGN = ("CI", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
+
+STUB = """\
+import json, os, signal, sys, time
+print("STUB", json.dumps([__name__, __spec__.name, sys.argv[1:], os.getcwd()]), flush=True)
+if os.environ.get("STUB_WAITS"):
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(2)
+        print("STUB has cleaned up", flush=True)
+        sys.exit(130)
+sys.exit(int(os.environ.get("STUB_STATUS", "0")))
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of what `./nox` and the noxfile consist of."""
+
+    root: Path
+
+    def environ(self, **variables: str) -> dict[str, str]:
+        """The environment of a shell that is not one of our own sessions."""
+        kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        return {name: value for name, value in kept.items() if "NOX" not in name} | variables
+
+    def start(
+        self, *arguments: str, python: Path | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Start ./nox, in a process group of its own."""
+        return subprocess.Popen(
+            [python or sys.executable, self.root / "nox", *arguments],
+            env=self.environ(**variables),
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def nox(
+        self,
+        *arguments: str,
+        python: Path | None = None,
+        cwd: Path | None = None,
+        **variables: str,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ./nox to its end."""
+        return subprocess.run(
+            [python or sys.executable, self.root / "nox", *arguments],
+            env=self.environ(**variables),
+            cwd=cwd or self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
+    """Makes a copy of the checkout below a folder, its builds and boots replaced by stubs."""
+
+    def copy(folder: Path) -> Checkout:
+        root = folder / "finch ä images"
+        (root / "scripts" / "boot").mkdir(parents=True)
+        for name in ("nox", "noxfile.py", "pyproject.toml"):
+            shutil.copy(checkout / name, root)
+        shutil.copytree(checkout / "requirements", root / "requirements")
+        for path in (checkout / "scripts").glob("*.py"):
+            shutil.copy(path, root / "scripts")
+        (root / "scripts" / "boot" / "__init__.py").touch()
+        for name in ("build.py", "boot/cli.py"):
+            (root / "scripts" / name).write_text(STUB)
+        return Checkout(root)
+
+    return copy
+
+
+@pytest.fixture
+def fresh(copy_checkout: Callable[[Path], Checkout], tmp_path: Path) -> Checkout:
+    """A checkout that ./nox has never run in."""
+    return copy_checkout(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    copy_checkout: Callable[[Path], Checkout], tmp_path_factory: pytest.TempPathFactory
+) -> Checkout:
+    """A checkout that ./nox has run in, shared by the tests that change nothing in it."""
+    made = copy_checkout(tmp_path_factory.mktemp("prepared"))
+    answer = made.nox("--version")
+    assert answer.returncode == 0, answer.stderr
+    return made

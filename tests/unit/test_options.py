@@ -1,0 +1,145 @@
+"""What the command line and the environment come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import arch, options
+from scripts.errors import UsageError
+
+
+def test_nothing_given_means_all_of_debian_for_this_machine(tmp_path: Path) -> None:
+    given = options.parse([], {}, root=tmp_path)
+    assert given == options.Options(
+        distribution="debian",
+        release=None,
+        mirror=None,
+        arch=arch.native(),
+        images=(),
+        force=False,
+        offline=False,
+        jobs=2,
+        accel="auto",
+        mkosi_source=None,
+        root=tmp_path,
+        work=tmp_path / ".work",
+        out=tmp_path / "out",
+    )
+
+
+def test_artifacts_go_to_a_folder_of_the_distribution_and_the_arch(tmp_path: Path) -> None:
+    given = options.parse(["--arch", "arm64"], {}, root=tmp_path)
+    assert given.target == tmp_path / "out/debian/aarch64"
+
+
+def test_images_are_kept_in_their_order_each_once() -> None:
+    argv = ["--image", "wsl-rootfs", "--image", "base", "--image", "wsl-rootfs"]
+    assert options.parse([*argv, "--arch", "x86_64"], {}).images == ("wsl-rootfs", "base")
+
+
+def test_the_arch_of_the_environment_stands_in_for_the_option() -> None:
+    assert options.parse([], {"ARCH": "arm64"}).arch is arch.AARCH64
+    assert options.parse(["--arch", "amd64"], {"ARCH": "arm64"}).arch is arch.X86_64
+
+
+def test_native_is_this_machine_whatever_the_environment_says() -> None:
+    other = next(name for name in arch.NAMES if name != arch.native().name)
+    assert options.parse(["--arch", "native"], {"ARCH": other}).arch is arch.native()
+
+
+def test_the_last_of_an_option_counts_so_that_a_session_s_own_can_be_overridden() -> None:
+    argv = ["--arch", "native", "--arch", "aarch64"]
+    assert options.parse(argv, {}).arch is arch.AARCH64
+
+
+def test_mkosi_s_source_comes_from_the_environment_as_an_absolute_path() -> None:
+    given = options.parse([], {"MKOSI_SOURCE": "mkosi.tar.gz"})
+    assert given.mkosi_source == Path.cwd() / "mkosi.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("argv", "accepted"),
+    [
+        (["--arch", "riscv64"], "x86_64, x86-64, amd64, aarch64, arm64"),
+        (["--distribution", "gentoo"], "debian"),
+        (["--arch", "x86_64", "--image", "iso"], "os-image, container-with-kernel, wsl-rootfs"),
+        (["--arch", "aarch64", "--image", "wsl-rootfs"], "os-image, container-with-kernel, base"),
+    ],
+)
+def test_an_unknown_name_is_wrong_usage_and_the_accepted_ones_are_listed(
+    argv: list[str], accepted: str
+) -> None:
+    with pytest.raises(UsageError, match="unknown") as caught:
+        options.parse(argv, {})
+    assert accepted in caught.value.hint
+    assert argv[-1] in caught.value.message
+
+
+def test_an_unknown_arch_in_the_environment_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="'sparc'"):
+        options.parse([], {"ARCH": "sparc"})
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--colour"],
+        ["--rel", "trixie"],
+        ["--release"],
+        ["--release", "../../etc"],
+        ["--mirror", "nowhere"],
+        ["--mirror", "ftp://archive.test/debian"],
+        ["--jobs", "0"],
+        ["--jobs", "two"],
+        ["--accel", "hvf"],
+        ["leftover"],
+    ],
+)
+def test_what_argparse_refuses_is_a_usage_error_like_any_other(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        options.parse(argv, {})
+    assert "--help" in caught.value.hint
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
+def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
+    assert options.parse(["--mirror", url], {}).mirror == url
+
+
+def test_help_tells_of_every_option_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options.parse(["--help"], {})
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for name in ("distribution", "release", "mirror", "arch", "image", "force", "offline", "jobs"):
+        assert f"--{name}" in shown
+
+
+def test_an_os_image_is_there_to_boot_once_it_stands_under_its_final_name(tmp_path: Path) -> None:
+    assert not options.built("x86_64", [], root=tmp_path)
+    folder = tmp_path / "out/debian/x86_64"
+    folder.mkdir(parents=True)
+    (folder / "os-image.raw").touch()
+    assert options.built("x86_64", [], root=tmp_path)
+    assert not options.built("aarch64", [], root=tmp_path)
+
+
+def test_the_boot_test_s_own_options_choose_where_an_os_image_is_looked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere/debian/x86_64"
+    folder.mkdir(parents=True)
+    (folder / "os-image.raw").touch()
+    elsewhere = ["--out", str(tmp_path / "elsewhere")]
+    assert options.built("x86_64", elsewhere, root=tmp_path)
+    assert not options.built("x86_64", [*elsewhere, "--distribution", "other"], root=tmp_path)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--distribution"]])
+def test_the_boot_test_itself_answers_where_its_arguments_are_none_to_boot_with(
+    argv: list[str], tmp_path: Path
+) -> None:
+    assert options.built("x86_64", argv, root=tmp_path)
