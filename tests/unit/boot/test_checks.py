@@ -1,0 +1,184 @@
+"""Every check, on the facts of a good boot and of one thing gone wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scripts.arch import X86_64
+from scripts.boot import checks
+from scripts.boot.checks import Facts, Verdict
+from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
+from scripts.boot.machine import ROOM
+from scripts.boot.probes import Answer
+from scripts.boot.results import Status
+from scripts.boot.uki import Uki
+
+MIB = 1 << 20
+ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, 512 * MIB)
+ROOT = Partition(2, X86_64.root_type, "064af2d8", "root", 513 * MIB, 494 * MIB)
+GROWN = ROOT.size + ROOM
+
+ESP_MOUNT = {
+    "target": "/boot/efi",
+    "source": "/dev/vda1",
+    "fstype": "vfat",
+    "options": "rw,relatime,fmask=0077,dmask=0077,codepage=437,shortname=winnt,utf8",
+    "size": 535691264,
+}
+ROOT_MOUNT = {
+    "target": "/",
+    "source": "/dev/vda2",
+    "fstype": "ext4",
+    "options": "rw,relatime",
+    "size": GROWN - 60 * MIB,
+}
+ROOT_BLOCK = {"path": "/dev/vda2", "type": "part", "size": GROWN, "parttype": X86_64.root_type}
+
+
+def mounts(*entries: dict[str, Any]) -> str:
+    return json.dumps({"filesystems": entries})
+
+
+def blocks(*entries: dict[str, Any]) -> str:
+    return json.dumps({"blockdevices": entries})
+
+
+def cloud_init(*, errors: list[str], datasource: str = "DataSourceNoCloud [seed=/dev/vdb]") -> str:
+    return json.dumps({"v1": {"datasource": datasource, "errors": errors}})
+
+
+FIRST = {
+    "state": "running",
+    "failed-units": "",
+    "machine-id": "8a67b8a2",
+    "boot-id": "one",
+    "file-systems": "EXT4-fs (vda2): mounted filesystem 473b24c8 r/w with ordered data mode.",
+    "kernel": "6.12.117+deb13-cloud-amd64",
+    "cmdline": "root=PARTUUID=064af2d8 rw console=ttyS0",
+    "efi": "StubInfo=systemd-stub 257.8-1~deb13u2\n"
+    "StubImageIdentifier=\\EFI\\BOOT\\BOOTX64.EFI\n"
+    "LoaderDevicePartUUID=E495767F-D734-4659-B124-14318989E484",
+    "uki": "33188c8b  /boot/efi/EFI/BOOT/BOOTX64.EFI",
+    "mounts": mounts(ROOT_MOUNT, ESP_MOUNT),
+    "blocks": blocks(ROOT_BLOCK),
+    "superblock": "Filesystem features:      has_journal ext_attr extent 64bit",
+    "cloud-init": cloud_init(errors=[]),
+    "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
+}
+SECOND = FIRST | {"boot-id": "two"}
+
+
+def answers(texts: dict[str, str]) -> dict[str, Answer]:
+    return {name: Answer(text) for name, text in texts.items()}
+
+
+def good() -> Facts:
+    return Facts(
+        X86_64,
+        Uki(cmdline=FIRST["cmdline"], uname=FIRST["kernel"], sha256="33188c8b"),
+        disk_before="20eee7d6",
+        partitions=(ESP, ROOT),
+        root=FileSystem("ext4"),
+        esp_uki="33188c8b",
+        boots={boot: Verdict("", "") for boot in ("first", "second", "other")},
+        first=answers(FIRST),
+        second=answers(SECOND),
+        host_keys={"first": "ssh-ed25519 A", "second": "ssh-ed25519 A", "other": "ssh-ed25519 B"},
+        power_offs={"first": "guest-shutdown", "second": "guest-shutdown"},
+        disk_after="20eee7d6",
+    )
+
+
+def test_a_good_boot_passes_every_check() -> None:
+    failed = [(c.name, c.status, c.reason) for c in checks.check_all(good()) if not c.passed]
+    assert failed == []
+
+
+def in_first(**changes: str) -> Callable[[Facts], Facts]:
+    named = {name.replace("_", "-"): text for name, text in changes.items()}
+    return lambda facts: dataclasses.replace(facts, first=answers(FIRST | named))
+
+
+def in_second(**changes: str) -> Callable[[Facts], Facts]:
+    named = {name.replace("_", "-"): text for name, text in changes.items()}
+    return lambda facts: dataclasses.replace(facts, second=answers(SECOND | named))
+
+
+def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: dataclasses.replace(facts, **changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "reason"),
+    [
+        (with_facts(partitions=(ROOT,)), "partitions", "no EFI system partition"),
+        (with_facts(partitions=(ESP,)), "partitions", "no partition of the type of a x86_64 root"),
+        (with_facts(esp_uki="", esp_complaint="mcopy: not found"), "uki-on-esp", "missing on"),
+        (with_facts(esp_uki="00"), "uki-on-esp", "is not the built one"),
+        (with_facts(root=FileSystem("")), "root-file-system", "holds no file system"),
+        (with_facts(root=FileSystem("xfs")), "root-file-system", "is xfs, not ext4"),
+        (with_facts(root=FileSystem("ext4", orphan_file=True)), "root-file-system", "orphan_file"),
+        (with_facts(root=FileSystem("ext4", clean=False)), "root-file-system", "not left clean"),
+        (in_first(efi=""), "uefi", "no EFI variable tells of systemd-stub"),
+        (in_first(efi=FIRST["efi"].replace("BOOTX64", "LINUX\\X")), "uefi", "loaded from"),
+        (in_first(uki="00  /boot/efi/x"), "uki-in-guest", "not the built one"),
+        (in_first(cmdline="quiet"), "kernel-command-line", "not the UKI's"),
+        (in_first(kernel="6.1"), "kernel-release", "not the UKI's"),
+        (in_first(mounts=mounts(ROOT_MOUNT | {"fstype": "btrfs"}, ESP_MOUNT)),
+         "root-mounted", "/ is btrfs, not ext4"),
+        (in_first(blocks=blocks(ROOT_BLOCK | {"parttype": "0fc63daf"})),
+         "root-mounted", "on a partition of type 0fc63daf"),
+        (in_first(superblock="Filesystem features: extent orphan_file"),
+         "root-mounted", "has orphan_file"),
+        (in_first(blocks=blocks(ROOT_BLOCK | {"size": ROOT.size})),
+         "root-grown", "the root partition did not grow"),
+        (in_first(mounts=mounts(ROOT_MOUNT | {"size": ROOT.size}, ESP_MOUNT)),
+         "root-grown", "the root file system did not grow"),
+        (in_first(mounts=mounts(ROOT_MOUNT)), "esp-mounted", "nothing is mounted at /boot/efi"),
+        (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"options": "rw,fmask=0077,dmask=0022"})),
+         "esp-mounted", "without dmask=0077, shortname=winnt"),
+        (in_first(state="degraded", failed_units="chrony.service loaded failed failed chrony"),
+         "system-running", "failed units: chrony.service; systemd is degraded"),
+        (in_first(cloud_init=""), "cloud-init", "did not finish"),
+        (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
+        (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
+         "cloud-init", "DataSourceNone"),
+        (with_facts(host_keys={"first": ""}), "sshd", "no ed25519 host key"),
+        (with_facts(power_offs={"first": "still up after 90 s"}), "power-off", "still up"),
+        (in_second(file_systems="EXT4-fs (vda2): mounted filesystem\nvda2: recovering journal"),
+         "second-boot-clean", "recovering journal"),
+        (in_second(file_systems="grep: nothing"), "second-boot-clean", "no ext4 file system"),
+        (in_second(state="maintenance"), "second-boot-running", "systemd is maintenance"),
+        (in_second(machine_id="other"), "second-boot-same", "the machine ID changed"),
+        (in_second(boot_id="one"), "second-boot-same", "not another boot"),
+        (with_facts(host_keys={"first": "A", "second": "C", "other": "B"}),
+         "second-boot-same", "the SSH host key changed"),
+        (with_facts(host_keys={"first": "A", "second": "A", "other": "A"}),
+         "host-keys-differ", "same SSH host key"),
+        (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
+        (with_facts(boots={"first": Verdict("first boot: panic", "…")}), "first-boot", "panic"),
+    ],
+)  # fmt: skip
+def test_one_thing_wrong_fails_its_check_with_the_cause(
+    change: Callable[[Facts], Facts], name: str, reason: str
+) -> None:
+    found = {check.name: check for check in checks.check_all(change(good()))}
+    assert found[name].status is Status.FAILED
+    assert reason in found[name].reason
+
+
+def test_what_the_test_has_not_come_to_is_skipped() -> None:
+    facts = Facts(X86_64, Uki("", "", ""), disk_before="")
+    assert {check.status for check in checks.check_all(facts)} == {Status.SKIPPED}
+
+
+def test_a_disk_without_a_file_system_is_not_worth_booting() -> None:
+    facts = good()
+    assert not checks.fatal(facts)
+    facts.root = FileSystem("")
+    assert checks.fatal(facts)

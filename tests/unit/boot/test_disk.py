@@ -1,0 +1,85 @@
+"""What is read of disk images, made here byte for byte."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from pathlib import Path
+
+import pytest
+
+from scripts.arch import X86_64
+from scripts.boot import disk
+from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
+
+MIB = 1 << 20
+ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, MIB)
+ROOT = Partition(
+    2, X86_64.root_type, "064af2d8-bb08-4424-8583-2b4b8b96fc7a", "root", 2 * MIB, MIB
+)
+
+
+def entry(partition: Partition) -> bytes:
+    first = partition.offset // disk.SECTOR
+    last = (partition.offset + partition.size) // disk.SECTOR - 1
+    return (
+        uuid.UUID(partition.type).bytes_le
+        + uuid.UUID(partition.uuid).bytes_le
+        + struct.pack("<QQQ", first, last, 0)
+        + partition.label.encode("utf-16-le").ljust(72, b"\0")
+    )
+
+
+def write_disk(path: Path, *parts: Partition, root: bytes = b"", at: int = 0) -> Path:
+    """A disk with these partitions, and bytes at an offset into the root partition."""
+    header = b"EFI PART".ljust(72, b"\0") + struct.pack("<QII", 2, 128, 128)
+    with path.open("wb") as file:
+        file.seek(disk.SECTOR)
+        file.write(header)
+        file.seek(2 * disk.SECTOR)
+        file.write(b"".join(map(entry, parts)))
+        file.seek(ROOT.offset + at)
+        file.write(root)
+        file.truncate(4 * MIB)
+    return path
+
+
+def superblock(*, compat: int = 0, incompat: int = 0x42, state: int = 1) -> bytes:
+    data = bytearray(1024)
+    struct.pack_into("<HH", data, 0x38, 0xEF53, state)
+    struct.pack_into("<II", data, 0x5C, compat, incompat)
+    return bytes(data)
+
+
+def test_the_partitions_of_a_gpt_are_read(tmp_path: Path) -> None:
+    table = disk.partitions(write_disk(tmp_path / "disk", ESP, ROOT))
+    assert table == (ESP, ROOT)
+    assert disk.of_type(table, X86_64.root_type) == ROOT
+
+
+def test_a_disk_without_a_gpt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(MIB))
+    with pytest.raises(disk.DiskError, match="no GPT"):
+        disk.partitions(tmp_path / "disk")
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected"),
+    [
+        (superblock(), 1024, FileSystem("ext4")),
+        (superblock(compat=disk.COMPAT_ORPHAN_FILE), 1024, FileSystem("ext4", orphan_file=True)),
+        (superblock(incompat=0x46), 1024, FileSystem("ext4", clean=False)),
+        (superblock(state=2), 1024, FileSystem("ext4", clean=False)),
+        (superblock(incompat=0x2), 1024, FileSystem("ext2 or ext3")),
+        (b"XFSB", 0, FileSystem("xfs")),
+        (b"_BHRfS_M", 0x10040, FileSystem("btrfs")),
+        (b"FAT32   ", 82, FileSystem("vfat")),
+        (b"", 0, FileSystem("")),
+        (b"rubbish", 512, FileSystem("unknown")),
+    ],
+)
+def test_the_file_system_of_a_partition_is_recognised(
+    tmp_path: Path, data: bytes, at: int, expected: FileSystem
+) -> None:
+    image = write_disk(tmp_path / "disk", ESP, ROOT, root=data, at=at)
+    assert disk.file_system(image, ROOT) == expected

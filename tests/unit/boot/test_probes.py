@@ -1,0 +1,38 @@
+"""The script that asks the guest, run by the shell at hand."""
+
+from __future__ import annotations
+
+import subprocess
+
+from scripts.boot import probes
+from scripts.boot.probes import Answer
+
+
+def test_the_script_is_one_that_any_shell_reads() -> None:
+    for again in (False, True):
+        script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", again=again)
+        subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_the_answers_of_a_real_run_are_told_apart() -> None:
+    script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", again=False)
+    ran = subprocess.run(
+        ["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True
+    )
+    answers = probes.parse("mark", ran.stdout)
+    assert probes.is_complete("mark", ran.stdout)
+    release = subprocess.run(["uname", "-r"], text=True, stdout=subprocess.PIPE, check=True)
+    assert answers["kernel"] == Answer(release.stdout.strip(), 0)
+    assert answers["uki"].status != 0
+
+
+def test_a_second_boot_is_asked_less() -> None:
+    again = probes.script("mark", "x", again=True)
+    assert "begin machine-id" in again
+    assert "begin journal" not in again
+
+
+def test_an_answer_cut_off_is_no_answer() -> None:
+    text = "mark begin a\n1\n\nmark end 0\nmark begin b\nhal"
+    assert probes.parse("mark", text) == {"a": Answer("1", 0)}
+    assert not probes.is_complete("mark", text)
