@@ -108,6 +108,14 @@ def test_a_network_that_is_away_is_one_sentence_and_what_to_check(fresh: Checkou
     assert "Traceback" not in answer.stderr
 
 
+def test_a_checkout_that_cannot_be_written_is_named(fresh: Checkout) -> None:
+    (fresh.root / ".nox").write_text("a file where the folder should be")
+    answer = fresh.nox("--version")
+    assert answer.returncode == 3
+    assert f"{fresh.root}/.nox" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
 def test_a_python_that_is_too_old_is_told_so(fresh: Checkout) -> None:
     old = interpreters.find("3.8", os.environ)
     if old is None:

@@ -1,0 +1,60 @@
+"""Remove what this checkout has built, and what it keeps to build faster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts import errors
+from scripts.errors import HarnessError, UsageError
+from scripts.locks import only_build
+from scripts.options import ROOT
+from scripts.run import CommandError, run
+
+FOLDERS = ("out", ".work")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Remove out/ and .work/ of the checkout. Folders named by --out and --work are left alone."""
+    if {"-h", "--help"} & set(argv):
+        print("usage: ./nox -s clean\n\nRemoves out/ and .work/ of this checkout.")
+        return
+    if argv:
+        raise UsageError(f"clean takes no arguments, such as {' '.join(argv)}")
+    if (ROOT / ".work").exists():
+        with only_build(ROOT / ".work"):
+            clean(ROOT)
+    else:
+        clean(ROOT)
+
+
+def clean(root: Path) -> None:
+    """Remove the folders of builds below root. Raises HarnessError where one cannot be removed."""
+    for name in FOLDERS:
+        folder = root / name
+        if folder.is_symlink():
+            raise HarnessError(f"{folder} is a symbolic link", hint="remove its target yourself")
+        if folder.exists():
+            remove(folder)
+            print(f"removed {folder}")
+
+
+def remove(folder: Path) -> None:
+    """Remove folder, though a user's build left files in it that belong to subordinate UIDs."""
+    try:
+        shutil.rmtree(folder)
+    except PermissionError as error:
+        if os.geteuid() == 0:
+            raise HarnessError(f"{folder} cannot be removed: {error}") from error
+        try:
+            run(["unshare", "--map-root-user", "--map-auto", "rm", "-rf", "--", folder])
+        except (CommandError, FileNotFoundError) as failure:
+            raise HarnessError(
+                f"{folder} cannot be removed: {error}", hint=f"sudo rm -rf '{folder}'"
+            ) from failure
+
+
+if __name__ == "__main__":
+    errors.main(main)
