@@ -13,6 +13,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -41,6 +42,15 @@ REFUSALS = (
 
 # What the harness itself ends with (scripts.errors); any other program's failure is a plain 1.
 USAGE, MACHINE = 2, 3
+
+
+# pip's options, and the variables of uv that mean the same.
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+}
 
 
 @dataclass
@@ -183,24 +193,29 @@ def _end() -> None:
 def _pip_settings() -> dict[str, str]:
     """What pip is told about index, proxy and certificates, for uv, which does not ask pip.
 
-    What the environment already tells uv comes first.
+    What the environment tells uv itself comes first.
     """
-    names = {
-        "index-url": "UV_DEFAULT_INDEX",
-        "trusted-host": "UV_INSECURE_HOST",
-        "cert": "SSL_CERT_FILE",
-        "proxy": "ALL_PROXY",
-    }
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True,
         text=True,
         check=False,
     )
-    settings = {}
-    for line in listing.stdout.splitlines():
+    return uv_settings(listing.stdout, os.environ)
+
+
+def uv_settings(listing: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that tell uv what `pip config list` printed as listing, but environ does not.
+
+    pip prefers its environment to the section of a command, and that to the global one.
+    """
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in listing.splitlines():
         key, _, value = line.partition("=")
-        name = names.get(key.rpartition(".")[2])
-        if name and name not in os.environ and "UV_INDEX_URL" not in os.environ:
-            settings[name] = value.strip("'\"")
-    return settings
+        section, _, option = key.partition(".")
+        if section in sections and option in UV_VARIABLES:
+            # A list is printed as the repr of its lines; uv takes them with spaces between.
+            sections[section][option] = value.strip("'\"").replace("\\n", " ").strip()
+    told = sections["global"] | sections["install"] | sections[":env:"]
+    variables = {UV_VARIABLES[option]: value for option, value in told.items()}
+    return {name: value for name, value in variables.items() if name not in environ}
