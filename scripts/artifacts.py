@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,37 @@ def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
     return [Artifact.of(folder, name) for name in names]
 
 
-def deliver(outputs: Iterable[str], source: Path, out: Path) -> None:
-    """Move outputs from source to out by rename: what stands in out is always whole."""
+@contextmanager
+def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
+    """Move outputs from source to out: what stands in out is always whole.
+
+    All that takes room on the disk of out is done before the with block, and the outputs get their
+    final names after it, by rename. Raises OSError, and then nothing has changed in out.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for output in outputs:
-        target, new, old = (out / name for name in (output, f".{output}.new", f".{output}.old"))
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        shutil.move(source / output, new)  # a copy where out is on another file system
-        if target.is_dir():  # rename(2) puts a file in a file's place, but no folder in a folder's
-            target.rename(old)
-        new.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
+    new = {output: out / f".{output}.new" for output in outputs}
+    old = {output: out / f".{output}.old" for output in outputs}
+    try:
+        for output, path in new.items():
+            _remove(path)
+            shutil.move(source / output, path)  # a copy where out is on another file system
+        yield
+        for output, path in new.items():
+            target = out / output
+            if target.is_dir():  # whose place rename(2) gives to no other folder
+                _remove(old[output])
+                target.rename(old[output])
+            path.replace(target)
+    finally:
+        for path in (*new.values(), *old.values()):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_checksums(out: Path, artifacts: Iterable[Artifact]) -> None:

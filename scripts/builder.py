@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +20,18 @@ from scripts.options import Options
 from scripts.places import Place, Places
 from scripts.progress import Progress, Task
 from scripts.records import Record
-from scripts.run import Arg, CommandError, run, stream, terminate_all
+from scripts.run import GRACE_SECONDS, Arg, CommandError, run, signal_all, stream
 from scripts.stages import TOOLS_TREE, Stage
 from scripts.tools import Tools
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400
+
+# The tools tree is built with the host's programs, and on Debian a person's PATH lacks some.
+ENVIRONMENT = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+
+# Between two attempts to build from a mirror that fails, in seconds.
+PAUSES = (2, 8)
 
 
 def _before(stage: Stage) -> set[str]:
@@ -61,6 +68,7 @@ class Builder:
         self._tools = Tools(at.tools_tree, using.sandbox)
         self._log_path = opts.target / "build.log"
         self._lock = threading.Lock()
+        self._ending = threading.Event()
 
     def build(self, planned: Sequence[Stage]) -> None:
         """Build planned, each stage after those it needs. The first failure ends the others.
@@ -73,15 +81,22 @@ class Builder:
                 (place.folder / part).mkdir()
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("wb") as log, ThreadPoolExecutor(self._opts.jobs) as pool:
+            running: dict[Future[None], str] = {}
             try:
-                self._run_all(planned, pool, log)
+                self._run_all(planned, pool, log, running)
             except BaseException:
-                terminate_all()
+                self._ending.set()
+                _end(running)
                 raise
 
-    def _run_all(self, planned: Sequence[Stage], pool: ThreadPoolExecutor, log: IO[bytes]) -> None:
+    def _run_all(
+        self,
+        planned: Sequence[Stage],
+        pool: ThreadPoolExecutor,
+        log: IO[bytes],
+        running: dict[Future[None], str],
+    ) -> None:
         waiting = list(planned)
-        running: dict[Future[None], str] = {}
         while waiting or running:
             unfinished = {*running.values(), *(stage.name for stage in waiting)}
             ready = [stage for stage in waiting if not unfinished & _before(stage)]
@@ -99,24 +114,37 @@ class Builder:
             try:
                 self._run_mkosi(stage, folder, task, _StageLog(stage.name, log, self._lock))
                 made = self._finish(stage, folder, task)
+                self._deliver(stage, folder, made, round(time.monotonic() - started, 1))
             except CommandError as error:
                 raise failures.explain(
                     stage.name, error, work=self._opts.work, log=self._log_path
                 ) from error
             except OSError as error:
                 raise failures.explain_os_error(stage.name, error, work=self._opts.work) from error
-            self._deliver(stage, folder, made, round(time.monotonic() - started, 1))
 
     def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
         with _package_cache(self._at.of_stage(stage.name), stage) as packages:
-            stream(
-                self._using.command(*self._arguments(stage, folder, packages)),
-                log=log,
-                on_line=lambda line: task.step(_step(line) or task.current),
-                cwd=self._opts.root,
-                env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-                keep=TAIL_LINES,
-            )
+            command = self._using.command(*self._arguments(stage, folder, packages))
+            for pause in PAUSES:
+                try:
+                    return self._stream(command, task, log)
+                except CommandError as error:
+                    if not failures.is_transient(error):
+                        raise
+                    task.step(f"the mirror failed, trying again in {pause} s")
+                    if self._ending.wait(pause):
+                        raise
+            return self._stream(command, task, log)
+
+    def _stream(self, command: Sequence[Arg], task: Task, log: _StageLog) -> None:
+        stream(
+            command,
+            log=log,
+            on_line=lambda line: task.step(_step(line) or task.current),
+            cwd=self._opts.root,
+            env=ENVIRONMENT,
+            keep=TAIL_LINES,
+        )
 
     def _arguments(self, stage: Stage, folder: Path, packages: Path) -> list[Arg]:
         place = self._at.of_stage(stage.name)
@@ -162,18 +190,28 @@ class Builder:
     def _deliver(self, stage: Stage, folder: Path, made: list[Artifact], seconds: float) -> None:
         """Put the artifacts under their final names, and the rest of folder where stages are kept.
 
-        The old record goes first and the new one comes last, so that a stage
-        that was interrupted in between is built again.
+        Among what cannot fail for want of space, the old record goes first and the new one comes
+        last, so that a stage that was interrupted in between is built again.
         """
         final = self._at.stage(stage.name)
-        remove(final)
         for path in folder.iterdir():
             if path.is_symlink() and path.readlink().is_absolute():
                 path.unlink()
-        artifacts.deliver(artifacts.OUTPUTS.get(stage.name, ()), folder, self._opts.target)
         packages = records.packages_of(folder / f"{stage.name}.manifest")
         Record(stage.key, stage.inputs, seconds, tuple(made), packages).write(folder)
+        outputs = artifacts.OUTPUTS.get(stage.name, ())
+        with artifacts.delivery(outputs, folder, self._opts.target):
+            remove(final)
         folder.rename(final)
+
+
+def _end(running: Iterable[Future[None]]) -> None:
+    """End what the futures run, also a process that one of them starts only now."""
+    killing = time.monotonic() + GRACE_SECONDS
+    while True:
+        signal_all(signal.SIGTERM if time.monotonic() < killing else signal.SIGKILL)
+        if not wait(running, timeout=0.2).not_done:
+            return
 
 
 def _step(line: str) -> str:
@@ -181,7 +219,10 @@ def _step(line: str) -> str:
     if not line.startswith("‣"):
         return ""
     text = line.removeprefix("‣").strip()
-    return text.partition("] ")[2].strip() if text.startswith("[") else text
+    if text.startswith("["):
+        text = text.partition("] ")[2].strip()
+    # A command that failed, and what was being done meanwhile, are for the log.
+    return "" if text.startswith(('"', "(")) else text
 
 
 @contextmanager
@@ -195,15 +236,16 @@ def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
     common = place.folder / "packages"
     own = place.folder / "building" / f"{stage.name}.packages"
     remove(own)
-    _share(common, own)
+    share(common, own)
     try:
         yield own
     finally:
-        _share(own, common)
+        share(own, common)
         remove(own)
 
 
-def _share(source: Path, target: Path) -> None:
+def share(source: Path, target: Path) -> None:
+    """Give target the packages below source, as hard links."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.rglob("*"):
         if path.suffix in (".deb", ".rpm") and path.is_file():

@@ -26,9 +26,13 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # workspace of a few GB and short enough for a person who waits.
 GRACE_SECONDS = 20
 
+# What `stream` takes for a line at the most: some programs draw progress without ever ending one.
+LINE_BYTES = 1 << 16
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_alive: set[subprocess.Popen[bytes]] = set()
+# The processes that are waited for, and the last signal that `signal_all` sent to each.
+_alive: dict[subprocess.Popen[bytes], signal.Signals | None] = {}
 
 
 class Log(Protocol):
@@ -116,19 +120,27 @@ def terminate(process: subprocess.Popen[bytes], *, grace: float = GRACE_SECONDS)
 @contextlib.contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """End process, whatever happens in the with block."""
-    _alive.add(process)
+    _alive[process] = None
     try:
         yield process
     finally:
         terminate(process)
-        _alive.discard(process)
+        _alive.pop(process, None)
 
 
-def terminate_all() -> None:
-    """End every process that `run`, `stream` and `running` still wait for, in whatever thread."""
-    for process in list(_alive):
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+def signal_all(number: signal.Signals) -> None:
+    """Send number to every process that is waited for, in whatever thread, unless it has had it.
+
+    SIGKILL goes to all of its session's process group.
+    """
+    for process, sent in list(_alive.items()):
+        if sent != number:
+            _alive[process] = number
+            with contextlib.suppress(ProcessLookupError):
+                if number == signal.SIGKILL:
+                    os.killpg(process.pid, number)
+                else:
+                    process.send_signal(number)
 
 
 def run(
@@ -179,8 +191,9 @@ def stream(
     tail: deque[str] = deque(maxlen=keep)
     process = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env)
     with running(process):
-        assert process.stdout
-        for raw in process.stdout:
+        pipe = process.stdout
+        assert pipe
+        for raw in iter(lambda: pipe.readline(LINE_BYTES), b""):
             log.write(raw)
             line = raw.decode(errors="replace").rstrip("\r\n")
             tail.append(line)
