@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ from scripts.errors import UsageError
 # The stage that all others are built with, though none stands on it: what is built natively,
 # whatever the others are built for.
 TOOLS_TREE = "tools-tree"
+
+# What mkosi reads for every image, beside the image's own folder; the local ones are a user's own.
+ROOT_FILES = ("mkosi.conf", "mkosi.local.conf")
+ROOT_FOLDERS = ("mkosi.conf.d", "mkosi.local", "mkosi.profiles")
+
+# A value of [Match] that names one thing; "!" negates one and "|" makes it one of several.
+NAME = re.compile(r"[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
@@ -121,16 +129,17 @@ def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
         **target.values,
     }
     image = f"mkosi.images/{name}"
-    files = {"mkosi.conf": describe(root / "mkosi.conf")}
-    for folder in ("mkosi.conf.d", image):
+    files = {file: describe(root / file) for file in ROOT_FILES if (root / file).exists()}
+    for folder in (*ROOT_FOLDERS, image):
         files |= {f"{folder}/{path}": text for path, text in describe_tree(root / folder).items()}
     return inputs | {path: text for path, text in files.items() if _concerns(root / path, target)}
 
 
 def _concerns(path: Path, target: Target) -> bool:
-    """Whether a file can matter to target; a drop-in for another distribution cannot."""
+    """Whether a file can matter to target; a drop-in that is for another distribution cannot."""
     if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
         return True
     match = read_conf(path).get("Match", {})
     facts = {"Distribution": target.distribution, "Architecture": target.arch.mkosi}
-    return all(match.get(name, fact) == fact for name, fact in facts.items())
+    wanted = {name: match.get(name, fact) for name, fact in facts.items()}
+    return all(wanted[name] == facts[name] or not NAME.fullmatch(wanted[name]) for name in facts)
