@@ -6,7 +6,9 @@ knows one that answers, elsewhere mkosi's defaults are right.
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,14 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Suites without a security suite: what is fixed goes straight into them.
 ROLLING = ("sid", "unstable")
 
-# apt's own retries wait 1, 2, 4 … seconds; a stalled transfer is given up after the timeout.
+# A transfer that stalls is given up after the timeout, and tried again after 1 and 2 seconds: each
+# of two suites, one after the other, so that a dead mirror is named within two minutes. Without the
+# error mode apt goes on with the lists that it could get, or with none.
 APT_CONF = """\
-Acquire::Retries "3";
-Acquire::http::Timeout "30";
-Acquire::https::Timeout "30";
+Acquire::Retries "2";
+Acquire::http::Timeout "15";
+Acquire::https::Timeout "15";
+APT::Update::Error-Mode "any";
 """
 
 
@@ -65,16 +70,20 @@ def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> P
     (apt_auth.conf(5)) come along.
     """
     apt = folder / "etc/apt"
+    shutil.rmtree(apt, ignore_errors=True)
     _write(apt / "apt.conf.d/90-finch.conf", APT_CONF)
     if archive:
         _write(apt / "sources.list.d/mkosi.sources", archive.sources(release))
     rules = sorted(Path("/etc/apt").glob("auth.conf.d/*.conf"))
     for rule in rules:
         if os.access(rule, os.R_OK):
-            _write(apt / "auth.conf.d" / rule.name, rule.read_text())
+            copy = apt / "auth.conf.d" / rule.name
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(rule, copy)  # with its mode: it holds passwords
     return folder
 
 
+@functools.cache
 def _of_this_machine() -> Archive | None:
     codename = _debian_codename()
     try:
