@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ import sysconfig
 import tarfile
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -217,14 +219,15 @@ def _unpack(source: Path, scratch: Path) -> Path:
     if not source.exists():
         raise UsageError(f"MKOSI_SOURCE={source} does not exist")
     tree.mkdir()
-    if source.suffix == ".deb":
-        run(["dpkg-deb", "--extract", source.absolute(), tree])
-    else:
-        try:
+    try:
+        if source.suffix == ".deb":
+            run(["dpkg-deb", "--extract", source.absolute(), tree])
+        else:
             with tarfile.open(source) as archive:
                 archive.extractall(tree, filter="data")
-        except tarfile.TarError as error:
-            raise HarnessError(f"{source} is no archive of mkosi: {error}") from error
+    except (CommandError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        cause = _last_line(getattr(error, "output", "")) or str(error)
+        raise HarnessError(f"{source} is no archive of mkosi: {cause}") from error
     return _find_package(tree)
 
 

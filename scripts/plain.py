@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, errors, mkosi, options, places
+from scripts import build, builder, errors, mkosi, options, places
 from scripts.locks import only_build
 from scripts.progress import Progress
 
@@ -20,24 +20,25 @@ OURS = {"--distribution": "--distribution", "--release": "--release", "--archite
 def main(argv: Sequence[str]) -> None:
     """Run mkosi with argv after the arguments that every build of ours has."""
     opts = options.parse(_ours(argv), os.environ)
-    at = places.of(opts)
-    place = at.images
-    output = place.folder / "plain"
     with only_build(opts.work):
+        at = places.of(opts)
+        place = at.images
+        output = place.folder / "plain"
         using = build.obtain(opts, Progress())
         mkosi.install(using)
-        for name in ("output", "cache"):
+        for name in ("output", "cache", "workspace"):
             (output / name).mkdir(parents=True, exist_ok=True)
     command = using.command(
         *place.arguments(),
         "--output-directory", output / "output",
         "--cache-directory", output / "cache",
+        "--workspace-directory", output / "workspace",
         "--package-cache-dir", place.folder / "packages",
         "--tools-tree-sandbox-tree", at.tools.sandbox_tree,
         *argv,
     )  # fmt: skip
     os.chdir(opts.root)
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    os.environ |= builder.ENVIRONMENT
     os.execv(sys.executable, [os.fspath(arg) for arg in command])
 
 
