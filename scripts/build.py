@@ -33,6 +33,21 @@ def build(opts: Options, progress: Progress) -> None:
     using = obtain(opts, progress)
     at = places.of(opts)
     planned = plan(opts, using, at)
+    built = _build_stages(planned, opts, progress, using, at)
+    records = _records(at)
+    _write_description(opts, using, at, records)
+    _show(opts, at, planned, records, built=built)
+
+
+def build_tools_tree(opts: Options, progress: Progress, using: Mkosi, at: Places) -> None:
+    """Build the tools tree alone, if it is out of date."""
+    _build_stages(plan(opts, using, at)[:1], opts, progress, using, at)
+
+
+def _build_stages(
+    planned: Sequence[Stage], opts: Options, progress: Progress, using: Mkosi, at: Places
+) -> set[str]:
+    """Build those of planned that are out of date; their names."""
     reasons = {stage.name: _reason(stage, at, opts) for stage in planned}
     todo = [stage for stage in planned if reasons[stage.name]]
     if todo:
@@ -41,9 +56,7 @@ def build(opts: Options, progress: Progress) -> None:
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
         Builder(opts, using, progress, at).build(todo)
-    records = _records(at)
-    _write_description(opts, using, at, records)
-    _show(opts, at, planned, records, built={stage.name for stage in todo})
+    return {stage.name for stage in todo}
 
 
 def obtain(opts: Options, progress: Progress) -> Mkosi:

@@ -14,6 +14,9 @@ from scripts.locks import only_build
 from scripts.progress import Progress
 
 # mkosi's own name for an option of ours; both reach mkosi in any case.
+# What mkosi does without any tools.
+WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
+
 OURS = {"--distribution": "--distribution", "--release": "--release", "--architecture": "--arch"}
 
 
@@ -26,6 +29,11 @@ def main(argv: Sequence[str]) -> None:
         output = place.folder / "plain"
         using = build.obtain(opts, Progress())
         mkosi.install(using)
+        if WITHOUT_TOOLS.isdisjoint(argv):
+            build.build_tools_tree(opts, Progress(), using, at)
+            tools = ["--tools-tree", os.fspath(at.tools_tree)]
+        else:
+            tools = ["--tools-tree-sandbox-tree", os.fspath(at.tools.sandbox_tree)]
         for name in ("output", "cache", "workspace"):
             (output / name).mkdir(parents=True, exist_ok=True)
     command = using.command(
@@ -34,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         "--cache-directory", output / "cache",
         "--workspace-directory", output / "workspace",
         "--package-cache-dir", place.folder / "packages",
-        "--tools-tree-sandbox-tree", at.tools.sandbox_tree,
+        *tools,
         *argv,
     )  # fmt: skip
     os.chdir(opts.root)
