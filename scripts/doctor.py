@@ -102,7 +102,8 @@ def python(machine: Machine) -> Finding:
         check=f"Python {MKOSI_PYTHON}",
         ok=machine.python is not None,
         found=str(machine.python or "none on PATH, of pyenv or of uv"),
-        mend=f"uv python install {MKOSI_PYTHON}, or pyenv install {MKOSI_PYTHON}",
+        mend=f"./nox has uv fetch it where the network lets it, else apt-get or dnf install "
+        f"python{MKOSI_PYTHON}, where the distribution has it, or pyenv install {MKOSI_PYTHON}",
         needed_by=BUILDS,
     )
 
@@ -365,7 +366,7 @@ def _namespaces() -> str:
 
 
 def _free_bytes(path: Path) -> int:
-    while not path.exists():
+    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
         path = path.parent
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize

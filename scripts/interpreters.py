@@ -6,6 +6,7 @@ installed.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -59,8 +60,9 @@ def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     uv = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     for root, pattern in ((pyenv / "versions", f"{version}*"), (uv, f"cpython-{version}*")):
-        for folder in sorted(root.glob(pattern), key=_patch, reverse=True):
-            path = folder / "bin" / program
+        # glob.glob, unlike Path.glob, is silent where a folder may not be read.
+        found = glob.glob(str(Path(glob.escape(str(root)), pattern, "bin", program)))
+        for path in sorted((Path(name) for name in found), key=_patch, reverse=True):
             if os.access(path, os.X_OK):
                 yield path
 
@@ -117,9 +119,9 @@ def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
     return Path(lines[1])
 
 
-def _patch(folder: Path) -> tuple[int, ...]:
-    """What to sort versions by: 3.12.10 comes after 3.12.9."""
-    match = re.search(r"\d+(\.\d+)*", folder.name)
+def _patch(path: Path) -> tuple[int, ...]:
+    """What to sort versions by: 3.12.10/bin/python3.12 comes after 3.12.9/bin/python3.12."""
+    match = re.search(r"\d+(\.\d+)*", path.parent.parent.name)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 

@@ -44,7 +44,7 @@ def test_a_machine_that_has_everything_lacks_nothing(machine: Machine) -> None:
 def test_a_missing_interpreter_is_mended_by_uv_or_pyenv() -> None:
     finding = doctor.python(replace(ROOT, python=None))
     assert not finding.ok
-    assert "uv python install 3.12" in finding.mend
+    assert "pyenv install 3.12" in finding.mend
 
 
 @pytest.mark.parametrize("name", ["apt-get", "dnf"])
