@@ -51,7 +51,8 @@ class Monitor:
     def _run(self, answer: Any) -> Any:
         try:
             return self._runner.run(_within(answer))
-        except (QMPError, EOFError, OSError, TimeoutError) as error:
+        # qemu.qmp 0.0.6 asserts that QEMU is still there when it has been greeted.
+        except (QMPError, EOFError, OSError, TimeoutError, AssertionError) as error:
             raise MonitorError(str(error) or type(error).__name__) from error
 
 

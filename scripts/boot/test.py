@@ -19,6 +19,7 @@ from scripts.boot.machine import Machine, Vm
 from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
+from scripts.digests import file_digest
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.progress import Progress, Task
 from scripts.tools import Tools
@@ -138,12 +139,12 @@ class _Test:
     def run(self, accelerators: Sequence[str], reason: str) -> Result:
         """Inspect, boot, check."""
         self.task.step("disk")
-        self.facts.disk_before = uki.digest(self.subject.disk, "sha512")
+        self.facts.disk_before = file_digest(self.subject.disk, "sha512")
         self._inspect()
         if not checks.fatal(self.facts):
             self._boot(accelerators, reason)
         self.task.step("image unchanged")
-        self.facts.disk_after = uki.digest(self.subject.disk, "sha512")
+        self.facts.disk_after = file_digest(self.subject.disk, "sha512")
         return self._result()
 
     def _inspect(self) -> None:
@@ -158,7 +159,7 @@ class _Test:
             facts.esp_complaint = disk.copy_from_esp(
                 self.tools, image, facts.esp_partition, self.subject.arch.boot_file, copy
             )
-            facts.esp_uki = uki.digest(copy, "sha256") if copy.exists() else ""
+            facts.esp_uki = file_digest(copy) if copy.exists() else ""
 
     def _boot(self, accelerators: Sequence[str], reason: str) -> None:
         """Boot with the first accelerator that works, twice if emulation panicked once."""

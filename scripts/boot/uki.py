@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pefile
+
+from scripts.digests import file_digest
 
 
 class UkiError(Exception):
@@ -34,7 +35,7 @@ def read(path: Path) -> Uki:
             return Uki(
                 cmdline=_text(sections[b".cmdline"]),
                 uname=_text(sections[b".uname"]),
-                sha256=digest(path, "sha256"),
+                sha256=file_digest(path),
             )
     except KeyError as error:
         raise UkiError(f"{path.name} has no section {error.args[0].decode()}") from None
@@ -45,9 +46,3 @@ def read(path: Path) -> Uki:
 def _text(section: pefile.SectionStructure) -> str:
     data: bytes = section.get_data()[: section.Misc_VirtualSize]
     return data.decode().strip("\0 \n")
-
-
-def digest(path: Path, algorithm: str) -> str:
-    """The digest of a file in hex; the file is streamed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()

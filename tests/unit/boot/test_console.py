@@ -27,7 +27,7 @@ def scan(text: str) -> Scanner:
          "no root"),
         ("[   30.1] Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI", "oops"),
         ("[   30.1] BUG: unable to handle page fault for address: ffff8881", "oops"),
-        ("You are in emergency mode. After logging in, type \"journalctl -xb\"", "emergency shell"),
+        ('You are in emergency mode. After logging in, type "journalctl -xb"', "emergency shell"),
         ("[\x1b[0;32m  OK  \x1b[0m] Reached target \x1b[0;1;39memergency.target\x1b[0m"
          " - Emergency Mode.", "emergency shell"),
         ("[   12.0] EXT4-fs error (device vda2): ext4_lookup:1855: inode #2: comm init: deleted",
@@ -59,7 +59,7 @@ def test_a_line_that_ends_the_test_is_recognised(line: str, kind: str) -> None:
         "[    1.0] ata1: SATA link down (SStatus 0 SControl 300)",
         "[    1.0] random: crng init done",
         "[   50.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [swapper/0:1]",
-        "BdsDxe: failed to load Boot0001 \"UEFI QEMU DVD-ROM\" from PciRoot(0x0): Not Found",
+        'BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM" from PciRoot(0x0): Not Found',
     ],
 )
 def test_a_line_of_a_good_boot_is_left_alone(line: str) -> None:

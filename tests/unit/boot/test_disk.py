@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import struct
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.arch import X86_64
+from scripts.arch import X86_64, native
 from scripts.boot import disk
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, MIB)
-ROOT = Partition(
-    2, X86_64.root_type, "064af2d8-bb08-4424-8583-2b4b8b96fc7a", "root", 2 * MIB, MIB
-)
+ROOT = Partition(2, X86_64.root_type, "064af2d8-bb08-4424-8583-2b4b8b96fc7a", "root", 2 * MIB, MIB)
 
 
 def entry(partition: Partition) -> bytes:
@@ -42,6 +41,11 @@ def write_disk(path: Path, *parts: Partition, root: bytes = b"", at: int = 0) ->
         file.write(root)
         file.truncate(4 * MIB)
     return path
+
+
+def write_native_disk(path: Path, *, root: bytes, at: int) -> Path:
+    """A disk with an ESP and a root of this machine's architecture."""
+    return write_disk(path, ESP, replace(ROOT, type=native().root_type), root=root, at=at)
 
 
 def superblock(*, compat: int = 0, incompat: int = 0x42, state: int = 1) -> bytes:

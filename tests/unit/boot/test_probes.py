@@ -16,9 +16,7 @@ def test_the_script_is_one_that_any_shell_reads() -> None:
 
 def test_the_answers_of_a_real_run_are_told_apart() -> None:
     script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", again=False)
-    ran = subprocess.run(
-        ["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True
-    )
+    ran = subprocess.run(["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True)
     answers = probes.parse("mark", ran.stdout)
     assert probes.is_complete("mark", ran.stdout)
     release = subprocess.run(["uname", "-r"], text=True, stdout=subprocess.PIPE, check=True)

@@ -1,0 +1,39 @@
+"""What the end-to-end tests share: the built image, and the tools that built it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scripts import build, options, places
+from scripts.boot import Subject
+from scripts.options import Options
+from scripts.progress import Progress
+from scripts.tools import Tools
+
+
+@pytest.fixture(scope="session")
+def opts(checkout: Path) -> Options:
+    """The options of a Debian build for this machine's architecture."""
+    return options.parse(["--distribution", "debian"], os.environ, root=checkout)
+
+
+@pytest.fixture(scope="session")
+def tools(opts: Options) -> Tools:
+    """The tools tree that the image was built with."""
+    using = build.obtain(opts, Progress())
+    return Tools(places.of(opts).tools_tree, using.sandbox)
+
+
+@pytest.fixture(scope="session")
+def built(opts: Options) -> Subject:
+    """The finished Debian image for this machine's architecture."""
+    subject = Subject(
+        opts.distribution, opts.arch, opts.target / "os-image.raw", opts.target / "os-image.efi"
+    )
+    for path in (subject.disk, subject.uki):
+        if not path.exists():
+            pytest.fail(f"there is no {path}: build it with `./nox -s quickstart`", pytrace=False)
+    return subject

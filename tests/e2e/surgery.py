@@ -1,0 +1,92 @@
+"""Breaks a copy of a disk image in one place, without mounting it.
+
+mtools and e2fsprogs both work on a part of a file, given its offset.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import run
+from scripts.arch import Arch
+from scripts.boot import disk
+from scripts.boot.disk import ESP_TYPE, Partition
+from scripts.tools import Tools
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A disk image that may be changed."""
+
+    image: Path
+    arch: Arch
+    tools: Tools
+
+    @property
+    def esp(self) -> Partition:
+        return self._partition(ESP_TYPE)
+
+    @property
+    def root(self) -> Partition:
+        return self._partition(self.arch.root_type)
+
+    def delete_from_esp(self, path: str) -> None:
+        """Delete a file of the ESP."""
+        self._run("mdel", "-i", f"{self.image}@@{self.esp.offset}", f"::/{path}")
+
+    def zero_root(self) -> None:
+        """Leave nothing of the root partition but its entry in the GPT."""
+        with self.image.open("r+b") as file:
+            file.seek(self.root.offset)
+            for _ in range(self.root.size // BLOCK):
+                file.write(bytes(BLOCK))
+            file.write(bytes(self.root.size % BLOCK))
+
+    def edit_root(self, *requests: str) -> None:
+        """Have debugfs carry out requests on the root file system."""
+        for request in requests:
+            self._run("debugfs", "-w", "-R", request, self._root_file_system)
+
+    def list_root(self, folder: str) -> list[str]:
+        """The names in a folder of the root file system."""
+        listing = self._run("debugfs", "-R", f"ls -p {folder}", self._root_file_system)
+        lines = (line.split("/") for line in listing.splitlines() if line.startswith("/"))
+        return [fields[5] for fields in lines if fields[5] not in (".", "..")]
+
+    def add_feature(self, feature: str) -> None:
+        """Set a feature of the root's ext4."""
+        self._run("tune2fs", "-O", feature, self._root_file_system)
+
+    def write_root(self, file_system: Path) -> None:
+        """Put another file system in the root's place."""
+        with self.image.open("r+b") as file, file_system.open("rb") as source:
+            file.seek(self.root.offset)
+            shutil.copyfileobj(source, file, BLOCK)
+
+    @property
+    def _root_file_system(self) -> str:
+        return f"{self.image}?offset={self.root.offset}"
+
+    def _partition(self, type_: str) -> Partition:
+        partition = disk.of_type(disk.partitions(self.image), type_)
+        assert partition
+        return partition
+
+    def _run(self, *argv: run.Arg) -> str:
+        done = run.run(self.tools.command(argv, write=[self.image.parent]))
+        assert "File not found" not in done.stderr, done.stderr
+        return done.stdout
+
+
+def copy(source: Path, target: Path, arch: Arch, tools: Tools) -> Patient:
+    """A copy of an image, to be broken."""
+    subprocess.run(
+        ["cp", "--sparse=always", "--reflink=auto", source, target],
+        check=True,
+    )
+    return Patient(target, arch, tools)

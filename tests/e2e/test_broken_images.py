@@ -1,0 +1,123 @@
+"""An image that does not boot fails the boot test in time, and the reason names the true cause."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from scripts.boot import Result, Subject, boot_test
+from scripts.progress import Progress
+from scripts.tools import Tools
+
+from tests.e2e.surgery import Patient, copy
+
+# Seconds. A disk that cannot boot is found out without booting it; a guest that
+# stops early or lacks sshd must not use up the time limits of a boot.
+INSPECTION_LIMIT = 30
+BOOT_LIMIT = 300
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A copy of the built image on the table, and the way to boot what became of it."""
+
+    patient: Patient
+    subject: Subject
+    tools: Tools
+    out: Path
+
+    def boot(self, limit: float) -> Result:
+        """Boot the patient, which must take less than limit seconds."""
+        started = time.monotonic()
+        result = boot_test(self.subject, self.tools, self.out, Progress(live=False))
+        assert time.monotonic() - started < limit
+        assert not result.passed
+        assert (self.out / "junit.xml").exists()
+        assert (self.out / "result.json").exists()
+        return result
+
+
+@pytest.fixture
+def operation(built: Subject, tools: Tools, tmp_path: Path) -> Iterator[Operation]:
+    patient = copy(built.disk, tmp_path / "os-image.raw", built.arch, tools)
+    subject = replace(built, disk=patient.image)
+    yield Operation(patient, subject, tools, tmp_path / "boot-test")
+    patient.image.unlink()
+
+
+@pytest.fixture(scope="module")
+def mkfs_xfs() -> str:
+    """The path of mkfs.xfs, which nothing but these tests needs."""
+    if not shutil.which("mkfs.xfs"):
+        if os.geteuid() or not shutil.which("apt-get"):
+            pytest.fail("install xfsprogs, for mkfs.xfs", pytrace=False)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "xfsprogs"], check=True)
+    return shutil.which("mkfs.xfs") or "/sbin/mkfs.xfs"
+
+
+def test_a_uki_deleted_from_the_esp(operation: Operation) -> None:
+    operation.patient.delete_from_esp(operation.subject.arch.boot_file)
+    result = operation.boot(INSPECTION_LIMIT)
+    assert "the UKI is missing on the ESP" in result.reason
+    assert [check.name for check in result.failures] == ["uki-on-esp"]
+
+
+def test_a_root_partition_of_zeros(operation: Operation) -> None:
+    operation.patient.zero_root()
+    result = operation.boot(INSPECTION_LIMIT)
+    assert result.reason == "the root partition holds no file system"
+
+
+def test_an_init_that_is_bin_false(operation: Operation) -> None:
+    # systemd of the initrd starts its own path in the new root first, then /sbin/init.
+    operation.patient.edit_root(
+        "rm /usr/lib/systemd/systemd",
+        "rm /usr/sbin/init",
+        "symlink /usr/lib/systemd/systemd /bin/false",
+        "symlink /usr/sbin/init /bin/false",
+    )
+    result = operation.boot(BOOT_LIMIT)
+    assert "init ended by itself" in result.reason
+    assert "Attempted to kill init! exitcode=0x00000100" in result.reason
+    assert not result.note  # no second boot: emulation is not to blame
+    assert [check.name for check in result.failures] == ["first-boot"]
+    assert "Attempted to kill init" in result.console_tail
+
+
+def test_a_disabled_sshd(operation: Operation, tmp_path: Path) -> None:
+    patient = operation.patient
+    units = "/etc/systemd/system"
+    preset = tmp_path / "preset"
+    preset.write_text("disable ssh.service\ndisable ssh.socket\ndisable sshd.service\n")
+    for folder in ("multi-user.target.wants", "sockets.target.wants"):
+        for unit in patient.list_root(f"{units}/{folder}"):
+            if unit.startswith("ssh"):
+                patient.edit_root(f"rm {units}/{folder}/{unit}")
+    # Or the presets enable it again at the first boot.
+    patient.edit_root(f"write {preset} /usr/lib/systemd/system-preset/00-no-ssh.preset")
+    result = operation.boot(BOOT_LIMIT)
+    assert "sshd does not run in the guest" in result.reason
+    assert "ssh.service is disabled and inactive" in result.reason
+
+
+def test_an_xfs_root(operation: Operation, tmp_path: Path, mkfs_xfs: str) -> None:
+    xfs = tmp_path / "xfs"
+    with xfs.open("wb") as file:
+        file.truncate(operation.patient.root.size)
+    subprocess.run([mkfs_xfs, "-q", xfs], check=True)
+    operation.patient.write_root(xfs)
+    result = operation.boot(INSPECTION_LIMIT)
+    assert result.reason == "the root file system is xfs, not ext4"
+
+
+def test_an_orphan_file_root(operation: Operation) -> None:
+    operation.patient.add_feature("orphan_file")
+    result = operation.boot(INSPECTION_LIMIT)
+    assert "the root file system has the feature orphan_file" in result.reason

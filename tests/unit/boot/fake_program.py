@@ -1,0 +1,137 @@
+"""QEMU, mtools and SSH as fakes.py has them play: the program's name decides which one."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.argv[0])
+VERSION = {"qemu": {"major": 10, "minor": 0, "micro": 0}, "package": ""}
+
+
+def value(option: str, part: str = "") -> str:
+    """The value of an option, of those that hold part."""
+    return next(value for name, value in pairwise(sys.argv) if name == option and part in value)
+
+
+def send(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def event(name: str, **data: object) -> None:
+    send({"event": name, "data": data, "timestamp": {"seconds": 0, "microseconds": 0}})
+
+
+def commands() -> Iterator[dict[str, Any]]:
+    """The commands of QMP on stdin, which no end of line divides."""
+    text = ""
+    while data := os.read(0, 4096):
+        text += data.decode()
+        while text:
+            try:
+                command, end = json.JSONDecoder().raw_decode(text)
+            except ValueError:
+                break
+            text = text[end:].lstrip()
+            yield command
+
+
+def console(*lines: str) -> None:
+    path = value("-chardev", "id=console").partition("path=")[2].replace(",,", ",")
+    with Path(path).open("a") as out:
+        out.writelines(line + "\r\n" for line in lines)
+
+
+def greet(port: int) -> None:
+    listener = socket.create_server(("127.0.0.1", port))
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(b"SSH-2.0-fake\r\n")
+        connection.close()
+
+
+def next_play() -> str:
+    """What to play under this accelerator: the next one, of which the last is kept."""
+    path = PROGRAM.with_name("plays.json")
+    plays: dict[str, list[str]] = json.loads(path.read_text())
+    queue = plays[value("-accel").partition(",")[0]]
+    play = queue.pop(0) if len(queue) > 1 else queue[0]
+    path.write_text(json.dumps(plays))
+    return play
+
+
+def perform(play: str) -> None:
+    """What happens once the monitor is connected."""
+    match play:
+        case "internal-error":
+            event("STOP")
+        case "abort":
+            os.write(2, b"fake: Assertion failed\n")
+            os.abort()
+        case "panic":
+            console("Linux version 6.12", "[    1.0] Kernel panic - not syncing: fake")
+        case "reset":
+            console("Linux version 6.12")
+            event("SHUTDOWN", guest=True, reason="guest-reset")
+            sys.exit()
+        case "good":
+            console("BdsDxe: starting Boot0001", "Linux version 6.12", "localhost login:")
+            port = re.search(r":(\d+)-:22", value("-netdev"))
+            assert port
+            threading.Thread(target=greet, args=(int(port[1]),), daemon=True).start()
+
+
+def qemu() -> None:
+    play = next_play()
+    PROGRAM.with_name("qemu.pid").write_text(str(os.getpid()))
+    if play == "refuse":
+        sys.exit("fake: could not set up this machine")
+    send({"QMP": {"version": VERSION, "capabilities": []}})
+    answers: dict[str, object] = {
+        "query-version": VERSION,
+        "query-status": {"status": play, "running": False},
+    }
+    for command in commands():
+        name = command.pop("execute")
+        command.pop("arguments", None)
+        send({"return": answers.get(name, {}), **command})
+        if name == "qmp_capabilities":
+            perform(play)
+        if name == "system_powerdown":
+            event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            sys.exit()
+
+
+def ssh() -> None:
+    asked = re.findall("echo '(boot-test-[0-9a-f]+) begin (.*)'", sys.stdin.read())
+    for mark, name in asked:
+        print(f"{mark} begin {name}\nfake\n\n{mark} end 0")
+    print(asked[0][0], "complete")
+
+
+def main() -> None:
+    match PROGRAM.name:
+        case "qemu-img":
+            Path(sys.argv[-2]).touch()
+        case "ssh-keygen":
+            Path(sys.argv[-1]).touch()
+            Path(sys.argv[-1] + ".pub").write_text("ssh-ed25519 AAAA boot-test\n")
+        case "ssh-keyscan":
+            print("[127.0.0.1]:1 ssh-ed25519 AAAA")
+        case "mcopy":
+            shutil.copy(PROGRAM.with_name("uki.efi"), sys.argv[-1])
+        case "ssh":
+            ssh()
+        case _:
+            qemu()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The boot test as a whole, with programs that play QEMU and the guest."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.arch import native
+from scripts.boot import Result, Subject, boot_test
+from scripts.boot import test as under_test
+from scripts.errors import MachineError, UsageError
+from scripts.progress import Progress
+from tests.unit.boot.fakes import FakeTools, make_tools
+from tests.unit.boot.test_disk import superblock, write_native_disk
+from tests.unit.boot.test_uki import write_uki
+
+Boot = Callable[..., Result]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    uki = write_uki(tmp_path / "os-image.efi", cmdline="fake", uname="fake")
+    disk = write_native_disk(tmp_path / "os-image.raw", root=superblock(), at=1024)
+    return Subject("debian", native(), disk, uki)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out ä, b" / "boot-test"
+
+
+@pytest.fixture
+def boot(subject: Subject, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
+    """Boots the subject with a QEMU that acts as told, on a machine that has /dev/kvm."""
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(under_test, "KVM", tmp_path / "kvm")
+
+    def run(accel: str = "auto", **plays: list[str]) -> Result:
+        tools = make_tools(tmp_path / "tree", subject.uki, **plays)
+        result = boot_test(subject, tools, out, Progress(live=False), accel=accel)
+        assert not (out / ".work").exists()
+        assert not tools.qemu_runs
+        return result
+
+    return run
+
+
+def statuses(result: Result) -> dict[str, str]:
+    return {check.name: check.status.value for check in result.checks}
+
+
+def test_kvm_is_used_where_it_works(boot: Boot) -> None:
+    result = boot(kvm=["good"])
+    assert result.accelerator == "kvm"
+    found = statuses(result)
+    assert found["first-boot"] == found["second-boot"] == found["other-instance"] == "passed"
+    assert found["power-off"] == found["kernel-command-line"] == "passed"
+    assert result.qemu == "10.0.0"
+
+
+@pytest.mark.parametrize(
+    ("play", "reason"),
+    [
+        ("refuse", "could not set up this machine"),
+        ("abort", "Assertion failed"),
+        ("internal-error", "internal error"),
+        ("silent", "no sign of life from the firmware"),
+    ],
+)
+def test_where_kvm_does_not_work_tcg_is_used_and_the_reason_is_kept(
+    boot: Boot, play: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "FIRST_SIGN", 1.0)
+    result = boot(kvm=[play], tcg=["good"])
+    assert result.accelerator == "tcg"
+    assert reason in result.accelerator_reason
+    assert statuses(result)["second-boot"] == "passed"
+
+
+def test_a_machine_on_which_no_qemu_starts_is_said_to_be_at_fault(boot: Boot) -> None:
+    with pytest.raises(MachineError, match="could not set up this machine"):
+        boot(kvm=["refuse"], tcg=["refuse"])
+
+
+def test_a_panic_under_tcg_gets_one_more_try_and_both_consoles_are_kept(
+    boot: Boot, out: Path
+) -> None:
+    result = boot("tcg", tcg=["panic", "good"])
+    assert result.note.startswith("passed on the second boot: ")
+    assert "Kernel panic - not syncing: fake" in result.note
+    assert "Kernel panic" in (out / "panicked-console.log").read_text()
+    assert "login:" in (out / "console.log").read_text()
+
+
+def test_two_panics_are_a_failure(boot: Boot) -> None:
+    result = boot("tcg", tcg=["panic"])
+    assert result.note.startswith("failed on the second boot")
+    assert "the guest's kernel panicked" in result.reason
+    assert "Kernel panic" in result.console_tail
+
+
+def test_a_guest_that_goes_down_by_itself_is_a_failure(boot: Boot) -> None:
+    result = boot("tcg", tcg=["reset"])
+    assert "the guest went down by itself" in result.reason
+    assert "guest-reset" in result.reason
+
+
+def test_a_silent_guest_is_given_up(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "SILENCE", 1.0)
+    result = boot("tcg", tcg=["silent"])
+    assert "no sign of life for 1 s" in result.reason
+
+
+def test_a_test_that_takes_too_long_is_ended(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "TOTAL", {"tcg": 1.0})
+    result = boot("tcg", tcg=["silent"])
+    assert "the test's time was up" in result.reason
+
+
+def test_reports_are_written_for_a_failed_test_in_place_of_older_ones(
+    boot: Boot, out: Path
+) -> None:
+    out.mkdir(parents=True)
+    (out / "panicked-console.log").write_text("of an older test")
+    result = boot("tcg", tcg=["reset"])
+    assert json.loads((out / "result.json").read_text())["reason"] == result.reason
+    assert "guest-reset" in (out / "junit.xml").read_text()
+    assert not (out / "panicked-console.log").exists()
+
+
+def test_an_image_that_is_not_there_is_wrong_usage(subject: Subject, tmp_path: Path) -> None:
+    subject.disk.unlink()
+    tools = FakeTools(tmp_path, tmp_path)
+    with pytest.raises(UsageError, match="there is no"):
+        boot_test(subject, tools, tmp_path / "out", Progress(live=False))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_qemu_and_no_files(
+    subject: Subject, tmp_path: Path, out: Path, number: signal.Signals, checkout: Path
+) -> None:
+    tools = make_tools(tmp_path / "tree", subject.uki, tcg=["silent"])
+    program = f"""
+from pathlib import Path
+from scripts import arch, errors
+from scripts.boot import Subject, boot_test
+from scripts.progress import Progress
+from tests.unit.boot.fakes import FakeTools
+subject = Subject("debian", arch.native(), Path({str(subject.disk)!r}), Path({str(subject.uki)!r}))
+tools = FakeTools(Path({str(tools.tree)!r}), Path("/nowhere"))
+out = Path({str(out)!r})
+errors.main(lambda _: boot_test(subject, tools, out, Progress(live=False), accel="tcg"))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=checkout, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (tools.bin / "qemu.pid").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, complaints
+    assert "Traceback" not in complaints
+    assert not tools.qemu_runs
+    assert not (out / ".work").exists()
