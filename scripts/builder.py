@@ -15,6 +15,7 @@ from typing import IO
 
 from scripts import artifacts, failures, records
 from scripts.artifacts import Artifact
+from scripts.errors import UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import Place, Places
@@ -79,7 +80,13 @@ class Builder:
             for part in ("building", "workspace"):
                 remove(place.folder / part)
                 (place.folder / part).mkdir()
-        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            self._log_path.touch()
+        except OSError as error:
+            raise UsageError(
+                f"{self._log_path} cannot be written: {error}", hint="-- --out names another folder"
+            ) from None
         with self._log_path.open("wb") as log, ThreadPoolExecutor(self._opts.jobs) as pool:
             running: dict[Future[None], str] = {}
             try:

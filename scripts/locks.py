@@ -9,27 +9,36 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scripts.errors import HarnessError
+from scripts.errors import HarnessError, UsageError
 
 
 @contextmanager
 def only_build(work: Path) -> Iterator[None]:
     """Hold this checkout's build lock; the kernel releases it however the process ends.
 
-    Raises HarnessError that names the process that has it.
+    Raises HarnessError that names the process that has it, and UsageError where work cannot be
+    written to.
     """
-    work.mkdir(parents=True, exist_ok=True)
     holder = work / "lock.pid"
     lock = FileLock(work / "lock")
     try:
-        with lock.acquire(blocking=False):
-            holder.write_text(str(os.getpid()))
-            yield
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+        holder.write_text(str(os.getpid()))
     except Timeout:
         raise HarnessError(
             f"another build is running in this checkout (process {_read(holder)})",
             hint="wait for it to end, or build in a checkout of its own",
         ) from None
+    except OSError as error:
+        raise UsageError(
+            f"builds cannot be kept in {work}: {error}",
+            hint="-- --work FOLDER names another folder; root's earlier builds may be in the way",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path) -> str:
