@@ -21,7 +21,7 @@ DPKG_ERROR = re.compile(r"^dpkg: error processing (?:package|archive) (\S+) \((.
 
 # A line of mkosi's own that is no step within a step (which is indented): an error, the dump of a
 # failed command, which begins with a quote, or what mkosi was doing meanwhile, in parentheses.
-MKOSI_LINE = re.compile(r"^‣ (?:\[[^]]*\] )?([^ (].*)$")
+MKOSI_LINE = re.compile(r"^‣ (?:\[[^]]*\] )?+([^ (].*)$")
 
 # What another attempt may mend and apt does not try again: the server's own errors and an archive
 # that is just being updated.

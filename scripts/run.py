@@ -119,13 +119,17 @@ def terminate(process: subprocess.Popen[bytes], *, grace: float = GRACE_SECONDS)
 
 @contextlib.contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End process, whatever happens in the with block."""
+    """End process and close its pipes, whatever happens in the with block."""
     _alive[process] = None
     try:
         yield process
     finally:
         terminate(process)
         _alive.pop(process, None)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def signal_all(number: signal.Signals) -> None:

@@ -62,7 +62,7 @@ class Tools:
 
 
 def _device(path: Path) -> list[Arg]:
-    """Options that show a device; the sandbox makes a folder to mount it on unless told otherwise."""
+    """Options that show a device, mounted on a file: the sandbox would make a folder of its own."""
     return ["--write", "", path, "--bind", path, path] if path.exists() else []
 
 

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import artifacts
+from scripts.artifacts import Artifact
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A folder with a file and a folder that are finished."""
+    made = tmp_path / "made"
+    (made / "oci/blobs").mkdir(parents=True)
+    (made / "oci/index.json").write_text("index")
+    (made / "oci/blobs/1").write_text("blob")
+    (made / "image.raw").write_text("new")
+    return made
+
+
+def deliver(made: Path, out: Path) -> None:
+    with artifacts.delivery(["image.raw", "oci"], made, out):
+        pass
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_files_and_folders_get_their_final_names(made: Path, out: Path) -> None:
+    deliver(made, out)
+
+    assert names(out) == ["image.raw", "oci", "oci/blobs", "oci/blobs/1", "oci/index.json"]
+
+
+def test_what_stood_there_before_is_replaced(made: Path, out: Path) -> None:
+    (out / "oci").mkdir(parents=True)
+    (out / "oci/stale").touch()
+    (out / "image.raw").write_text("old")
+    deliver(made, out)
+
+    assert (out / "image.raw").read_text() == "new"
+    assert names(out / "oci") == ["blobs", "blobs/1", "index.json"]
+
+
+def test_leftovers_of_a_killed_delivery_are_no_hindrance(made: Path, out: Path) -> None:
+    for name in (".oci.new", ".oci.old"):
+        (out / name).mkdir(parents=True)
+        (out / name / "stale").touch()
+    (out / ".image.raw.new").write_text("half")
+    deliver(made, out)
+
+    assert not list(out.glob(".*"))
+    assert (out / "image.raw").read_text() == "new"
+
+
+def test_a_full_disk_leaves_the_good_artifacts_and_no_halves(
+    made: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out.mkdir()
+    (out / "image.raw").write_text("old")
+    move = shutil.move
+
+    def fails_on_the_second(source: Path, target: Path) -> None:
+        if source.name == "oci":
+            target.mkdir()
+            (target / "half").touch()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        move(source, target)
+
+    monkeypatch.setattr(shutil, "move", fails_on_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        deliver(made, out)
+
+    assert names(out) == ["image.raw"]
+    assert (out / "image.raw").read_text() == "old"
+
+
+def test_files_of_a_folder_are_artifacts_of_their_own(made: Path) -> None:
+    described = artifacts.describe(made, ["image.raw", "oci"])
+
+    assert [artifact.name for artifact in described] == [
+        "image.raw",
+        "oci/blobs/1",
+        "oci/index.json",
+    ]
+    assert [artifact.output for artifact in described] == ["image.raw", "oci", "oci"]
+    assert described[0].size == 3
+    assert described[0].sha512 == hashlib.sha512(b"new").hexdigest()
+
+
+def test_an_artifact_that_was_moved_still_stands(made: Path, out: Path) -> None:
+    [artifact] = artifacts.describe(made, ["image.raw"])
+    deliver(made, out)
+
+    assert artifact.stands_in(out)
+
+
+def test_an_artifact_that_was_written_to_or_is_gone_does_not_stand(made: Path) -> None:
+    artifact = Artifact.of(made, "image.raw")
+    (made / "image.raw").write_text("NEW")
+    assert not artifact.stands_in(made)
+    (made / "image.raw").unlink()
+    assert not artifact.stands_in(made)
+
+
+def test_sha512sum_accepts_the_checksums(made: Path) -> None:
+    artifacts.write_checksums(made, artifacts.describe(made, ["image.raw", "oci"]))
+
+    for name in ("SHA512SUMS", "image.raw.sha512sum", "oci.sha512sum"):
+        subprocess.run(["sha512sum", "--quiet", "--strict", "-c", name], cwd=made, check=True)
+
+
+def test_the_manifest_lists_the_artifacts_after_what_it_is_given(made: Path) -> None:
+    artifacts.write_manifest(made, {"arch": "x86_64"}, artifacts.describe(made, ["image.raw"]))
+
+    manifest = json.loads((made / "manifest.json").read_text())
+    sha512 = hashlib.sha512(b"new").hexdigest()
+    assert manifest == {
+        "arch": "x86_64",
+        "artifacts": [{"name": "image.raw", "size": 3, "sha512": sha512}],
+    }
+
+
+def test_equal_text_is_not_written_again(tmp_path: Path) -> None:
+    artifacts.write_text(tmp_path / "file", "text")
+    before = (tmp_path / "file").stat()
+    artifacts.write_text(tmp_path / "file", "text")
+
+    assert (tmp_path / "file").stat() == before
+    assert names(tmp_path) == ["file"]

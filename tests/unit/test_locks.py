@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from scripts.errors import HarnessError
+from scripts.locks import only_build
+
+HOLDER = """\
+import sys, time
+from pathlib import Path
+from scripts.locks import only_build
+with only_build(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def another_build(checkout: Path, work: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command: list[str | Path] = [sys.executable, "-c", HOLDER, work]
+    with subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_build_is_told_which_process_has_the_lock(checkout: Path, tmp_path: Path) -> None:
+    with (
+        another_build(checkout, tmp_path) as process,
+        pytest.raises(HarnessError, match=rf"another build .*process {process.pid}\)") as caught,
+        only_build(tmp_path),
+    ):
+        pass
+
+    assert caught.value.exit_code == 1
+
+
+def test_the_lock_of_a_killed_build_is_free_at_once(checkout: Path, tmp_path: Path) -> None:
+    with another_build(checkout, tmp_path) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+        with only_build(tmp_path):
+            pass
+
+
+def test_a_build_that_failed_lets_go_of_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), only_build(tmp_path):
+        raise ZeroDivisionError
+
+    with only_build(tmp_path):
+        pass
+
+
+def test_builds_in_two_folders_do_not_wait_for_each_other(checkout: Path, tmp_path: Path) -> None:
+    with another_build(checkout, tmp_path / "one"), only_build(tmp_path / "two"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(HarnessError, match="file/work"), only_build(tmp_path / "file/work"):
+        pass

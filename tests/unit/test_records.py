@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import records
+from scripts.artifacts import Artifact
+from scripts.records import Package, Record
+
+RECORD = Record(
+    key="abc",
+    inputs={"release": "trixie"},
+    seconds=1.5,
+    artifacts=(Artifact("os-image.raw", 3, 4, "ff"),),
+    packages=(Package("bash", "5.2", "amd64"),),
+)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    RECORD.write(tmp_path)
+
+    assert Record.read(tmp_path) == RECORD
+
+
+def test_there_is_no_record_where_none_was_written(tmp_path: Path) -> None:
+    assert Record.read(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"key": "abc"}', '{"artifacts": [{"name": "x"}]}']
+)
+def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / records.NAME).write_text(text)
+
+    assert Record.read(tmp_path) is None
+
+
+def test_packages_are_read_from_mkosis_manifest(tmp_path: Path) -> None:
+    package = {"type": "deb", "name": "bash", "version": "5.2", "architecture": "amd64"}
+    (tmp_path / "m").write_text(json.dumps({"config": {}, "packages": [package]}))
+
+    assert records.packages_of(tmp_path / "m") == (Package("bash", "5.2", "amd64"),)
+
+
+def test_an_image_without_a_manifest_lists_no_packages(tmp_path: Path) -> None:
+    assert records.packages_of(tmp_path / "m") == ()
