@@ -99,8 +99,8 @@ def _of_this_machine() -> Archive | None:
     try:
         targets = run(
             [
-                # What apt has downloaded is nothing in a fresh container, and takes it half a second
-                # to read anywhere else: only its configuration counts.
+                # Only apt's configuration counts: what it has downloaded is nothing in a fresh
+                # container, and takes half a second to read anywhere else.
                 "apt-get", "indextargets", "--no-release-info",
                 *(f"--option={name}={value}" for name, value in NO_CACHE.items()),
                 "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
