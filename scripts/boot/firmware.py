@@ -19,27 +19,34 @@ class Firmware:
     variables: Path
 
 
-# Where Debian's ovmf and qemu-efi-aarch64 packages put the builds without Secure Boot.
+def _firmware(folder: str, code: str, variables: str) -> Firmware:
+    return Firmware(Path("/usr/share") / folder / code, Path("/usr/share") / folder / variables)
+
+
+# Where the packages of Debian (ovmf, qemu-efi-aarch64), then of Fedora (edk2-ovmf,
+# edk2-aarch64) put the builds without Secure Boot.
 FIRMWARE = {
-    X86_64: Firmware(
-        Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+    X86_64: (
+        _firmware("OVMF", "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+        _firmware("edk2/ovmf", "OVMF_CODE.fd", "OVMF_VARS.fd"),
     ),
-    AARCH64: Firmware(
-        Path("/usr/share/AAVMF/AAVMF_CODE.fd"), Path("/usr/share/AAVMF/AAVMF_VARS.fd")
+    AARCH64: (
+        _firmware("AAVMF", "AAVMF_CODE.fd", "AAVMF_VARS.fd"),
+        _firmware("edk2/aarch64", "QEMU_EFI-pflash.raw", "vars-template-pflash.raw"),
     ),
 }
 
 
 def find(tools: Tools, arch: Arch) -> Firmware:
     """The firmware for arch. Raises MachineError where the tools tree has none."""
-    firmware = FIRMWARE[arch]
-    for path in (firmware.code, firmware.variables):
-        if not tools.has(str(path)):
-            raise MachineError(
-                f"the tools tree has no UEFI firmware for {arch}: {path} is not in {tools.tree}",
-                hint="build the tools tree again: ./nox -s clean, then the build",
-            )
-    return firmware
+    for firmware in FIRMWARE[arch]:
+        if tools.has(str(firmware.code)) and tools.has(str(firmware.variables)):
+            return firmware
+    wanted = " or ".join(str(firmware.code) for firmware in FIRMWARE[arch])
+    raise MachineError(
+        f"the tools tree has no UEFI firmware for {arch}: neither {wanted} is in {tools.tree}",
+        hint="build the tools tree again: ./nox -s clean, then the build",
+    )
 
 
 def copy_variables(tools: Tools, firmware: Firmware, target: Path) -> None:

@@ -14,6 +14,7 @@ from scripts.boot.monitor import MonitorError
 from scripts.boot.watch import Watch
 from scripts.tools import Tools
 
+KEYSCANS = 3  # on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
 SSH_FAILED = 255  # ssh's own failures, ssh(1)
@@ -36,8 +37,11 @@ class Session:
         self.watch.until_sshd(self.machine.port)
         self.watch.milestone("sshd")
         output = self._file("keyscan")
-        self._finish(ssh.start_keyscan(self.tools, self.machine.port, output), output)
-        return ssh.parse_keyscan(output.read_text())
+        for _ in range(KEYSCANS):
+            self._finish(ssh.start_keyscan(self.tools, self.machine.port, output), output)
+            if key := ssh.parse_keyscan(output.read_text()):
+                return key
+        return ""
 
     def ask(self, *, again: bool = False) -> probes.Answers:
         """The answers to the probes (again: of a second boot), once the guest lets us in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import threading
@@ -93,15 +94,33 @@ def _accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
 def _workspace(out: Path) -> Iterator[Path]:
     """A folder for overlays, seeds and unfinished results, gone afterwards.
 
-    It has one name, so that what a killed test left is removed by the next.
+    It has one name, so that what a killed test left is removed by the next. The
+    lock is the kernel's, on out itself: nothing of it is left behind either.
     """
+    out.mkdir(parents=True, exist_ok=True)
     work = (out / ".work").absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "results").mkdir(parents=True)
-    try:
-        yield work
-    finally:
+    with _locked(out):
         shutil.rmtree(work, ignore_errors=True)
+        (work / "results").mkdir(parents=True)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HarnessError(
+                f"another boot test writes to {out}", hint="wait until it has ended"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def _publish(result: Result, work: Path, out: Path) -> None:
@@ -226,7 +245,9 @@ class _Test:
         return instance
 
     @contextlib.contextmanager
-    def _powered(self, instance: Machine, boot: str, task: Task) -> Iterator[Session]:
+    def _powered(
+        self, instance: Machine, boot: str, step: Callable[[str], None]
+    ) -> Iterator[Session]:
         """A session with instance, which is switched on for the with block."""
         log = self.results / CONSOLES[boot]
         vm = Vm(instance, self.tools, self.accelerator, log, self.work / f"qemu-{boot}.log")
@@ -234,7 +255,7 @@ class _Test:
             if complaint := vm.connect():
                 raise AcceleratorFailure(complaint)
             self.qemu = vm.version()
-            watch = self._watch(vm, log, lambda text: task.step(f"{boot} boot: {text}"))
+            watch = self._watch(vm, log, step)
             try:
                 yield Session(instance, watch, self.tools, self.key)
             except BootFailure as failure:
@@ -256,7 +277,7 @@ class _Test:
 
     def _boot_first(self, instance: Machine, pool: ThreadPoolExecutor) -> Future[None]:
         """Returns the boot of the other instance, begun once this one has shown that it can."""
-        with self._powered(instance, "first", self.task) as session:
+        with self._powered(instance, "first", self.task.step) as session:
             self.facts.host_keys["first"] = session.host_key()
             other = pool.submit(self._boot_other)
             self.facts.first = session.ask()
@@ -264,8 +285,11 @@ class _Test:
         self._keep_answers()
         return other
 
+    def _step_again(self, text: str) -> None:
+        self.task.step(f"second boot: {text}")
+
     def _boot_second(self, instance: Machine) -> None:
-        with self._powered(instance, "second", self.task) as session:
+        with self._powered(instance, "second", self._step_again) as session:
             self.facts.host_keys["second"] = session.host_key()
             self.facts.second = session.ask(again=True)
             self.facts.power_offs["second"] = session.power_off()
@@ -275,7 +299,7 @@ class _Test:
         with (
             self.progress.task("boot-test, other instance") as task,
             contextlib.suppress(Cancelled),
-            self._powered(instance, "other", task) as session,
+            self._powered(instance, "other", task.step) as session,
         ):
             self.facts.host_keys["other"] = session.host_key()
 

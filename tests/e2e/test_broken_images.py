@@ -15,7 +15,6 @@ import pytest
 from scripts.boot import Result, Subject, boot_test
 from scripts.progress import Progress
 from scripts.tools import Tools
-
 from tests.e2e.surgery import Patient, copy
 
 # Seconds. A disk that cannot boot is found out without booting it; a guest that
@@ -100,6 +99,8 @@ def test_a_disabled_sshd(operation: Operation, tmp_path: Path) -> None:
         for unit in patient.list_root(f"{units}/{folder}"):
             if unit.startswith("ssh"):
                 patient.edit_root(f"rm {units}/{folder}/{unit}")
+    # cloud-init-network.service wants sshd.service, which is an alias.
+    patient.edit_root(f"rm {units}/sshd.service")
     # Or the presets enable it again at the first boot.
     patient.edit_root(f"write {preset} /usr/lib/systemd/system-preset/00-no-ssh.preset")
     result = operation.boot(BOOT_LIMIT)

@@ -61,7 +61,7 @@ def make_tools(tree: Path, uki: Path, **plays: Sequence[str]) -> FakeTools:
         program = tools.bin / name
         program.write_text(f"#!{sys.executable} -I\n{PROGRAM.read_text()}")
         program.chmod(0o755)
-    for firmware in FIRMWARE.values():
+    for firmware, *_ in FIRMWARE.values():
         for path in (firmware.code, firmware.variables):
             file = tree / path.relative_to("/")
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import native
-from scripts.boot import Result, Subject, boot_test
+from scripts.boot import Result, Subject, boot_test, watch
 from scripts.boot import test as under_test
-from scripts.errors import MachineError, UsageError
+from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.progress import Progress
 from tests.unit.boot.fakes import FakeTools, make_tools
 from tests.unit.boot.test_disk import superblock, write_native_disk
@@ -41,6 +43,8 @@ def boot(subject: Subject, tmp_path: Path, out: Path, monkeypatch: pytest.Monkey
     """Boots the subject with a QEMU that acts as told, on a machine that has /dev/kvm."""
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(under_test, "KVM", tmp_path / "kvm")
+    monkeypatch.setattr(watch, "AFTERMATH_SECONDS", 0.3)
+    monkeypatch.setattr(watch.Greeter, "RETRY_SECONDS", 0.1)
 
     def run(accel: str = "auto", **plays: list[str]) -> Result:
         tools = make_tools(tmp_path / "tree", subject.uki, **plays)
@@ -140,6 +144,22 @@ def test_an_image_that_is_not_there_is_wrong_usage(subject: Subject, tmp_path: P
     tools = FakeTools(tmp_path, tmp_path)
     with pytest.raises(UsageError, match="there is no"):
         boot_test(subject, tools, tmp_path / "out", Progress(live=False))
+
+
+def test_a_second_test_of_the_same_image_is_refused(
+    subject: Subject, tmp_path: Path, out: Path
+) -> None:
+    out.mkdir(parents=True)
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(HarnessError, match="another boot test"):
+        boot_test(subject, FakeTools(tmp_path, tmp_path), out, Progress(live=False))
+    os.close(lock)
+
+
+def test_what_a_killed_test_left_is_removed(boot: Boot, out: Path) -> None:
+    (out / ".work/first").mkdir(parents=True)
+    assert boot("tcg", tcg=["reset"]).failures
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,7 +16,7 @@ FOLDER = Path("/home/jörg, o/my work")
 def command(arch: Arch = X86_64, accelerator: str = "tcg") -> list[str]:
     machine = Machine(
         arch=arch,
-        firmware=FIRMWARE[arch],
+        firmware=FIRMWARE[arch][0],
         base=FOLDER / "os-image.raw",
         overlay=FOLDER / "disk.qcow2",
         variables=FOLDER / "variables.fd",
