@@ -138,12 +138,11 @@ class _Bench:
 
     def _plain(self) -> float:
         at = self._plain_places()
+        arguments, env = at.plain(self._folder("plain/built/output"))
         command = self.using.command(
             "--image-id", IMAGE,
-            *at.images.arguments(),
+            *arguments,
             "--incremental", "yes",
-            "--tools-tree-sandbox-tree", at.tools.sandbox_tree,
-            "--output-directory", self._folder("plain/built/output"),
             "--cache-directory", self._folder("plain/built/cache"),
             "--package-cache-dir", at.images.folder / "packages",
             "--force",
@@ -152,7 +151,7 @@ class _Bench:
         with self.progress.task("plain mkosi") as task:
             task.step("building")
             began = time.monotonic()
-            stream(command, log=self.log, cwd=self.checkout, env=builder.ENVIRONMENT)
+            stream(command, log=self.log, cwd=self.checkout, env=env)
             return time.monotonic() - began
 
     def _plain_places(self) -> Places:

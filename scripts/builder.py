@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,9 +27,6 @@ from scripts.tools import Tools
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400
-
-# The tools tree is built with the host's programs, and on Debian a person's PATH lacks some.
-ENVIRONMENT = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
 # Between two attempts to build from a mirror that fails, in seconds.
 PAUSES = (2, 8)
@@ -132,24 +129,27 @@ class Builder:
     def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
         with _package_cache(self._at.of_stage(stage.name), stage) as packages:
             command = self._using.command(*self._arguments(stage, folder, packages))
+            env = self._at.of_stage(stage.name).environment(folder)
             for pause in PAUSES:
                 try:
-                    return self._stream(command, task, log)
+                    return self._stream(command, env, task, log)
                 except CommandError as error:
                     if not failures.is_transient(error):
                         raise
                     task.step(f"the mirror failed, trying again in {pause} s")
                     if self._ending.wait(pause):
                         raise
-            return self._stream(command, task, log)
+            return self._stream(command, env, task, log)
 
-    def _stream(self, command: Sequence[Arg], task: Task, log: _StageLog) -> None:
+    def _stream(
+        self, command: Sequence[Arg], env: Mapping[str, str], task: Task, log: _StageLog
+    ) -> None:
         stream(
             command,
             log=log,
             on_line=lambda line: task.step(_step(line) or task.current),
             cwd=self._opts.root,
-            env=ENVIRONMENT,
+            env=env,
             keep=TAIL_LINES,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,12 @@ from scripts.digests import text_digest
 from scripts.options import Options
 from scripts.run import Arg
 from scripts.stages import TOOLS_TREE
+
+# mkosi takes the value of a setting such as BaseTrees= apart at spaces, and expands variables of
+# the environment only then: a path that may hold spaces has to come in one.
+OUTPUT = "FINCH_OUTPUT"
+SANDBOX_TREE = "FINCH_SANDBOX_TREE"
+TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,22 @@ class Place:
         files = sorted(self.sandbox_tree.rglob("*.sources"))
         return text_digest("".join(path.read_text() for path in files)) if files else ""
 
+    def environment(self, output: Path) -> dict[str, str]:
+        """What mkosi needs in its environment to put its output into the folder output."""
+        return {
+            # mkosi builds a tools tree with the host's programs, and a person's PATH lacks some.
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            OUTPUT: os.fspath(output),
+            SANDBOX_TREE: os.fspath(self.sandbox_tree),
+        }
+
     def arguments(self) -> list[Arg]:
         """Mkosi's arguments that are the same for all stages of the target."""
         return [
             "--distribution", self.distribution,
             "--release", self.release,
             "--architecture", self.arch.mkosi,
-            "--sandbox-tree", self.sandbox_tree,
+            "--sandbox-tree", f"${SANDBOX_TREE}",
             "--workspace-directory", self.folder / "workspace",
         ]  # fmt: skip
 
@@ -68,6 +84,21 @@ class Places:
     def stage(self, name: str) -> Path:
         """The folder that holds the finished output and the record of the stage called name."""
         return self.of_stage(name).stage(name)
+
+    def plain(self, output: Path) -> tuple[list[Arg], dict[str, str]]:
+        """The arguments and the environment of a mkosi that builds everything itself, into output.
+
+        It makes its own default tools tree, unless told otherwise.
+        """
+        tools = os.fspath(self.tools.sandbox_tree)
+        return (
+            [
+                *self.images.arguments(),
+                "--output-directory", output,
+                "--tools-tree-sandbox-tree", f"${TOOLS_SANDBOX_TREE}",
+            ],
+            {**self.images.environment(output), TOOLS_SANDBOX_TREE: tools},
+        )  # fmt: skip
 
     @property
     def tools_tree(self) -> Path:

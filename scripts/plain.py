@@ -9,14 +9,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, builder, errors, mkosi, options, places
+from scripts import build, errors, mkosi, options, places
 from scripts.locks import only_build
 from scripts.progress import Progress
 
-# mkosi's own name for an option of ours; both reach mkosi in any case.
 # What mkosi does without any tools.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
+# mkosi's own name for an option of ours; both reach mkosi in any case.
 OURS = {"--distribution": "--distribution", "--release": "--release", "--architecture": "--arch"}
 
 
@@ -29,16 +29,15 @@ def main(argv: Sequence[str]) -> None:
         output = place.folder / "plain"
         using = build.obtain(opts, Progress())
         mkosi.install(using)
+        tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
             build.build_tools_tree(opts, Progress(), using, at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
-        else:
-            tools = ["--tools-tree-sandbox-tree", os.fspath(at.tools.sandbox_tree)]
         for name in ("output", "cache", "workspace"):
             (output / name).mkdir(parents=True, exist_ok=True)
+    arguments, environment = at.plain(output / "output")
     command = using.command(
-        *place.arguments(),
-        "--output-directory", output / "output",
+        *arguments,
         "--cache-directory", output / "cache",
         "--workspace-directory", output / "workspace",
         "--package-cache-dir", place.folder / "packages",
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         *argv,
     )  # fmt: skip
     os.chdir(opts.root)
-    os.environ |= builder.ENVIRONMENT
+    os.environ |= environment
     os.execv(sys.executable, [os.fspath(arg) for arg in command])
 
 

@@ -1,0 +1,128 @@
+"""Our configuration, as the pinned and patched mkosi reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import arch, mkosi, options, places, stages
+from scripts.errors import HarnessError
+
+ARCHES = list(arch.NAMES)
+TARGETS = [(name, image) for name in ARCHES for image in options.IMAGES[name]]
+
+# By image, its settings.
+Summary = dict[str, dict[str, Any]]
+Summarize = Callable[..., Summary]
+
+
+@pytest.fixture(scope="session")
+def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH that holds mkosi, which is downloaded once for a checkout."""
+    site = tmp_path_factory.mktemp("site")
+    try:
+        mkosi.install(mkosi.obtain(checkout / "mkosi", checkout / ".work"), site)
+    except HarnessError as error:
+        pytest.fail(f"mkosi cannot be had: {error.message}")
+    return site
+
+
+def summarize(root: Path, site: Path, arch_name: str, image: str, *args: str) -> Summary:
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "mkosi",
+            "--distribution", "debian",
+            "--architecture", arch.parse(arch_name).mkosi,
+            "--image-id", image,
+            "--output-directory", root / "output",
+            *args,
+            "--json", "summary",
+        ],
+        cwd=root,
+        env={
+            "PYTHONPATH": os.fspath(site),
+            "PATH": os.environ["PATH"],
+            places.OUTPUT: os.fspath(root / "output"),
+        },
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    return {entry["Image"]: entry for entry in json.loads(result.stdout)["Images"]}
+
+
+@pytest.fixture(scope="session")
+def root(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration, in a folder whose name is not easy to handle."""
+    root = tmp_path_factory.mktemp("root") / "finch ä images"
+    root.mkdir()
+    for path in checkout.glob("mkosi.*"):
+        if path.is_dir():
+            shutil.copytree(path, root / path.name, symlinks=True)
+        else:
+            shutil.copy(path, root)
+    return root
+
+
+@pytest.mark.parametrize(("arch_name", "image"), TARGETS)
+def test_mkosi_reads_a_stage_without_complaint_and_without_the_others(
+    root: Path, site: Path, arch_name: str, image: str
+) -> None:
+    summary = summarize(root, site, arch_name, image, "--profile", "staged")
+
+    assert set(summary) == {image, "main"}
+    assert summary[image]["Dependencies"] == []
+    assert summary[image]["Architecture"] == arch.parse(arch_name).mkosi
+
+
+@pytest.mark.parametrize(("arch_name", "image"), TARGETS)
+def test_plain_mkosi_builds_what_the_image_stands_on_too(
+    root: Path, site: Path, arch_name: str, image: str
+) -> None:
+    target = stages.Target("debian", arch.parse(arch_name), {})
+    planned = stages.plan(root, [image], target)
+    summary = summarize(root, site, arch_name, image)
+
+    assert set(summary) == {stage.name for stage in planned} | {"main"}
+    for stage in planned:
+        assert summary[stage.name]["Dependencies"] == list(stage.needs)
+
+
+def test_mkosi_reads_the_tools_tree_as_a_stage(root: Path, site: Path) -> None:
+    name = stages.TOOLS_TREE
+    summary = summarize(root, site, arch.native().name, name, "--profile", "staged")
+
+    assert summary[name]["Dependencies"] == []
+    assert summary[name]["Packages"]
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
+def test_what_an_image_stands_on_is_one_path_even_with_spaces(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    os_image = summarize(root, site, arch_name, "os-image", "--profile", "staged")["os-image"]
+
+    assert os_image["BaseTrees"] == [str(root / "output/base-with-kernel")]
+    assert os_image["Initrds"] == [str(root / "output/initrd")]
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
+def test_the_kernel_of_an_os_image_talks_to_the_serial_console(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    os_image = summarize(root, site, arch_name, "os-image", "--profile", "staged")["os-image"]
+    console = {"x86_64": "console=ttyS0", "aarch64": "console=ttyAMA0"}[arch_name]
+
+    assert console in os_image["KernelCommandLine"]
+
+
+def test_mkosi_knows_nothing_of_an_image_that_is_not_there(root: Path, site: Path) -> None:
+    with pytest.raises(AssertionError, match="no-such-image"):
+        summarize(root, site, "x86_64", "no-such-image")
