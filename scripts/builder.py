@@ -73,10 +73,6 @@ class Builder:
 
         Raises HarnessError with the cause, as far as mkosi's output tells it.
         """
-        for place in (self._at.images, self._at.tools):
-            for part in ("building", "workspace"):
-                remove(place.folder / part)
-                (place.folder / part).mkdir()
         try:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             self._log_path.touch()
@@ -84,7 +80,11 @@ class Builder:
             raise UsageError(
                 f"{self._log_path} cannot be written: {error}", hint="-- --out names another folder"
             ) from None
-        with self._log_path.open("wb") as log, ThreadPoolExecutor(self._opts.jobs) as pool:
+        with (
+            self._work_folders(),
+            self._log_path.open("wb") as log,
+            ThreadPoolExecutor(self._opts.jobs) as pool,
+        ):
             running: dict[Future[None], str] = {}
             try:
                 self._run_all(planned, pool, log, running)
@@ -92,6 +92,23 @@ class Builder:
                 self._ending.set()
                 _end(running)
                 raise
+
+    @contextmanager
+    def _work_folders(self) -> Iterator[None]:
+        """The folders that hold something only while a build is running, made empty."""
+        folders = [
+            path
+            for place in (self._at.images, self._at.tools)
+            for path in (place.folder / "building", place.workspace("workspace"))
+        ]
+        for path in folders:
+            remove(path)
+            path.mkdir()
+        try:
+            yield
+        finally:
+            for path in folders:
+                remove(path)
 
     def _run_all(
         self,

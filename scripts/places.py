@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,17 @@ class Place:
         """The folder that holds the finished output and the record of the stage called name."""
         return self.folder / "stages" / name
 
+    def workspace(self, name: str) -> Path:
+        """The folder called name that mkosi works in.
+
+        mkosi passes its path through a shell without quoting it. Where that would go wrong it lies
+        in /var/tmp, which is mkosi's own choice.
+        """
+        path = os.fspath(self.folder / name)
+        if path == shlex.quote(path):
+            return self.folder / name
+        return Path("/var/tmp") / f"finch-{text_digest(path)[:16]}"
+
     @property
     def sources_digest(self) -> str:
         """The sha256 over the package sources, "" where mkosi's own are used."""
@@ -57,7 +69,7 @@ class Place:
             "--release", self.release,
             "--architecture", self.arch.mkosi,
             "--sandbox-tree", f"${SANDBOX_TREE}",
-            "--workspace-directory", self.folder / "workspace",
+            "--workspace-directory", self.workspace("workspace"),
         ]  # fmt: skip
 
 
@@ -124,6 +136,6 @@ def _place(opts: Options, distribution: str, release: str, arch: Arch, name: str
     folder = opts.work / name
     archive = sources.find(opts.mirror) if distribution == "debian" else None
     sandbox = sources.write_sandbox_tree(folder / "sandbox", archive, release)
-    for part in ("stages", "workspace", "packages"):
+    for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     return Place(folder, distribution, release, arch, sandbox)

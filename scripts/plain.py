@@ -33,13 +33,14 @@ def main(argv: Sequence[str]) -> None:
         if WITHOUT_TOOLS.isdisjoint(argv):
             build.build_tools_tree(opts, Progress(), using, at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
-        for name in ("output", "cache", "workspace"):
-            (output / name).mkdir(parents=True, exist_ok=True)
+        workspace = place.workspace("plain/workspace")
+        for path in (output / "output", output / "cache", workspace):
+            path.mkdir(parents=True, exist_ok=True)
     arguments, environment = at.plain(output / "output")
     command = using.command(
         *arguments,
         "--cache-directory", output / "cache",
-        "--workspace-directory", output / "workspace",
+        "--workspace-directory", workspace,
         "--package-cache-dir", place.folder / "packages",
         *tools,
         *argv,
