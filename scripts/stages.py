@@ -136,7 +136,9 @@ def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
 
 
 def _concerns(path: Path, target: Target) -> bool:
-    """Whether a file can matter to target; a drop-in that is for another distribution cannot."""
+    """Whether a file can matter to target: no README, no drop-in for another distribution."""
+    if path.name == "README.md" and path.parent.name == "mkosi.conf.d":
+        return False
     if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
         return True
     match = read_conf(path).get("Match", {})
