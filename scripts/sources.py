@@ -31,13 +31,13 @@ NO_CACHE = {
 # Suites without a security suite: what is fixed goes straight into them.
 ROLLING = ("sid", "unstable")
 
-# A transfer that stalls is given up after the timeout, and tried again after 1 and 2 seconds: each
-# of two suites, one after the other, so that a dead mirror is named within two minutes. Without the
-# error mode apt goes on with the lists that it could get, or with none.
+# A transfer that stalls is given up after twice the timeout (apt connects again once), and tried
+# again twice: for two suites, one after the other, a dead mirror is named after two minutes.
+# Without the error mode apt goes on with the lists that it could get, or with none.
 APT_CONF = """\
 Acquire::Retries "2";
-Acquire::http::Timeout "15";
-Acquire::https::Timeout "15";
+Acquire::http::Timeout "10";
+Acquire::https::Timeout "10";
 APT::Update::Error-Mode "any";
 """
 
