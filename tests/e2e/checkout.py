@@ -1,0 +1,186 @@
+"""A copy of the checkout to build in, and what a build may leave behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a session that runs the tests leaves behind for the programs it starts.
+FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
+
+Arg = str | Path
+
+
+class Build:
+    """A running build whose lines are kept as they come."""
+
+    def __init__(self, command: Sequence[Arg], cwd: Path, env: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.started = time.monotonic()
+        self.seconds = 0.0
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self.process as process:
+            assert process.stdout
+            for line in process.stdout:
+                with self._news:
+                    self.lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self.seconds = time.monotonic() - self.started
+            self.lines.append("")
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        """All that was printed so far."""
+        return "\n".join(self.lines)
+
+    def wait_for(self, text: str, *, within: float = 90) -> None:
+        """Wait until a line holds text; the build must not end before."""
+        with self._news:
+            came = self._news.wait_for(
+                lambda: any(text in line for line in self.lines) or self.seconds, within
+            )
+        assert came, f"no {text!r} within {within} s:\n{self.output}"
+        assert text in self.output, self.output
+
+    def wait(self, *, within: float = 240) -> int:
+        """Wait for the end and return the exit status."""
+        self._reader.join(within)
+        if self._reader.is_alive():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"no end within {within} s:\n{self.output}")
+        return self.process.returncode
+
+    @property
+    def error(self) -> list[str]:
+        """The lines from the error on."""
+        lines = [line for line in self.lines if line]
+        starts = [n for n, line in enumerate(lines) if line.startswith("error: ")]
+        return lines[starts[0] :] if starts else []
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the checkout in which tests may build and break what they like."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Where builds are kept."""
+        return self.root / ".work"
+
+    def start(self, *args: Arg) -> Build:
+        """Start `python -m scripts.build` here."""
+        return Build([sys.executable, "-m", "scripts.build", *args], self.root, environ())
+
+    def nox(self, session: str, *args: Arg) -> Build:
+        """Start `./nox -s session -- args` here."""
+        return Build([sys.executable, "nox", "-s", session, "--", *args], self.root, environ())
+
+    def build(self, *args: Arg, within: float = 240) -> Build:
+        """Build to the end."""
+        build = self.start(*args)
+        build.wait(within=within)
+        return build
+
+    def leftovers(self, *, within: float = 30) -> list[str]:
+        """What is still there, within seconds after a build: processes, mounts, loop devices."""
+        deadline = time.monotonic() + within
+        while left := self._leftovers():
+            if time.monotonic() > deadline:
+                return left
+            time.sleep(0.2)
+        return []
+
+    def _leftovers(self) -> list[str]:
+        mounts = Path("/proc/self/mountinfo").read_text().replace("\\040", " ").splitlines()
+        loops = subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True)
+        return [
+            *(line for line in [*mounts, *loops.stdout.splitlines()] if str(self.root) in line),
+            *_processes(self.root),
+            *(str(path) for path in self.work.glob("*/*/workspace/*")),
+        ]
+
+
+def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
+    """Copy the checkout as it stands, and what matches the patterns wanted in work.
+
+    Where files can be shared by reflink they are; nothing here writes to the original.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=checkout, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in listed.rstrip("\0").split("\0"):
+        if (checkout / name).exists() or (checkout / name).is_symlink():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(checkout / name, root / name, follow_symlinks=False)
+    for pattern in wanted:
+        for source in work.glob(pattern):
+            copy_tree(source, root / ".work" / source.relative_to(work))
+    return Copy(root)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a tree with owners, modes and times."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "--archive", "--reflink=auto", source, target], check=True)
+
+
+def environ() -> dict[str, str]:
+    """The environment of a shell that is not one of our own sessions."""
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    return {name: value for name, value in kept.items() if "NOX" not in name} | {"CI": "1"}
+
+
+def _processes(root: Path) -> Iterator[str]:
+    """The processes that were started in or for root, this one and its threads aside."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
+            cwd = (folder / "cwd").readlink()
+        except OSError:
+            continue
+        if int(folder.name) != os.getpid() and command and str(root) in f"{command} {cwd}":
+            yield f"process {folder.name}: {command[:200]}"
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, in memory."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
