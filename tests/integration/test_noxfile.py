@@ -18,9 +18,12 @@ from tests.integration.conftest import Checkout
 
 BUILD = "build-3.12(arch='x86_64')"
 
-pytestmark = pytest.mark.skipif(
-    interpreters.find("3.12", os.environ) is None, reason="there is no Python 3.12 here"
-)
+
+@pytest.fixture(scope="module", autouse=True)
+def python_of_mkosi() -> None:
+    """The sessions under test run in it."""
+    if interpreters.find("3.12", os.environ) is None:
+        pytest.fail("there is no Python 3.12 here: `./nox -s quickstart` would fetch it")
 
 
 def stubs(answer: subprocess.CompletedProcess[str]) -> list[tuple[str, list[str]]]:
