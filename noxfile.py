@@ -117,7 +117,7 @@ def doctor(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure builds against plain mkosi of the same version, as ratios (an hour)."""
     sessions.install(session, "harness")
-    sessions.harness(session, "bench", *session.posargs)
+    sessions.harness(session, "bench", "--distribution", "debian", *session.posargs)
 
 
 @nox.session(default=False)

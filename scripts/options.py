@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -16,7 +16,10 @@ from scripts.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-DISTRIBUTIONS = ("debian",)
+DISTRIBUTIONS = ("amazonlinux", "debian")
+
+# Those whose packages are RPMs, which dnf installs.
+RPM_DISTRIBUTIONS = ("amazonlinux",)
 
 # Finch has a use for the WSL rootfs on x86_64 only.
 IMAGES = {
@@ -37,8 +40,8 @@ _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Options:
     """What to build or boot, and how.
 
-    images are the ones asked for, none meaning all of the architecture. release, mirror and
-    mkosi_source are None where the project's own choice is meant. jobs is how many stages may be
+    images are the ones asked for, none meaning all of the architecture. release, mirror,
+    signing_key and mkosi_source are None where the project's own choice is meant. jobs is how many stages may be
     built at the same time. root is the checkout, work what is kept between builds, out where the
     artifacts of all distributions go.
     """
@@ -46,6 +49,7 @@ class Options:
     distribution: str
     release: str | None
     mirror: str | None
+    signing_key: Path | None
     arch: Arch
     images: tuple[str, ...]
     force: bool
@@ -72,10 +76,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     given = _parser(root).parse_args(argv)
     arch = _arch(given.arch or environ.get("ARCH") or "native")
     source = environ.get("MKOSI_SOURCE")
+    distribution = _distribution(given.distribution or DISTRIBUTIONS[0])
     return Options(
-        distribution=_distribution(given.distribution or DISTRIBUTIONS[0]),
+        distribution=distribution,
         release=given.release,
         mirror=given.mirror,
+        signing_key=_signing_key(given.signing_key, distribution),
         arch=arch,
         images=_images(given.image, arch),
         force=given.force,
@@ -87,6 +93,20 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         work=(given.work or root / ".work").absolute(),
         out=(given.out or root / "out").absolute(),
     )
+
+
+def parse_for_boot(
+    argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT
+) -> Options:
+    """As `parse`, but the distribution, where argv names none, is the first that has been built."""
+    opts = parse(argv, environ, root=root)
+    if _parser(root).parse_args(argv).distribution:
+        return opts
+    for name in DISTRIBUTIONS:
+        found = replace(opts, distribution=name)
+        if (found.target / OS_IMAGE).exists():
+            return found
+    return opts
 
 
 def built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
@@ -136,7 +156,14 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         "--mirror",
         metavar="URL",
         type=_mirror,
-        help="of the packages (default: this machine's own, or the distribution's)",
+        help="of the packages (default: this machine's own, or the distribution's); for Amazon "
+        "Linux anything with the layout of https://cdn.amazonlinux.com/al2023",
+    )
+    what.add_argument(
+        "--signing-key",
+        metavar="FILE",
+        type=Path,
+        help="OpenPGP key that the mirror's RPMs are signed with (default: Amazon's own)",
     )
     what.add_argument(
         "--arch",
@@ -188,6 +215,19 @@ def _distribution(name: str) -> str:
             f"unknown distribution {name!r}", hint=f"accepted are {', '.join(DISTRIBUTIONS)}"
         )
     return name
+
+
+def _signing_key(path: Path | None, distribution: str) -> Path | None:
+    if path is None:
+        return None
+    if distribution not in RPM_DISTRIBUTIONS:
+        raise UsageError(
+            f"--signing-key is for RPMs, which {distribution} has none of",
+            hint=f"distributions that have: {', '.join(RPM_DISTRIBUTIONS)}",
+        )
+    if not path.is_file():
+        raise UsageError(f"--signing-key {path} is no file")
+    return path.absolute()
 
 
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:

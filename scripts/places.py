@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts import sources, stages
 from scripts.arch import Arch, native
 from scripts.digests import text_digest
-from scripts.options import Options
+from scripts.options import RPM_DISTRIBUTIONS, Options
 from scripts.run import Arg
 from scripts.stages import TOOLS_TREE
 
@@ -24,13 +24,18 @@ TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the stages of one target are built and kept, and how mkosi is called for it."""
+    """Where the stages of one target are built and kept, and how mkosi is called for it.
+
+    mirror is None where the sandbox tree or mkosi's default says where packages come from.
+    """
 
     folder: Path
     distribution: str
     release: str
     arch: Arch
     sandbox_tree: Path
+    mirror: str | None = None
+    profiles: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Path:
         """The folder that holds the finished output and the record of the stage called name."""
@@ -50,8 +55,9 @@ class Place:
     @property
     def sources_digest(self) -> str:
         """The sha256 over the package sources, "" where mkosi's own are used."""
-        files = sorted(self.sandbox_tree.rglob("*.sources"))
-        return text_digest("".join(path.read_text() for path in files)) if files else ""
+        files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
+        texts = [self.mirror or "", *(path.read_text() for path in files)]
+        return text_digest("".join(texts)) if any(texts) else ""
 
     def environment(self, output: Path) -> dict[str, str]:
         """What mkosi needs in its environment to put its output into the folder output."""
@@ -68,6 +74,8 @@ class Place:
             "--distribution", self.distribution,
             "--release", self.release,
             "--architecture", self.arch.mkosi,
+            *(["--mirror", self.mirror] if self.mirror else []),
+            *(arg for profile in self.profiles for arg in ("--profile", profile)),
             "--sandbox-tree", f"${SANDBOX_TREE}",
             "--workspace-directory", self.workspace("workspace"),
         ]  # fmt: skip
@@ -121,21 +129,43 @@ class Places:
 def of(opts: Options) -> Places:
     """The places of what opts asks for, their folders and sandbox trees made."""
     release = opts.release or release_of(opts.root, opts.distribution)
-    name = f"{opts.distribution}/{opts.arch}"
     # What this machine can bootstrap: Debian with apt, Fedora with dnf.
     bootstrap = "debian" if shutil.which("apt-get") else "fedora"
+    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without.
+    profiles = ("rpm",) if opts.distribution in RPM_DISTRIBUTIONS else ()
     return Places(
-        images=_place(opts, opts.distribution, release, opts.arch, name),
+        images=_place(
+            opts, opts.distribution, release, opts.arch, f"{opts.distribution}/{opts.arch}"
+        ),
         tools=_place(
-            opts, bootstrap, release_of(opts.root, bootstrap), native(), f"tools/{bootstrap}"
+            opts,
+            bootstrap,
+            release_of(opts.root, bootstrap),
+            native(),
+            "-".join((f"tools/{bootstrap}", *profiles)),
+            profiles,
         ),
     )
 
 
-def _place(opts: Options, distribution: str, release: str, arch: Arch, name: str) -> Place:
+def _place(
+    opts: Options,
+    distribution: str,
+    release: str,
+    arch: Arch,
+    name: str,
+    profiles: tuple[str, ...] = (),
+) -> Place:
     folder = opts.work / name
-    archive = sources.find(opts.mirror) if distribution == "debian" else None
-    sandbox = sources.write_sandbox_tree(folder / "sandbox", archive, release)
+    # --mirror is of the distribution that was asked for, which the tools tree's need not be.
+    mirror = opts.mirror if distribution == opts.distribution else None
+    sandbox = folder / "sandbox"
+    if distribution in RPM_DISTRIBUTIONS:
+        sources.write_rpm_sandbox_tree(sandbox, opts.signing_key)
+    else:
+        archive = sources.find(mirror) if distribution == "debian" else None
+        sources.write_sandbox_tree(sandbox, archive, release)
+        mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    return Place(folder, distribution, release, arch, sandbox)
+    return Place(folder, distribution, release, arch, sandbox, mirror, profiles)

@@ -1,7 +1,8 @@
-"""Where Debian packages come from: this machine's own apt configuration, or --mirror.
+"""Where packages come from.
 
-No archive's address stands in this repository: on a Debian machine apt already
-knows one that answers, elsewhere mkosi's defaults are right.
+Debian's: this machine's own apt configuration, or --mirror. No archive's address stands in this
+repository: on a Debian machine apt already knows one that answers, elsewhere mkosi's defaults are
+right. Amazon Linux's: Amazon's CDN, which is mkosi's default, or --mirror.
 """
 
 from __future__ import annotations
@@ -40,6 +41,18 @@ Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
 APT::Update::Error-Mode "any";
 """
+
+# A server that stalls is given up after three times 15 seconds. One that sends less than 1000 bytes
+# a second counts as stalled.
+DNF_CONF = """\
+[main]
+retries=2
+timeout=15
+minrate=1000
+"""
+
+# Where mkosi looks for the key of Amazon's packages; what a sandbox tree has there comes first.
+AMAZON_KEY = "usr/share/distribution-gpg-keys/amazon-linux/RPM-GPG-KEY-amazon-linux-2023"
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,19 @@ def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> P
             copy = apt / "auth.conf.d" / rule.name
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(rule, copy)  # with its mode: it holds passwords
+    return folder
+
+
+def write_rpm_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
+    """Write the sandbox tree that gives mkosi's dnf its patience and signing_key, return folder.
+
+    Without signing_key the key is the one that the tools tree has, of distribution-gpg-keys.
+    """
+    for part in ("etc", "usr"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    _write(folder / "etc/dnf/dnf.conf", DNF_CONF)
+    if signing_key:
+        _write(folder / AMAZON_KEY, signing_key.read_text())
     return folder
 
 

@@ -27,7 +27,7 @@ MARKS = {
 
 def main(argv: Sequence[str]) -> None:
     """Boot what argv names and show each check. Raises HarnessError where one fails."""
-    opts = options.parse(argv, os.environ)
+    opts = options.parse_for_boot(argv, os.environ)
     progress = Progress()
     subject = Subject(
         opts.distribution, opts.arch, opts.target / "os-image.raw", opts.target / "os-image.efi"
