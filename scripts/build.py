@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import artifacts, doctor, errors, mkosi, options, places, stages
+from scripts import artifacts, doctor, errors, mkosi, options, places, releases, stages
 from scripts.builder import Builder
+from scripts.errors import UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 def build(opts: Options, progress: Progress) -> None:
     """Build what opts asks for and is out of date, describe and show the result."""
+    opts = _with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
     planned = plan(opts, using, at)
@@ -37,6 +39,23 @@ def build(opts: Options, progress: Progress) -> None:
     records = _records(at)
     _write_description(opts, using, at, records)
     _show(opts, at, planned, records, built=built)
+
+
+def _with_dated_release(opts: Options, progress: Progress) -> Options:
+    """Opts with a release whose packages never change in the place of the latest.
+
+    Else it could not be told whether a finished stage is up to date.
+    """
+    if opts.distribution not in options.RPM_DISTRIBUTIONS or opts.release != releases.LATEST:
+        return opts
+    if opts.offline:
+        raise UsageError(
+            "which release is the latest cannot be asked with --offline",
+            hint="-- --release names one",
+        )
+    release = releases.newest(opts.mirror)
+    progress.say(f"the latest release is {release}")
+    return replace(opts, release=release)
 
 
 def build_tools_tree(opts: Options, progress: Progress, using: Mkosi, at: Places) -> None:
@@ -52,6 +71,8 @@ def _build_stages(
     todo = [stage for stage in planned if reasons[stage.name]]
     if todo:
         doctor.require("build", opts)
+        if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
+            releases.check(at.images.release, at.images.arch, opts.mirror)
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")

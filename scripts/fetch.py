@@ -41,8 +41,15 @@ class Settings:
 
 PATIENT = Settings()
 
+# S3, and so Amazon's CDN, answers 403 where a file is not there but its folder is not to be listed.
+MISSING = frozenset({403, 404, 410})
+
 # For a source that has another one behind it.
 BRIEF = Settings(attempts=2, pause=0.5, connect=5, stall=20)
+
+
+class MissingError(HarnessError):
+    """The server answers, but does not have what it is asked for."""
 
 
 class DigestError(HarnessError):
@@ -88,6 +95,18 @@ def fetch(
             Path(file.name).replace(destination)
     except OSError as error:
         raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
+
+
+def read(url: str, *, settings: Settings = PATIENT) -> str:
+    """The small text at url, of which no digest is known.
+
+    Raises MissingError where the server has none, and HarnessError that names url and the cause
+    where it cannot be had otherwise.
+    """
+    with tempfile.TemporaryFile() as file, requests.Session() as session:
+        _Transfer(url, file, session, settings, None).run()
+        file.seek(0)
+        return file.read().decode(errors="replace")
 
 
 class _Transfer:
@@ -161,7 +180,8 @@ class _Transfer:
             self._restart()
             raise _TransientError("the server lost the beginning")
         if status not in {requests.codes.ok, requests.codes.partial_content}:
-            raise HarnessError(
+            kind = MissingError if status in MISSING else HarnessError
+            raise kind(
                 f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
                 hint="the address, or the mirror, is wrong or has moved on",
             )

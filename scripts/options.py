@@ -41,9 +41,9 @@ class Options:
     """What to build or boot, and how.
 
     images are the ones asked for, none meaning all of the architecture. release, mirror,
-    signing_key and mkosi_source are None where the project's own choice is meant. jobs is how many stages may be
-    built at the same time. root is the checkout, work what is kept between builds, out where the
-    artifacts of all distributions go.
+    signing_key and mkosi_source are None where the project's own choice is meant. jobs is how many
+    stages may be built at the same time. root is the checkout, work what is kept between builds,
+    out where the artifacts of all distributions go.
     """
 
     distribution: str

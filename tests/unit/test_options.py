@@ -10,12 +10,13 @@ from scripts import arch, options
 from scripts.errors import UsageError
 
 
-def test_nothing_given_means_all_of_debian_for_this_machine(tmp_path: Path) -> None:
+def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path) -> None:
     given = options.parse([], {}, root=tmp_path)
     assert given == options.Options(
-        distribution="debian",
+        distribution="amazonlinux",
         release=None,
         mirror=None,
+        signing_key=None,
         arch=arch.native(),
         images=(),
         force=False,
@@ -30,7 +31,7 @@ def test_nothing_given_means_all_of_debian_for_this_machine(tmp_path: Path) -> N
 
 
 def test_artifacts_go_to_a_folder_of_the_distribution_and_the_arch(tmp_path: Path) -> None:
-    given = options.parse(["--arch", "arm64"], {}, root=tmp_path)
+    given = options.parse(["--distribution", "debian", "--arch", "arm64"], {}, root=tmp_path)
     assert given.target == tmp_path / "out/debian/aarch64"
 
 
@@ -63,7 +64,7 @@ def test_mkosi_s_source_comes_from_the_environment_as_an_absolute_path() -> None
     ("argv", "accepted"),
     [
         (["--arch", "riscv64"], "x86_64, x86-64, amd64, aarch64, arm64"),
-        (["--distribution", "gentoo"], "debian"),
+        (["--distribution", "gentoo"], "amazonlinux, debian"),
         (["--arch", "x86_64", "--image", "iso"], "os-image, container-with-kernel, wsl-rootfs"),
         (["--arch", "aarch64", "--image", "wsl-rootfs"], "os-image, container-with-kernel, base"),
     ],
@@ -106,6 +107,26 @@ def test_what_argparse_refuses_is_a_usage_error_like_any_other(
     assert capsys.readouterr().err == ""
 
 
+def test_a_signing_key_comes_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.asc").touch()
+    assert options.parse(["--signing-key", "key.asc"], {}).signing_key == tmp_path / "key.asc"
+
+
+def test_a_signing_key_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"key\.asc is no file"):
+        options.parse(["--signing-key", str(tmp_path / "key.asc")], {})
+
+
+def test_a_signing_key_is_not_ignored_where_it_would_mean_nothing(tmp_path: Path) -> None:
+    (tmp_path / "key.asc").touch()
+    argv = ["--distribution", "debian", "--signing-key", str(tmp_path / "key.asc")]
+    with pytest.raises(UsageError, match="debian"):
+        options.parse(argv, {})
+
+
 @pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
 def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
     assert options.parse(["--mirror", url], {}).mirror == url
@@ -127,6 +148,26 @@ def test_an_os_image_is_there_to_boot_once_it_stands_under_its_final_name(tmp_pa
     (folder / "os-image.raw").touch()
     assert options.built("x86_64", [], root=tmp_path)
     assert not options.built("aarch64", [], root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("built", "argv", "booted"),
+    [
+        (["debian"], [], "debian"),
+        (["amazonlinux", "debian"], [], "amazonlinux"),
+        (["amazonlinux", "debian"], ["--distribution", "debian"], "debian"),
+        ([], [], "amazonlinux"),
+    ],
+)
+def test_the_boot_test_means_amazon_linux_where_both_are_built(
+    tmp_path: Path, built: list[str], argv: list[str], booted: str
+) -> None:
+    for name in built:
+        folder = tmp_path / "out" / name / "x86_64"
+        folder.mkdir(parents=True)
+        (folder / "os-image.raw").touch()
+    argv = ["--arch", "x86_64", *argv]
+    assert options.parse_for_boot(argv, {}, root=tmp_path).distribution == booted
 
 
 def test_the_boot_test_s_own_options_choose_where_an_os_image_is_looked_for(tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Which releases of Amazon Linux there are, and whether the wanted one can be had.
+
+Amazon's repositories are immutable for each dated release such as 2023.12.20260930. A mirror has
+the layout of Amazon's CDN: core/mirrors/<release>/<arch>/mirror.list says where the packages are,
+core/releasemd.xml which releases there are.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from scripts.arch import Arch
+from scripts.errors import HarnessError, UsageError
+from scripts.fetch import MissingError, Settings, read
+
+CDN = "https://cdn.amazonlinux.com/al2023"
+
+LATEST = "latest"
+
+DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
+
+# In releasemd.xml.
+RELEASE = re.compile(r"<release\s[^>]*\bversion=[\"']([^\"']+)")
+
+NEAREST = 3
+
+# A look at what the build would ask for: a server that is up answers at once.
+LOOK = Settings(attempts=4, pause=1, connect=5, stall=15)
+
+WAYS_ON = (
+    "-- --mirror URL names a mirror with the layout of Amazon's CDN; "
+    "./nox -s quickstart builds the Debian variant, which needs none"
+)
+
+
+def check(release: str, arch: Arch, mirror: str | None) -> None:
+    """See that the packages of release can be had for arch from mirror, by default Amazon's CDN.
+
+    Raises UsageError that lists the nearest releases where there is no such release, and
+    HarnessError that names the ways on where the mirror cannot be reached.
+    """
+    if release != LATEST and _day(release) is None:
+        raise _unknown(release, mirror)
+    try:
+        read(probe(release, arch, mirror), settings=LOOK)
+    except MissingError as error:
+        if mirror and is_repository(mirror):
+            raise HarnessError(
+                f"{mirror} is no repository: {error.message}",
+                hint="-- --mirror takes the base of a tree like Amazon's CDN too",
+            ) from error
+        raise _unknown(release, mirror) from error
+    except HarnessError as error:
+        raise _unreachable(error, mirror) from error
+
+
+def probe(release: str, arch: Arch, mirror: str | None) -> str:
+    """The URL of the first file that a build from mirror asks for."""
+    base = (mirror or CDN).rstrip("/")
+    if is_repository(base):
+        url = base.replace("$basearch", arch.name).replace("$releasever", release)
+        return f"{url}/repodata/repomd.xml"
+    return f"{base}/core/mirrors/{release}/{arch.name}/mirror.list"
+
+
+def is_repository(mirror: str) -> bool:
+    """Whether mirror is a single repository rather than a tree like Amazon's CDN.
+
+    mkosi decides so too: our patch describes it with Mirror= in mkosi(1).
+    """
+    last = mirror.rstrip("/").rpartition("/")[2]
+    return "$basearch" in mirror or last in ("x86_64", "aarch64")
+
+
+def newest(mirror: str | None) -> str:
+    """The newest release that mirror lists. Raises HarnessError where it lists none."""
+    try:
+        listed = published(mirror)
+    except MissingError as error:
+        raise HarnessError(
+            f"the mirror does not say which release is the latest: {error.message}",
+            hint="-- --release names one",
+        ) from error
+    except HarnessError as error:
+        raise _unreachable(error, mirror) from error
+    return max(listed, key=_order)
+
+
+def published(mirror: str | None) -> list[str]:
+    """The releases that mirror lists, at least one.
+
+    Raises MissingError where it has no list, HarnessError where it cannot be reached.
+    """
+    url = f"{(mirror or CDN).rstrip('/')}/core/releasemd.xml"
+    if listed := [name for name in RELEASE.findall(read(url, settings=LOOK)) if _day(name)]:
+        return listed
+    raise MissingError(f"{url} lists no release")
+
+
+def known() -> list[str]:
+    """The releases that were known when this harness was written."""
+    path = Path(__file__).with_suffix(".toml")
+    names: list[str] = tomllib.loads(path.read_text())["amazonlinux"]
+    return names
+
+
+def nearest(release: str, among: Iterable[str]) -> list[str]:
+    """Those of among that are the nearest in time to release, or the newest; the newest first."""
+    day = _day(release) or date.max
+    by_distance = sorted(among, key=lambda name: abs((_day(name) or date.min) - day))
+    return sorted(by_distance[:NEAREST], key=_order, reverse=True)
+
+
+def _unknown(release: str, mirror: str | None) -> UsageError:
+    try:
+        among = published(mirror)
+    except HarnessError:
+        among = known()
+    where = f"{mirror} has" if mirror else "there is"
+    return UsageError(
+        f"{where} no release {release} of Amazon Linux",
+        hint=f"the nearest that exist: {', '.join(nearest(release, among))}",
+    )
+
+
+def _unreachable(error: HarnessError, mirror: str | None) -> HarnessError:
+    whose = "the mirror of Amazon Linux" if mirror else "Amazon's CDN"
+    return HarnessError(f"{whose} cannot be reached: {error.message}", hint=WAYS_ON)
+
+
+def _day(release: str) -> date | None:
+    """The day of a dated release, None where release is none."""
+    match = DATED.fullmatch(release)
+    try:
+        return date(int(match[1]), int(match[2]), int(match[3])) if match else None
+    except ValueError:
+        return None
+
+
+def _order(release: str) -> list[int]:
+    return [int(part) for part in release.split(".")]
