@@ -106,6 +106,13 @@ def mkosi(session: nox.Session) -> None:
     sessions.harness(session, "plain", *session.posargs)
 
 
+@nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
+def patch_check(session: nox.Session) -> None:
+    """See that our patches apply to the pinned and the newest mkosi, which reads our files."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "patches", *session.posargs)
+
+
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
     """Say what this machine lacks for which session, and the command that mends it."""

@@ -138,7 +138,11 @@ class Builder:
                 self._deliver(stage, folder, made, round(time.monotonic() - started, 1))
             except CommandError as error:
                 raise failures.explain(
-                    stage.name, error, work=self._opts.work, log=self._log_path
+                    stage.name,
+                    error,
+                    work=self._opts.work,
+                    log=self._log_path,
+                    repository=self._at.of_stage(stage.name).repository,
                 ) from error
             except OSError as error:
                 raise failures.explain_os_error(stage.name, error, work=self._opts.work) from error

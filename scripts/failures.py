@@ -19,21 +19,48 @@ APT_FETCH = re.compile(r"^[EW]: Failed to fetch (\S+)\s+(.+)$")
 APT_ERROR = re.compile(r"^E: (.+)$")
 DPKG_ERROR = re.compile(r"^dpkg: error processing (?:package|archive) (\S+) \((.+)\):")
 
+# dnf and librepo. The first two name what could not be had, metadata of a repository or a package.
+# The causes are before it: "  - cause" and "[MIRROR] file: cause".
+DNF_METADATA = re.compile(r"^Error: Failed to download metadata for repo '([^']+)': (.+)$")
+DNF_FAILED = re.compile(r"^\[FAILED\] (\S+): (.+)$")
+DNF_CAUSE = re.compile(r"^(?:  - |\[MIRROR\] (\S+): )(.+)$")
+DNF_STATUS = re.compile(r"Status code: (\d+) for (\S+)")
+DNF_CURL = re.compile(r"Curl error \(\d+\): (.+?) for (\S+) \[(.*)\]$")
+DNF_DIGEST = "Downloading successful, but checksum doesn't match"
+DNF_REPODATA = re.compile(r"\brepodata/\S+")
+DNF_ERROR = re.compile(r"^Error: ?(.*)$")
+
+# What dnf says of a package that it does not trust, and what that means.
+DNF_UNTRUSTED = {
+    re.compile(r"^Package (\S+) is not signed$"): "is not signed",
+    re.compile(r"\bFailing package is: (\S+)$"): "is not signed with the key that is trusted",
+    re.compile(r"^Problem opening package (\S+)$"): "is not what was signed",
+}
+
 # A line of mkosi's own that is no step within a step (which is indented): an error, the dump of a
 # failed command, which begins with a quote, or what mkosi was doing meanwhile, in parentheses.
 MKOSI_LINE = re.compile(r"^‣ (?:\[[^]]*\] )?+([^ (].*)$")
 
-# What another attempt may mend and apt does not try again: the server's own errors and an archive
-# that is just being updated.
-TRANSIENT = re.compile(r"\b(?:429|5\d\d)  [A-Z]|Mirror sync in progress")
+# What another attempt may mend and apt does not try again, or dnf only at once: the server's own
+# errors, an archive that is just being updated and a connection that broke.
+TRANSIENT = re.compile(
+    r"\b(?:429|5\d\d)  [A-Z]|Mirror sync in progress"
+    r"|Status code: (?:429|5\d\d) |Curl error \((?:18|52|55|56)\)"
+)
 
 SPACE_HINT = "free some space: a build needs about 10 GiB"
 NETWORK_HINT = "check the network; -- --mirror URL names another archive"
+TRUST_HINT = "-- --mirror URL names another mirror, -- --signing-key FILE the key of this one"
 
 
-def explain(stage: str, error: CommandError, *, work: Path, log: Path) -> HarnessError:
-    """The HarnessError for a mkosi that failed to build stage, with the cause where it is known."""
-    message, hint = _cause(error.output.splitlines(), work)
+def explain(
+    stage: str, error: CommandError, *, work: Path, log: Path, repository: str = ""
+) -> HarnessError:
+    """The HarnessError for a mkosi that failed to build stage, with the cause where it is known.
+
+    repository is the one that RPMs come from, in words; dnf's own do not always tell.
+    """
+    message, hint = _cause(error.output.splitlines(), work, repository)
     if not message:
         message = f"mkosi ended with status {error.returncode}"
     return HarnessError(f"building {stage} failed: {message}", hint=hint, log=log)
@@ -48,18 +75,25 @@ def explain_os_error(stage: str, error: OSError, *, work: Path) -> HarnessError:
 
 def is_transient(error: CommandError) -> bool:
     """Whether to build again may mend a mkosi that failed."""
-    return _fetching(error.output.splitlines()) != "" and bool(TRANSIENT.search(error.output))
+    lines = error.output.splitlines()
+    return bool(_fetching(lines) or _dnf_fetching(lines, "")) and bool(
+        TRANSIENT.search(error.output)
+    )
 
 
 def _full(work: Path) -> str:
     return f"the disk that holds {work} is full"
 
 
-def _cause(lines: Sequence[str], work: Path) -> tuple[str, str]:
+def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]:
     if any(DISK_FULL.search(line) for line in lines):
         return _full(work), SPACE_HINT
-    if cause := _fetching(lines):
+    if cause := _fetching(lines) or _dnf_fetching(lines, repository):
         return cause, NETWORK_HINT
+    if cause := _untrusted(lines, repository):
+        return cause, TRUST_HINT
+    if cause := _dnf_error(lines):
+        return cause, ""
     for line, after in pairwise([*lines, ""]):
         if match := DPKG_ERROR.match(line):
             return f"package {match[1]}, {match[2]}: {after.strip()}", ""
@@ -80,6 +114,55 @@ def _fetching(lines: Sequence[str]) -> str:
     for line, after in pairwise([*lines, ""]):
         if match := APT_ERR.match(line):
             return f"could not fetch {match[1]} ({match[2]}): {_reason(after)}"
+    return ""
+
+
+def _dnf_fetching(lines: Sequence[str], repository: str) -> str:
+    """What dnf could not fetch, and why ("" if it did not fail so)."""
+    for line in lines:
+        if match := DNF_METADATA.match(line):
+            wanted = DNF_REPODATA.search(match[2])
+            name = wanted[0] if wanted else "the metadata"
+            causes = [cause[2] for text in lines if (cause := DNF_CAUSE.match(text))]
+            # "amazonlinux at https://…", where that is the one.
+            own = repository if repository.startswith(match[1]) else match[1]
+            return _not_fetched(name, own, causes or [match[2]])
+        if match := DNF_FAILED.match(line):
+            name = match[1]
+            causes = [
+                cause[2] for text in lines if (cause := DNF_CAUSE.match(text)) and cause[1] == name
+            ]
+            return _not_fetched(name, repository, causes or [match[2]])
+    return ""
+
+
+def _not_fetched(name: str, repository: str, causes: Sequence[str]) -> str:
+    cause = causes[-1]
+    if match := DNF_STATUS.match(cause):
+        name, cause = match[2], f"the server answers {match[1]}"
+    elif match := DNF_CURL.match(cause):
+        name, cause = match[2], match[3] or match[1]
+    elif cause.startswith(DNF_DIGEST):
+        cause = "its digest is not the one that the repository's metadata has"
+    whose = f" of the repository {repository}" if repository else ""
+    return f"could not fetch {name}{whose}: {cause.strip()}"
+
+
+def _untrusted(lines: Sequence[str], repository: str) -> str:
+    """Which package dnf did not trust, and why ("" if it did not fail so)."""
+    whose = f" of the repository {repository}" if repository else ""
+    for line in lines:
+        for pattern, meaning in DNF_UNTRUSTED.items():
+            if match := pattern.search(line):
+                return f"{match[1]}{whose} {meaning}, and was not installed"
+    return ""
+
+
+def _dnf_error(lines: Sequence[str]) -> str:
+    """Any other error of dnf's; one that is long begins on the next line."""
+    for line, after in pairwise([*lines, ""]):
+        if match := DNF_ERROR.match(line):
+            return match[1] or after.strip()
     return ""
 
 

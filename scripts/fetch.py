@@ -97,8 +97,8 @@ def fetch(
         raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
 
 
-def read(url: str, *, settings: Settings = PATIENT) -> str:
-    """The small text at url, of which no digest is known.
+def read(url: str, *, settings: Settings = PATIENT) -> bytes:
+    """The small file at url, of which no digest is known: it must not be trusted.
 
     Raises MissingError where the server has none, and HarnessError that names url and the cause
     where it cannot be had otherwise.
@@ -106,7 +106,7 @@ def read(url: str, *, settings: Settings = PATIENT) -> str:
     with tempfile.TemporaryFile() as file, requests.Session() as session:
         _Transfer(url, file, session, settings, None).run()
         file.seek(0)
-        return file.read().decode(errors="replace")
+        return file.read()
 
 
 class _Transfer:

@@ -28,13 +28,19 @@ RECORD = "mkosi.json"
 
 @dataclass(frozen=True)
 class Pin:
-    """The contents of mkosi/pin.toml."""
+    """The contents of mkosi/pin.toml.
+
+    full_tree are the names of the patches that need more of mkosi's source tree than the packaged
+    form has, newest the URL of upstream's newest source tree, of which no digest can be pinned.
+    """
 
     version: str
     url: str
     sha256: str
+    newest: str
     package: str
     suites: tuple[str, ...]
+    full_tree: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Pin:
@@ -45,8 +51,10 @@ class Pin:
                 version=data["version"],
                 url=data["upstream"]["url"],
                 sha256=data["upstream"]["sha256"],
+                newest=data["upstream"]["newest"],
                 package=data["debian"]["package"],
                 suites=tuple(data["debian"]["suites"]),
+                full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
         except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
             raise UsageError(f"{path} is no mkosi pin: {error!r}") from error
@@ -103,14 +111,13 @@ def obtain(
     home.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(home.parent) as scratch:
         tree, source = _unpack_first(pin, scratch, given=given, offline=offline, say=say)
-        for patch in patches:
-            apply_patch(patch, tree)
+        applied = apply_series(folder, pin, tree)
         mkosi = Mkosi(
             folder=tree,
-            version=_version(tree),
+            version=version_of(tree),
             source=source,
             digest=tree_digest(tree / "mkosi"),
-            patches={patch.name: file_digest(patch) for patch in patches},
+            patches={patch.name: file_digest(patch) for patch in applied},
         )
         record = asdict(mkosi) | {"folder": tree.relative_to(scratch).as_posix()}
         (scratch / RECORD).write_text(json.dumps(record, indent=2))
@@ -139,6 +146,23 @@ def install(mkosi: Mkosi, site: Path | None = None) -> None:
     stamp.write_text(mkosi.digest)
 
 
+def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
+    """Apply the patches in folder to tree; those that were applied, in order.
+
+    Those that need a full source tree are left out where tree is not one, such as Debian's package.
+    Raises HarnessError as `apply_patch` does.
+    """
+    is_full = (tree / "pyproject.toml").exists()
+    series = [
+        patch
+        for patch in sorted(folder.glob("*.patch"))
+        if is_full or patch.name not in pin.full_tree
+    ]
+    for patch in series:
+        apply_patch(patch, tree)
+    return series
+
+
 def apply_patch(patch: Path, tree: Path) -> None:
     """Apply a git-format patch to tree, without fuzz.
 
@@ -155,7 +179,7 @@ def apply_patch(patch: Path, tree: Path) -> None:
     if result.returncode:
         rejected = _rejected_hunks(result.stderr) or [_last_line(result.stderr)]
         raise HarnessError(
-            f"{patch.name} does not apply to mkosi {_version(tree)}: {'; '.join(rejected)}",
+            f"{patch.name} does not apply to mkosi {version_of(tree)}: {'; '.join(rejected)}",
             hint=f"refresh {patch.name}, or pin the version that it was made for",
         )
 
@@ -183,7 +207,7 @@ def _unpack_first(
 ) -> tuple[Path, str]:
     """Unpack mkosi from the first source that answers: its folder, and the source in words."""
     if given:
-        return _unpack(given, scratch), str(given)
+        return unpack(given, scratch), str(given)
     if offline:
         raise HarnessError(
             f"mkosi {pin.version} has not been fetched yet, and --offline forbids it now",
@@ -193,7 +217,7 @@ def _unpack_first(
     try:
         archive = scratch / "upstream.tar.gz"
         fetch(pin.url, archive, sha256=pin.sha256, settings=BRIEF)
-        return _unpack(archive, scratch), "upstream's tarball"
+        return unpack(archive, scratch), "upstream's tarball"
     except DigestError:
         raise
     except HarnessError as error:
@@ -201,7 +225,7 @@ def _unpack_first(
         say("upstream's mkosi is out of reach; asking the Debian archive")
     try:
         package = sources.download(pin.package, list(pin.suites), scratch / "apt")
-        return _unpack(package, scratch), f"the Debian archive ({package.name})"
+        return unpack(package, scratch), f"the Debian archive ({package.name})"
     except (MachineError, CommandError) as error:
         causes.append(_last_line(getattr(error, "output", "")) or str(error))
     raise HarnessError(
@@ -210,7 +234,7 @@ def _unpack_first(
     )
 
 
-def _unpack(source: Path, scratch: Path) -> Path:
+def unpack(source: Path, scratch: Path) -> Path:
     """Copy or extract source below scratch and return the folder that holds the package mkosi/."""
     tree = scratch / "tree"
     if source.is_dir():
@@ -254,7 +278,8 @@ def _identity_of(given: Path) -> str:
     raise UsageError(f"MKOSI_SOURCE={given} does not exist")
 
 
-def _version(tree: Path) -> str:
+def version_of(tree: Path) -> str:
+    """The version of the mkosi whose package is in tree."""
     match = re.search(
         r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
     )

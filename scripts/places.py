@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import sources, stages
+from scripts import releases, sources, stages
 from scripts.arch import Arch, native
 from scripts.digests import text_digest
 from scripts.options import RPM_DISTRIBUTIONS, Options
@@ -58,6 +58,13 @@ class Place:
         files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
         texts = [self.mirror or "", *(path.read_text() for path in files)]
         return text_digest("".join(texts)) if any(texts) else ""
+
+    @property
+    def repository(self) -> str:
+        """The repository that RPMs come from, in words ("" where there are none)."""
+        if self.distribution not in RPM_DISTRIBUTIONS:
+            return ""
+        return f"{self.distribution} at {self.mirror or releases.CDN}"
 
     def environment(self, output: Path) -> dict[str, str]:
         """What mkosi needs in its environment to put its output into the folder output."""

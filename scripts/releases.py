@@ -96,7 +96,8 @@ def published(mirror: str | None) -> list[str]:
     Raises MissingError where it has no list, HarnessError where it cannot be reached.
     """
     url = f"{(mirror or CDN).rstrip('/')}/core/releasemd.xml"
-    if listed := [name for name in RELEASE.findall(read(url, settings=LOOK)) if _day(name)]:
+    text = read(url, settings=LOOK).decode(errors="replace")
+    if listed := [name for name in RELEASE.findall(text) if _day(name)]:
         return listed
     raise MissingError(f"{url} lists no release")
 

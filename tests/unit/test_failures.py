@@ -152,3 +152,136 @@ def test_a_full_disk_under_the_harness_itself_is_told_alike() -> None:
 
     assert error.message == "building base failed: the disk that holds /checkout/.work is full"
     assert "free some space" in error.hint
+
+
+REPOSITORY = "amazonlinux at http://mirror.example.org/al2023"
+RPMS = "http://mirror.example.org/al2023/core/guids/5f6e/x86_64"
+
+DNF_DUMP = '‣ "dnf --assumeyes makecache" returned non-zero exit code 1.\n'
+
+# What dnf 4.23 of Debian trixie printed for each fault of a repository on loopback.
+NO_MIRROR_LIST = f"""\
+amazonlinux                                     0.0  B/s |   0  B     00:00
+Errors during downloading metadata for repository 'amazonlinux':
+  - Status code: 404 for {RPMS}/mirror.list (IP: 192.0.2.7)
+Error: Failed to download metadata for repo 'amazonlinux': Cannot prepare internal mirrorlist: \
+Status code: 404 for {RPMS}/mirror.list (IP: 192.0.2.7)
+{DNF_DUMP}"""
+
+NO_REPOMD = f"""\
+Errors during downloading metadata for repository 'amazonlinux':
+  - Status code: 503 for {RPMS}/repodata/repomd.xml (IP: 192.0.2.7)
+Error: Failed to download metadata for repo 'amazonlinux': Cannot download repomd.xml: Cannot \
+download repodata/repomd.xml: All mirrors were tried
+{DNF_DUMP}"""
+
+STALLED_REPOMD = f"""\
+Errors during downloading metadata for repository 'amazonlinux':
+  - Curl error (28): Timeout was reached for {RPMS}/repodata/repomd.xml [Operation too slow. Less \
+than 1000 bytes/sec transferred the last 15 seconds]
+Error: Failed to download metadata for repo 'amazonlinux': Cannot download repomd.xml: Cannot \
+download repodata/repomd.xml: All mirrors were tried
+{DNF_DUMP}"""
+
+ALTERED_PRIMARY = f"""\
+Errors during downloading metadata for repository 'amazonlinux':
+  - Downloading successful, but checksum doesn't match. Calculated: 602e(sha256)  Expected: \
+ec49(sha256)
+Error: Failed to download metadata for repo 'amazonlinux': Yum repo downloading error: Downloading \
+error(s): repodata/ec49-primary.xml.zst - Cannot download, all mirrors were already tried without \
+success
+{DNF_DUMP}"""
+
+
+def rpm_failure(cause: str) -> str:
+    return f"""\
+Downloading Packages:
+(1/2): filesystem-3.14-1.rpm                     41 MB/s | 104 kB     00:00
+[MIRROR] bash-5.2-1.rpm: {cause}
+[MIRROR] bash-5.2-1.rpm: {cause}
+[FAILED] bash-5.2-1.rpm: No more mirrors to try - All mirrors were already tried without success
+Error: Error downloading packages:
+  bash-5.2-1.x86_64: Cannot download, all mirrors were already tried without success
+{DNF_DUMP}"""
+
+
+GONE_RPM = rpm_failure(f"Status code: 404 for {RPMS}/bash-5.2-1.rpm (IP: 192.0.2.7)")
+BUSY_RPM = rpm_failure(f"Status code: 503 for {RPMS}/bash-5.2-1.rpm (IP: 192.0.2.7)")
+BROKEN_RPM = rpm_failure(
+    f"Curl error (18): Transferred a partial file for {RPMS}/bash-5.2-1.rpm "
+    "[end of response with 106294 bytes missing]"
+)
+ALTERED_RPM = rpm_failure(
+    "Downloading successful, but checksum doesn't match. Calculated: 587c(sha256)  "
+    "Expected: 1064(sha256) "
+)
+
+UNSIGNED = """\
+Package bash-5.2-1.rpm is not signed
+Error: GPG check FAILED
+"""
+
+WRONG_KEY = """\
+GPG key at file:///usr/share/distribution-gpg-keys/amazon-linux/RPM-GPG-KEY-amazon-linux-2023 \
+(0xCA65BD9A) is already installed
+The GPG keys listed for the "amazonlinux" repository are already installed but they are not \
+correct for this package.
+Check that the correct key URLs are configured for this repository.. Failing package is: \
+bash-5.2-1.x86_64
+ GPG Keys are configured as: file:///usr/share/distribution-gpg-keys/amazon-linux/RPM-GPG-KEY
+Error: GPG check FAILED
+"""
+
+ALTERED_AFTER_SIGNING = """\
+Problem opening package bash-5.2-1.rpm
+Error: GPG check FAILED
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (NO_MIRROR_LIST, f"could not fetch {RPMS}/mirror.list of the repository {REPOSITORY}: the "
+         "server answers 404"),
+        (NO_REPOMD, f"could not fetch {RPMS}/repodata/repomd.xml of the repository {REPOSITORY}: "
+         "the server answers 503"),
+        (STALLED_REPOMD, f"could not fetch {RPMS}/repodata/repomd.xml of the repository "
+         f"{REPOSITORY}: Operation too slow. Less than 1000 bytes/sec transferred the last "
+         "15 seconds"),
+        (ALTERED_PRIMARY, f"could not fetch repodata/ec49-primary.xml.zst of the repository "
+         f"{REPOSITORY}: its digest is not the one that the repository's metadata has"),
+        (GONE_RPM, f"could not fetch {RPMS}/bash-5.2-1.rpm of the repository {REPOSITORY}: the "
+         "server answers 404"),
+        (BROKEN_RPM, f"could not fetch {RPMS}/bash-5.2-1.rpm of the repository {REPOSITORY}: end "
+         "of response with 106294 bytes missing"),
+        (ALTERED_RPM, f"could not fetch bash-5.2-1.rpm of the repository {REPOSITORY}: its digest "
+         "is not the one that the repository's metadata has"),
+        (UNSIGNED, f"bash-5.2-1.rpm of the repository {REPOSITORY} is not signed, and was not "
+         "installed"),
+        (WRONG_KEY, f"bash-5.2-1.x86_64 of the repository {REPOSITORY} is not signed with the key "
+         "that is trusted, and was not installed"),
+        (ALTERED_AFTER_SIGNING, f"bash-5.2-1.rpm of the repository {REPOSITORY} is not what was "
+         "signed, and was not installed"),
+        ("No match for argument: bsah\nError: Unable to find a match: bsah\n",
+         "Unable to find a match: bsah"),
+        ("Error: \n Problem: nothing provides libc.so.6 needed by bash-5.2-1.x86_64\n",
+         "Problem: nothing provides libc.so.6 needed by bash-5.2-1.x86_64"),
+    ],
+)  # fmt: skip
+def test_what_dnf_failed_at_is_one_sentence_with_the_repository_and_the_url(
+    output: str, message: str
+) -> None:
+    error = CommandError(["mkosi"], 1, output)
+    explained = failures.explain("base", error, work=WORK, log=LOG, repository=REPOSITORY)
+
+    assert explained.message == f"building base failed: {message}"
+
+
+@pytest.mark.parametrize("output", [NO_REPOMD, BUSY_RPM, BROKEN_RPM])
+def test_what_a_busy_server_did_to_dnf_may_be_over_soon(output: str) -> None:
+    assert failures.is_transient(CommandError(["mkosi"], 1, output))
+
+
+@pytest.mark.parametrize("output", [NO_MIRROR_LIST, GONE_RPM, ALTERED_RPM, UNSIGNED, WRONG_KEY])
+def test_what_a_repository_lacks_or_altered_is_not_asked_for_again(output: str) -> None:
+    assert not failures.is_transient(CommandError(["mkosi"], 1, output))

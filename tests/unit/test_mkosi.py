@@ -120,7 +120,9 @@ def pin(folder: Path, server: Server, sha256: str) -> None:
     (folder / "pin.toml").write_text(
         f'version = "27.1"\n'
         f'[upstream]\nurl = "{server.url}/v27.1.tar.gz"\nsha256 = "{sha256}"\n'
+        f'newest = "{server.url}/main.tar.gz"\n'
         f'[debian]\npackage = "mkosi"\nsuites = ["testing"]\n'
+        f'[patches]\nfull-tree = ["0002-Test.patch"]\n'
     )
 
 
