@@ -4,10 +4,6 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ import pytest
 from scripts import mkosi, sources
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.mkosi import Mkosi
+from tests.unit.server import Server
 
 CONFIG = "".join(f"line {number}\n" for number in range(1, 41))
 
@@ -64,40 +61,6 @@ def pack(tree: Path, archive: Path) -> Path:
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tree, "mkosi-27.1")
     return archive
-
-
-@dataclass
-class Server:
-    """Serves files from memory on loopback and counts what it is asked for."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked.append(self.path)
-            body = state.files.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        state.url = f"http://127.0.0.1:{httpd.server_port}"
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield state
-        httpd.shutdown()
-        thread.join()
 
 
 @pytest.fixture

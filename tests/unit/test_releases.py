@@ -1,0 +1,149 @@
+"""Which releases of Amazon Linux there are, asked of a mirror on loopback."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import releases
+from scripts.arch import AARCH64, X86_64
+from scripts.errors import HarnessError, UsageError
+from scripts.fetch import Settings
+from tests.unit.server import Server
+
+RELEASE = "2023.12.20260930"
+
+RELEASEMD = b"""\
+<?xml version="1.0" ?>
+<root><releases>
+<release version="2023.9.20251208"><update><name>2023.12.20260930</name></update></release>
+<release version="2023.12.20260930"></release>
+<release version="2023.12.20260831"></release>
+<release version="2023.10.20260202"></release>
+<release version="2023.11.20260505"/>
+</releases></root>
+"""
+
+NOBODY = "http://127.0.0.1:9/al2023"
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "LOOK", Settings(attempts=2, pause=0, connect=2, stall=2))
+
+
+@pytest.fixture
+def mirror(server: Server) -> str:
+    """A mirror that has one release, for one architecture, and lists some."""
+    server.files[f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"] = b"http://elsewhere/\n"
+    server.files["/al2023/core/releasemd.xml"] = RELEASEMD
+    return f"{server.url}/al2023"
+
+
+def test_a_release_that_the_mirror_has_is_good_to_build(mirror: str) -> None:
+    releases.check(RELEASE, X86_64, mirror)
+    releases.check(RELEASE, X86_64, f"{mirror}/")
+
+
+def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_lists(
+    mirror: str,
+) -> None:
+    with pytest.raises(UsageError, match=r"no release 2023\.12\.20260901 ") as caught:
+        releases.check("2023.12.20260901", X86_64, mirror)
+
+    assert caught.value.hint == (
+        "the nearest that exist: 2023.12.20260930, 2023.12.20260831, 2023.11.20260505"
+    )
+
+
+def test_a_release_of_another_architecture_only_is_none(mirror: str) -> None:
+    with pytest.raises(UsageError, match="no release"):
+        releases.check(RELEASE, AARCH64, mirror)
+
+
+def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> None:
+    with pytest.raises(UsageError, match="no release trixie") as caught:
+        releases.check("trixie", X86_64, mirror)
+
+    assert "2023.12.20260930, 2023.12.20260831" in caught.value.hint
+    assert server.asked == ["/al2023/core/releasemd.xml"]
+
+
+def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: str, server: Server) -> None:
+    del server.files["/al2023/core/releasemd.xml"]
+    with pytest.raises(UsageError) as caught:
+        releases.check("2023.9.20251201", X86_64, mirror)
+
+    assert "2023.9.20251208" in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_amazon_s_way_to_say_that_a_file_is_not_there_is_understood(
+    mirror: str, server: Server, status: int
+) -> None:
+    server.statuses[f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"] = status
+    with pytest.raises(UsageError, match="no release"):
+        releases.check(RELEASE, X86_64, mirror)
+
+
+def test_who_cannot_reach_the_mirror_learns_of_both_ways_on() -> None:
+    with pytest.raises(HarnessError, match="cannot be reached") as caught:
+        releases.check(RELEASE, X86_64, NOBODY)
+
+    assert f"{NOBODY}/core/mirrors/{RELEASE}/x86_64/mirror.list" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "--mirror" in caught.value.hint
+    assert "quickstart" in caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_who_cannot_reach_amazon_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "CDN", NOBODY)
+    with pytest.raises(HarnessError, match=r"Amazon's CDN cannot be reached"):
+        releases.check(RELEASE, X86_64, None)
+
+
+def test_a_busy_mirror_is_asked_again(mirror: str, server: Server) -> None:
+    path = f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"
+    server.statuses[path] = 503
+    with pytest.raises(HarnessError, match="503"):
+        releases.check(RELEASE, X86_64, mirror)
+
+    assert server.asked == [path, path]
+
+
+@pytest.mark.parametrize(
+    ("mirror", "url"),
+    [
+        (None, "https://cdn.amazonlinux.com/al2023/core/mirrors/R/x86_64/mirror.list"),
+        ("http://m.test/a/", "http://m.test/a/core/mirrors/R/x86_64/mirror.list"),
+        ("http://m.test/a/x86_64/", "http://m.test/a/x86_64/repodata/repomd.xml"),
+        ("http://m.test/$releasever/$basearch", "http://m.test/R/x86_64/repodata/repomd.xml"),
+    ],
+)
+def test_a_single_repository_is_told_from_a_tree_by_its_name(mirror: str | None, url: str) -> None:
+    assert releases.probe("R", X86_64, mirror) == url
+
+
+def test_a_single_repository_that_is_none_is_called_so(server: Server) -> None:
+    with pytest.raises(HarnessError, match="is no repository"):
+        releases.check(RELEASE, X86_64, f"{server.url}/x86_64")
+
+
+def test_the_latest_release_is_the_newest_that_the_mirror_lists(mirror: str) -> None:
+    assert releases.newest(mirror) == RELEASE
+
+
+@pytest.mark.parametrize("listed", [b"<html>", b'<release version="tomorrow"/>'])
+def test_a_mirror_that_lists_no_release_has_no_latest(
+    mirror: str, server: Server, listed: bytes
+) -> None:
+    server.files["/al2023/core/releasemd.xml"] = listed
+    with pytest.raises(HarnessError, match="latest") as caught:
+        releases.newest(mirror)
+
+    assert "--release" in caught.value.hint
+
+
+def test_the_release_that_is_built_is_a_known_one() -> None:
+    assert RELEASE in releases.known()
+    assert releases.nearest(RELEASE, releases.known())[0] == RELEASE
