@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, mkosi, options, places, stages
+from scripts import arch, mkosi, options, places, releases, stages
 from scripts.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
-TARGETS = [(name, image) for name in ARCHES for image in options.IMAGES[name]]
+DISTRIBUTIONS = list(options.DISTRIBUTIONS)
+TARGETS = [
+    (distribution, name, image)
+    for distribution in DISTRIBUTIONS
+    for name in ARCHES
+    for image in options.IMAGES[name]
+]
 
 # By image, its settings.
 Summary = dict[str, dict[str, Any]]
@@ -35,11 +41,13 @@ def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def summarize(root: Path, site: Path, arch_name: str, image: str, *args: str) -> Summary:
+def summarize(
+    root: Path, site: Path, distribution: str, arch_name: str, image: str, *args: str
+) -> Summary:
     result = subprocess.run(
         [
             sys.executable, "-m", "mkosi",
-            "--distribution", "debian",
+            "--distribution", distribution,
             "--architecture", arch.parse(arch_name).mkosi,
             "--image-id", image,
             "--output-directory", root / "output",
@@ -71,24 +79,24 @@ def root(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("arch_name", "image"), TARGETS)
+@pytest.mark.parametrize(("distribution", "arch_name", "image"), TARGETS)
 def test_mkosi_reads_a_stage_without_complaint_and_without_the_others(
-    root: Path, site: Path, arch_name: str, image: str
+    root: Path, site: Path, distribution: str, arch_name: str, image: str
 ) -> None:
-    summary = summarize(root, site, arch_name, image, "--profile", "staged")
+    summary = summarize(root, site, distribution, arch_name, image, "--profile", "staged")
 
     assert set(summary) == {image, "main"}
     assert summary[image]["Dependencies"] == []
     assert summary[image]["Architecture"] == arch.parse(arch_name).mkosi
 
 
-@pytest.mark.parametrize(("arch_name", "image"), TARGETS)
+@pytest.mark.parametrize(("distribution", "arch_name", "image"), TARGETS)
 def test_plain_mkosi_builds_what_the_image_stands_on_too(
-    root: Path, site: Path, arch_name: str, image: str
+    root: Path, site: Path, distribution: str, arch_name: str, image: str
 ) -> None:
-    target = stages.Target("debian", arch.parse(arch_name), {})
+    target = stages.Target(distribution, arch.parse(arch_name), {})
     planned = stages.plan(root, [image], target)
-    summary = summarize(root, site, arch_name, image)
+    summary = summarize(root, site, distribution, arch_name, image)
 
     assert set(summary) == {stage.name for stage in planned} | {"main"}
     for stage in planned:
@@ -97,27 +105,31 @@ def test_plain_mkosi_builds_what_the_image_stands_on_too(
 
 def test_mkosi_reads_the_tools_tree_as_a_stage(root: Path, site: Path) -> None:
     name = stages.TOOLS_TREE
-    summary = summarize(root, site, arch.native().name, name, "--profile", "staged")
+    summary = summarize(root, site, "debian", arch.native().name, name, "--profile", "staged")
 
     assert summary[name]["Dependencies"] == []
     assert summary[name]["Packages"]
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("arch_name", ARCHES)
 def test_what_an_image_stands_on_is_one_path_even_with_spaces(
-    root: Path, site: Path, arch_name: str
+    root: Path, site: Path, distribution: str, arch_name: str
 ) -> None:
-    os_image = summarize(root, site, arch_name, "os-image", "--profile", "staged")["os-image"]
+    summary = summarize(root, site, distribution, arch_name, "os-image", "--profile", "staged")
+    os_image = summary["os-image"]
 
     assert os_image["BaseTrees"] == [str(root / "output/base-with-kernel")]
     assert os_image["Initrds"] == [str(root / "output/initrd")]
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("arch_name", ARCHES)
 def test_the_kernel_of_an_os_image_talks_to_the_serial_console(
-    root: Path, site: Path, arch_name: str
+    root: Path, site: Path, distribution: str, arch_name: str
 ) -> None:
-    os_image = summarize(root, site, arch_name, "os-image", "--profile", "staged")["os-image"]
+    summary = summarize(root, site, distribution, arch_name, "os-image", "--profile", "staged")
+    os_image = summary["os-image"]
     console = {"x86_64": "console=ttyS0", "aarch64": "console=ttyAMA0"}[arch_name]
 
     assert console in os_image["KernelCommandLine"]
@@ -125,4 +137,36 @@ def test_the_kernel_of_an_os_image_talks_to_the_serial_console(
 
 def test_mkosi_knows_nothing_of_an_image_that_is_not_there(root: Path, site: Path) -> None:
     with pytest.raises(AssertionError, match="no-such-image"):
-        summarize(root, site, "x86_64", "no-such-image")
+        summarize(root, site, "debian", "x86_64", "no-such-image")
+
+
+def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site: Path) -> None:
+    name = stages.TOOLS_TREE
+    plain = summarize(root, site, "debian", "x86_64", name, "--profile", "staged")[name]
+    rpm = summarize(root, site, "debian", "x86_64", name, "--profile", "staged,rpm")[name]
+
+    assert set(rpm["Packages"]) - set(plain["Packages"]) >= {"dnf", "distribution-gpg-keys"}
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
+def test_amazon_linux_comes_from_a_dated_release(root: Path, site: Path, arch_name: str) -> None:
+    summary = summarize(root, site, "amazonlinux", arch_name, "base", "--profile", "staged")
+
+    assert summary["base"]["Release"] in releases.known()
+
+
+@pytest.mark.parametrize("arch_name", ["riscv64", "s390x"])
+def test_mkosi_builds_amazon_linux_for_no_other_architecture(site: Path, arch_name: str) -> None:
+    code = (
+        "from mkosi.config import Architecture\n"
+        "from mkosi.distribution.amazonlinux import Installer\n"
+        f"Installer.architecture(Architecture.{arch_name})\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": os.fspath(site)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert result.returncode == 1
+    assert f"{arch_name} is not supported by Amazon Linux" in result.stderr

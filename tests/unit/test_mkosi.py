@@ -179,6 +179,26 @@ def test_patches_apply_in_the_order_of_their_names(asked_for: Path) -> None:
     assert "line 2.0\n" in config(obtain(asked_for))
 
 
+def test_a_patch_of_the_source_tree_is_left_out_where_there_is_only_the_package(
+    asked_for: Path,
+) -> None:
+    (asked_for / "0001-Know.patch").write_text(PATCH)
+    (asked_for / "0002-Test.patch").write_text(PATCH.replace("config.py", "tests.py"))
+
+    assert list(obtain(asked_for).patches) == ["0001-Know.patch"]
+
+
+def test_a_patch_of_the_source_tree_is_applied_to_a_full_one(asked_for: Path, tree: Path) -> None:
+    (tree / "pyproject.toml").touch()
+    (tree / "tests").mkdir()
+    (tree / "tests/config.py").write_text(CONFIG)
+    (asked_for / "0002-Test.patch").write_text(PATCH.replace("mkosi/config.py", "tests/config.py"))
+    made = obtain(asked_for, given=tree)
+
+    assert list(made.patches) == ["0002-Test.patch"]
+    assert "line two\n" in (made.folder / "tests/config.py").read_text()
+
+
 def test_another_patch_makes_another_mkosi(asked_for: Path) -> None:
     plain = obtain(asked_for)
     (asked_for / "0001-Know.patch").write_text(PATCH)

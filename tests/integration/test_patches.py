@@ -1,0 +1,68 @@
+"""Our patches on mkosi: where they apply, and upstream's tests that they bring."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import mkosi
+from scripts.mkosi import Pin
+
+
+@pytest.fixture
+def pin(checkout: Path) -> Pin:
+    return Pin.read(checkout / "mkosi/pin.toml")
+
+
+@pytest.fixture
+def patched(checkout: Path, tmp_path: Path) -> Path:
+    """A copy of the patched mkosi as it is packaged: the folder mkosi/ and nothing else."""
+    using = mkosi.obtain(checkout / "mkosi", checkout / ".work")
+    shutil.copytree(using.folder / "mkosi", tmp_path / "tree/mkosi")
+    return tmp_path / "tree"
+
+
+def paths(patch: Path) -> list[str]:
+    return re.findall(r"^diff --git a/(\S+) b/", patch.read_text(), re.MULTILINE)
+
+
+def test_a_patch_of_the_package_touches_nothing_else(checkout: Path, pin: Pin) -> None:
+    for patch in (checkout / "mkosi").glob("*.patch"):
+        is_package = all(path.startswith("mkosi/") for path in paths(patch))
+        assert is_package == (patch.name not in pin.full_tree), patch.name
+
+
+def test_every_patch_of_a_full_tree_is_there(checkout: Path, pin: Pin) -> None:
+    assert all((checkout / "mkosi" / name).exists() for name in pin.full_tree)
+
+
+def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) -> None:
+    for name in pin.full_tree:
+        mkosi.apply_patch(checkout / "mkosi" / name, patched)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=patched,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.fspath(patched)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_line_of_a_patch_has_the_style_of_mkosi(checkout: Path) -> None:
+    """109 columns, no tabs and no trailing spaces, as upstream's ruff and editorconfig ask."""
+    for patch in (checkout / "mkosi").glob("*.patch"):
+        for path, text in re.findall(
+            r"^\+\+\+ b/(\S+)\n((?:(?!^diff ).*\n)*)", patch.read_text(), re.MULTILINE
+        ):
+            added = [line[1:] for line in text.splitlines() if line.startswith("+")]
+            assert not [line for line in added if "\t" in line or line != line.rstrip()], path
+            if path.endswith(".py"):
+                long = [line for line in added if len(line) > 109 and "https://" not in line]
+                assert long == [], path

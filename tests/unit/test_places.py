@@ -1,0 +1,112 @@
+"""Where each target is built, and what mkosi is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import arch, options, places, sources
+from scripts.places import Places
+
+MIRROR = "http://mirror.test/al2023"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key.asc"
+    path.write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    return path
+
+
+def make(checkout: Path, work: Path, *argv: str) -> Places:
+    given = [*argv, "--arch", "x86_64", "--work", str(work)]
+    return places.of(options.parse(given, {}, root=checkout))
+
+
+def test_amazon_linux_comes_from_amazon_unless_a_mirror_is_named(
+    checkout: Path, tmp_path: Path
+) -> None:
+    images = make(checkout, tmp_path).images
+
+    assert images.mirror is None
+    assert "--mirror" not in images.arguments()
+    assert images.repository == "amazonlinux at https://cdn.amazonlinux.com/al2023"
+
+
+def test_mkosi_is_given_the_mirror_of_amazon_linux_as_its_own(
+    checkout: Path, tmp_path: Path
+) -> None:
+    images = make(checkout, tmp_path, "--mirror", MIRROR).images
+    arguments = images.arguments()
+
+    assert arguments[arguments.index("--mirror") + 1] == MIRROR
+    assert images.repository == f"amazonlinux at {MIRROR}"
+
+
+def test_the_tools_tree_does_not_come_from_the_mirror_of_amazon_linux(
+    checkout: Path, tmp_path: Path
+) -> None:
+    with_mirror = make(checkout, tmp_path, "--mirror", MIRROR).tools
+    without = make(checkout, tmp_path).tools
+
+    assert "--mirror" not in with_mirror.arguments()
+    assert with_mirror.sources_digest == without.sources_digest
+
+
+def test_a_signing_key_lies_where_mkosi_looks_for_amazon_s(
+    checkout: Path, tmp_path: Path, key: Path
+) -> None:
+    images = make(checkout, tmp_path / "work", "--signing-key", str(key)).images
+
+    assert (images.sandbox_tree / sources.AMAZON_KEY).read_text() == key.read_text()
+
+
+def test_a_signing_key_is_not_remembered_for_a_build_without_it(
+    checkout: Path, tmp_path: Path, key: Path
+) -> None:
+    make(checkout, tmp_path / "work", "--signing-key", str(key))
+    images = make(checkout, tmp_path / "work").images
+
+    assert not (images.sandbox_tree / "usr").exists()
+
+
+def test_another_mirror_or_key_makes_other_images(
+    checkout: Path, tmp_path: Path, key: Path
+) -> None:
+    digests = [
+        make(checkout, tmp_path / "work", *argv).images.sources_digest
+        for argv in ([], ["--mirror", MIRROR], ["--signing-key", str(key)])
+    ]
+
+    assert len(set(digests)) == 3
+
+
+def test_dnf_gives_a_silent_server_up_within_a_minute(checkout: Path, tmp_path: Path) -> None:
+    conf = (make(checkout, tmp_path).images.sandbox_tree / "etc/dnf/dnf.conf").read_text()
+
+    assert "timeout=15\n" in conf
+    assert "retries=2\n" in conf
+
+
+def test_each_kind_of_packages_has_a_tools_tree_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    rpm = make(checkout, tmp_path).tools
+    deb = make(checkout, tmp_path, "--distribution", "debian").tools
+
+    assert rpm.profiles == ("rpm",)
+    assert deb.profiles == ()
+    assert rpm.folder != deb.folder
+
+
+@pytest.mark.parametrize("name", options.DISTRIBUTIONS)
+def test_the_release_is_the_pinned_one_unless_another_is_named(
+    checkout: Path, tmp_path: Path, name: str
+) -> None:
+    argv = ["--distribution", name]
+
+    assert make(checkout, tmp_path, *argv).images.release == places.release_of(checkout, name)
+    assert make(checkout, tmp_path, *argv, "--release", "other").images.release == "other"
+
+
+def test_the_tools_tree_is_native_whatever_is_built(checkout: Path, tmp_path: Path) -> None:
+    assert make(checkout, tmp_path).tools.arch is arch.native()
