@@ -96,8 +96,9 @@ class Copy:
         return self.root / ".work"
 
     def start(self, *args: Arg) -> Build:
-        """Start `python -m scripts.build` here."""
-        return Build([sys.executable, "-m", "scripts.build", *args], self.root, environ())
+        """Start `python -m scripts.build` of Debian here."""
+        debian = ("--distribution", "debian")
+        return Build([sys.executable, "-m", "scripts.build", *debian, *args], self.root, environ())
 
     def nox(self, session: str, *args: Arg) -> Build:
         """Start `./nox -s session -- args` here."""
