@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ CHUNK_BYTES = 1 << 16
 
 # What another attempt may mend (RFC 9110, 15.5 and 15.6; 429 is RFC 6585).
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+
+
+# How urllib3 2.6 begins what it says of a connection that was not made.
+URLLIB3 = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,8 @@ class _Transfer:
         if isinstance(error, requests.exceptions.ChunkedEncodingError):
             return f"the connection broke after {self.received} bytes"
         inner = getattr(error.args[0], "reason", error) if error.args else error
-        return str(inner).rpartition(">: ")[2].rpartition("connection: ")[2]
+        text = str(inner).rpartition(">: ")[2].rpartition("connection: ")[2]
+        return URLLIB3.sub("", text)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def check(release: str, arch: Arch, mirror: str | None) -> None:
     HarnessError that names the ways on where the mirror cannot be reached.
     """
     if release != LATEST and _day(release) is None:
-        raise _unknown(release, mirror)
+        raise _unknown(release, arch, mirror)
     try:
         read(probe(release, arch, mirror), settings=LOOK)
     except MissingError as error:
@@ -53,7 +53,7 @@ def check(release: str, arch: Arch, mirror: str | None) -> None:
                 f"{mirror} is no repository: {error.message}",
                 hint="-- --mirror takes the base of a tree like Amazon's CDN too",
             ) from error
-        raise _unknown(release, mirror) from error
+        raise _unknown(release, arch, mirror) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
 
@@ -116,12 +116,17 @@ def nearest(release: str, among: Iterable[str]) -> list[str]:
     return sorted(by_distance[:NEAREST], key=_order, reverse=True)
 
 
-def _unknown(release: str, mirror: str | None) -> UsageError:
+def _unknown(release: str, arch: Arch, mirror: str | None) -> UsageError:
     try:
         among = published(mirror)
     except HarnessError:
         among = known()
     where = f"{mirror} has" if mirror else "there is"
+    if release in among:
+        return UsageError(
+            f"{where} no release {release} of Amazon Linux for {arch}",
+            hint="-- --arch names another architecture, -- --mirror another mirror",
+        )
     return UsageError(
         f"{where} no release {release} of Amazon Linux",
         hint=f"the nearest that exist: {', '.join(nearest(release, among))}",

@@ -306,7 +306,7 @@ class User:
         """Build to the end, as the user."""
         command: list[Arg] = [
             shutil.which("runuser") or "runuser", "-u", self.name, "--",
-            self.python, "-m", "scripts.build", *args,
+            self.python, "-m", "scripts.build", "--distribution", "debian", *args,
         ]  # fmt: skip
         variables = {"HOME": os.fspath(self.copied.root.parent), "PATH": "/usr/bin:/bin", "CI": "1"}
         build = Build(command, self.copied.root, variables)
