@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -386,3 +387,17 @@ def test_an_installation_that_broke_off_is_made_again(asked_for: Path, tmp_path:
     mkosi.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/config.py").read_text() == CONFIG
+
+
+def test_builds_that_share_a_venv_do_not_disturb_each_other(
+    asked_for: Path, tmp_path: Path
+) -> None:
+    made = obtain(asked_for)
+    for number in range(200):
+        (made.folder / f"mkosi/module{number}.py").touch()
+    site = tmp_path / "site"
+    site.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: mkosi.install(made, site), range(4)))
+
+    assert len(list((site / "mkosi").glob("module*.py"))) == 200
