@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from scripts import sources
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import HarnessError, MachineError, UsageError
@@ -128,22 +130,30 @@ def obtain(
 
 
 def install(mkosi: Mkosi, site: Path | None = None) -> None:
-    """Put mkosi into site (by default this venv's site-packages), unless this very one is there."""
+    """Put mkosi into site (by default this venv's site-packages), unless this very one is there.
+
+    Builds in several checkouts may share a venv, hence the lock.
+    """
     site = site or Path(sysconfig.get_paths()["purelib"])
-    stamp = site / "mkosi" / ".digest"
-    if stamp.exists() and stamp.read_text() == mkosi.digest:
-        return
-    for old in (site / "mkosi", *site.glob("mkosi-*.dist-info")):
+    with FileLock(site / ".mkosi.lock"):
+        stamp = site / "mkosi" / ".digest"
+        if not stamp.exists() or stamp.read_text() != mkosi.digest:
+            _replace(mkosi, site)
+
+
+def _replace(mkosi: Mkosi, site: Path) -> None:
+    """Put mkosi in the place of whatever mkosi is in site; the folder appears there whole."""
+    new = site / ".mkosi.new"
+    for old in (new, site / "mkosi", *site.glob("mkosi-*.dist-info")):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(
-        mkosi.folder / "mkosi", site / "mkosi", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(mkosi.folder / "mkosi", new, ignore=shutil.ignore_patterns("__pycache__"))
+    (new / ".digest").write_text(mkosi.digest)
     info = site / f"mkosi-{mkosi.version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: mkosi\nVersion: {mkosi.version}\n"
     )
-    stamp.write_text(mkosi.digest)
+    new.rename(site / "mkosi")
 
 
 def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:

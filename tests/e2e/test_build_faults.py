@@ -41,7 +41,14 @@ TOOLS = ("mkosi", "tools/*/stages", "*/*/packages")
 
 STEP_BYTES = 16 << 20
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+as_root = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture(scope="module")
+def root() -> None:
+    """What mounts file systems needs root."""
+    if os.geteuid() != 0:
+        pytest.fail("this test mounts file systems: run it as root")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -371,3 +372,17 @@ def test_an_installation_that_broke_off_is_made_again(asked_for: Path, tmp_path:
     mkosi.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/config.py").read_text() == CONFIG
+
+
+def test_builds_that_share_a_venv_do_not_disturb_each_other(
+    asked_for: Path, tmp_path: Path
+) -> None:
+    made = obtain(asked_for)
+    for number in range(200):
+        (made.folder / f"mkosi/module{number}.py").touch()
+    site = tmp_path / "site"
+    site.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: mkosi.install(made, site), range(4)))
+
+    assert len(list((site / "mkosi").glob("module*.py"))) == 200
