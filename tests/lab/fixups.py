@@ -1,4 +1,4 @@
-"""What maintainer scripts do on Debian, done once here: byte code, certificates, SELinux's policy."""
+"""What maintainer scripts do on Debian, done here once and for all."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import Arch
 from scripts.digests import text_digest
 from scripts.errors import HarnessError
 from scripts.run import Arg, CommandError, run
-
 from tests.lab.debs import Deb
-from tests.lab.stage import SOURCE_DATE_EPOCH, Tree
+from tests.lab.stage import Tree
 
 PYTHON = ("/usr/lib/python3", "/usr/lib/python3.13")
 
@@ -35,7 +33,7 @@ SELINUX_DEBS = (
     "libaudit1", "libbz2-1.0", "libpcre2-8-0", "libcap-ng0",
 )  # fmt: skip
 
-# semanage.conf(5)
+# In the format of semanage.conf(5).
 SEMANAGE_CONF = """\
 module-store = direct
 compiler-directory = {hll}
@@ -107,14 +105,6 @@ class Programs:
         return root
 
 
-@dataclass(frozen=True)
-class Hook:
-    """What a hook needs to know."""
-
-    tree: Tree
-    programs: Programs
-
-
 def compile_python(tree: Tree, programs: Programs) -> None:
     """Write byte code beside what is imported, valid whatever the time of the source."""
     folders = [str(tree / folder) for folder in PYTHON if (tree / folder).is_dir()]
@@ -150,9 +140,7 @@ def selinux(tree: Tree, programs: Programs) -> None:
             tree.modes[path.replace("/default", f"/{POLICY}", 1)] = tree.modes.pop(path)
     if programs.usable:
         _compile_policy(tree, programs, source)
-    for path in sorted(source.rglob("*"), reverse=True):
-        path.unlink()
-    source.rmdir()
+    shutil.rmtree(source)
 
 
 def _compile_policy(tree: Tree, programs: Programs, source: Path) -> None:
@@ -184,5 +172,3 @@ HOOKS: Mapping[str, Callable[[Tree, Programs], None]] = {
     "certificates": certificates,
     "selinux": selinux,
 }
-
-_ = SOURCE_DATE_EPOCH

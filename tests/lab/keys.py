@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.run import run
+from scripts.run import Arg, run
 
 # What RPM 4.16 and newer verify: no elliptic curves, for old ones do not know them.
 PARAMETERS = """\
@@ -72,7 +72,7 @@ def obtain(folder: Path, name: str) -> Key:
     if not public.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with _home() as home:
-            gpg = ["gpg", "--homedir", home, "--batch"]
+            gpg: list[Arg] = ["gpg", "--homedir", home, "--batch"]
             run([*gpg, "--generate-key"], stdin=PARAMETERS.format(name=name))
             text = run([*gpg, "--armor", "--export-secret-keys"]).stdout
             secret.touch(mode=0o600)

@@ -11,7 +11,6 @@ from pathlib import Path
 from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest
 from scripts.run import run
-
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 
@@ -20,6 +19,9 @@ BLOBS = "../../../../blobstore/"
 
 # What stands in a list of mirrors where the server's own address belongs.
 ORIGIN = "@ORIGIN@"
+
+# In a repository's folder: the key and the packages that it was made of.
+MARK = ".packages"
 
 KEY_NAME = "RPM-GPG-KEY-amazon-linux-2023"
 
@@ -63,7 +65,13 @@ def publish(www: Path, arch: Arch, packages: Mapping[str, Sequence[Path]], key: 
         write_repository(world, release, blobs)
         _write_mirror_lists(world, release, release)
     _write_mirror_lists(world, "latest", world.releases[0])
+    (world.base / "core/releasemd.xml").write_text(_release_list(world.releases))
     return world
+
+
+def packages_of(world: World, release: str) -> list[str]:
+    """The packages of release, as paths in the blob store."""
+    return (world.repository(release) / MARK).read_text().splitlines()[1:]
 
 
 def store(world: World, path: Path) -> str:
@@ -77,16 +85,16 @@ def store(world: World, path: Path) -> str:
 
 
 def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
-    """Write the repository called name, with the given packages of the blob store, if they changed."""
+    """Write the repository called name with blobs, unless that is what it has."""
     target = world.base / f"core/guids/{guid(name)}/{world.arch}"
-    stamp = text_digest("\n".join([world.key.fingerprint, *sorted(blobs)]))
-    mark = target / ".packages"
-    if mark.exists() and mark.read_text() == stamp:
+    listed = "\n".join([world.key.fingerprint, *sorted(blobs)])
+    mark = target / MARK
+    if mark.exists() and mark.read_text() == listed:
         return
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         made = Path(scratch) / "made"
         _createrepo(world, blobs, made, Path(scratch))
-        (made / ".packages").write_text(stamp)
+        (made / MARK).write_text(listed)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         made.rename(target)
@@ -110,6 +118,12 @@ def _createrepo(world: World, blobs: Sequence[str], target: Path, scratch: Path)
     )  # fmt: skip
     list_.unlink()
     world.key.sign_detached(target / "repodata/repomd.xml")
+
+
+def _release_list(releases: Sequence[str]) -> str:
+    """Amazon's list of releases, which names them oldest first."""
+    listed = "".join(f'    <release version="{name}"/>\n' for name in reversed(releases))
+    return f'<?xml version="1.0"?>\n<root>\n  <releases>\n{listed}  </releases>\n</root>\n'
 
 
 def _write_mirror_lists(world: World, release: str, of: str) -> None:

@@ -11,7 +11,7 @@ from enum import Enum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from tests.lab.repository import ORIGIN
@@ -69,7 +69,7 @@ class LabServer:
         self._http = _Http(("127.0.0.1", port), _Handler)
         self._http.lab = self
 
-    def __enter__(self) -> LabServer:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         return self
 

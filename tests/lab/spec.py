@@ -7,7 +7,6 @@ from pathlib import Path
 
 from scripts.errors import HarnessError
 from scripts.run import CommandError, run
-
 from tests.lab.stage import SOURCE_DATE_EPOCH
 from tests.lab.tables import Recipe, Split
 

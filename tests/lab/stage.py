@@ -13,7 +13,6 @@ from pathlib import Path
 
 from scripts.errors import HarnessError
 from scripts.run import running, start
-
 from tests.lab.debs import Deb
 from tests.lab.tables import Recipe, glob
 
@@ -122,11 +121,8 @@ class Tree:
 
     def paths(self) -> list[str]:
         """All that stands in the tree, in order."""
-        found = []
-        for folder, folders, files in os.walk(self.folder):
-            below = "/" + os.path.relpath(folder, self.folder).removeprefix(".")
-            found += [os.path.join(below, name) for name in (*folders, *files)]
-        return sorted("/" + path.lstrip("/") for path in found)
+        below = (path.relative_to(self.folder) for path in self.folder.rglob("*"))
+        return sorted(f"/{path}" for path in below)
 
     def entry(self, path: str, given: Mapping[str, str]) -> Entry:
         """The entry of path, with the mode, user and group that given has for it, if any."""
@@ -183,15 +179,14 @@ def entries(tree: Tree, recipe: Recipe) -> dict[str, list[Entry]]:
     return lists
 
 
-def prune(tree: Tree, recipe: Recipe) -> None:
-    """Remove the folders that only held what was removed, and clamp all times."""
+def clamp_times(tree: Tree) -> None:
+    """Make nothing in tree newer than SOURCE_DATE_EPOCH."""
     for path in reversed(tree.paths()):
         target = tree / path
         if not target.is_symlink():
             moment = min(target.stat().st_mtime, SOURCE_DATE_EPOCH)
             os.utime(target, (moment, moment))
     os.utime(tree.folder, (SOURCE_DATE_EPOCH, SOURCE_DATE_EPOCH))
-    _ = recipe
 
 
 def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from scripts.arch import Arch
-
 from tests.lab.debs import Deb
 
 PATH = Path(__file__).with_name("packages.toml")
@@ -192,10 +191,6 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def _version(debian: str) -> tuple[str, str]:
-    """RPM's version and release for a version of Debian's; without the epoch."""
-    upstream, _, revision = (
-        debian.partition(":")[2].rpartition("-") if ":" in debian else (debian.rpartition("-"))
-    )
-    if not upstream:
-        upstream, revision = revision, "0"
-    return FORBIDDEN.sub(".", upstream), FORBIDDEN.sub(".", revision)
+    """RPM's version and release for a version of Debian's, whose epoch says nothing here."""
+    upstream, _, revision = debian.rpartition("-") if "-" in debian else (debian, "", "0")
+    return FORBIDDEN.sub(".", upstream.split(":")[-1]), FORBIDDEN.sub(".", revision)

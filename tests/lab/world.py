@@ -12,18 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scripts import releases
 from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import MachineError
-
 from tests.lab import debs, fixups, keys, repository, spec, stage
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key
 from tests.lab.repository import World
-from tests.lab.tables import PATH, Recipe, Tables
+from tests.lab.tables import Recipe, Tables
 
-# Newest first; the newest is `latest` too. Amazon has released all of them.
-RELEASES = ("2023.12.20260930", "2023.12.20260831", "2023.12.20260706", "2023.10.20260202")
+# Newest first; the newest is `latest` too.
+RELEASES = tuple(reversed(releases.known()))
 
 # What decides an RPM beside its recipe.
 CODE = ("fixups.py", "spec.py", "stage.py")
@@ -66,30 +66,26 @@ def require() -> None:
         )
 
 
-def make(work: Path, arch: Arch, say: Say, *, releases: Sequence[str] = RELEASES) -> World:
+def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -> World:
     """The lab of arch, made below work as far as it is not there yet.
 
     Raises MachineError where the machine lacks something, HarnessError where making it fails.
     """
     require()
     began = time.monotonic()
-    tables = Tables(arch, releases[0])
+    tables = Tables(arch, names[0])
     packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
     say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
     maker = _Maker(work, packages, arch, key)
     recipes = tables.recipes(packages)
-    common = maker.make([recipe for recipe in recipes if not _dated(recipe, releases)])
+    common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
     dated = {
         release: maker.make(
-            [
-                recipe
-                for recipe in Tables(arch, release).recipes(packages)
-                if _dated(recipe, releases)
-            ],
+            [recipe for recipe in Tables(arch, release).recipes(packages) if _dated(recipe, names)],
             {"/etc/os-release": release},
         )
-        for release in releases
+        for release in names
     }
     say(f"{len(common)} packages are RPMs after {time.monotonic() - began:.0f} s")
     signed = maker.sign([*common, *(made for list_ in dated.values() for made in list_)])
@@ -99,17 +95,17 @@ def make(work: Path, arch: Arch, say: Say, *, releases: Sequence[str] = RELEASES
         arch,
         {
             release: [path for made in (*common, *dated[release]) for path in signed[made.folder]]
-            for release in releases
+            for release in names
         },
         key,
     )
-    say(f"{len(releases)} releases are there after {time.monotonic() - began:.0f} s")
+    say(f"{len(names)} releases are there after {time.monotonic() - began:.0f} s")
     return world
 
 
-def _dated(recipe: Recipe, releases: Iterable[str]) -> bool:
+def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
     """Whether the recipe is another one for each release."""
-    return recipe.version in releases
+    return recipe.version in names
 
 
 class _Maker:
@@ -141,7 +137,7 @@ class _Maker:
         for hook in recipe.hooks:
             fixups.HOOKS[hook](tree, self._programs)
         fixups.compile_python(tree, self._programs)
-        stage.prune(tree, recipe)
+        stage.clamp_times(tree)
         lists = {
             name: [entry.line() for entry in entries]
             for name, entries in stage.entries(tree, recipe).items()
@@ -203,6 +199,3 @@ ANSI_COLOR="0;33"
 CPE_NAME="cpe:2.3:o:amazon:amazon_linux:2023"
 VENDOR_NAME="the lab of finch-os-images"
 """
-
-
-_ = PATH
