@@ -114,7 +114,11 @@ class Tables:
         for deb in debs:
             if name := self.rpm_of(deb.name):
                 groups.setdefault(name, []).append(deb)
-        made = {name: table for name, table in self._data["rpm"].items() if "of" not in table}
+        made = {
+            name: table
+            for name, table in self._data["rpm"].items()
+            if name in groups or "version" in table
+        }
         satisfied = {deb.name: deb.name for deb in debs}
         for deb in debs:
             for virtual in deb.provides:

@@ -157,19 +157,26 @@ class _Maker:
         return text_digest(json.dumps(facts, sort_keys=True))
 
     def sign(self, all_made: Sequence[Made]) -> dict[Path, list[Path]]:
-        """Signed copies of the RPMs, by the folder of the unsigned."""
+        """Signed copies of the RPMs, by the folder of the unsigned.
+
+        A signature holds the time, so each RPM is signed once only: a package that is the same
+        must have the same digest tomorrow, for dnf keeps what it has downloaded.
+        """
         base = self._work / "signed" / self._key.fingerprint
         base.mkdir(parents=True, exist_ok=True)
-        signed = {made.folder: base / made.folder.name for made in all_made}
-        todo = [folder for folder in signed if not signed[folder].exists()]
+        signed = {path: base / file_digest(path) for made in all_made for path in made.paths}
+        todo = {target: path for path, target in signed.items() if not target.exists()}
         with tempfile.TemporaryDirectory(dir=self._work) as scratch:
-            copies = [shutil.copytree(folder, f"{scratch}/{folder.name}") for folder in todo]
+            folders = {target: Path(scratch, target.name) for target in todo}
+            for target, folder in folders.items():
+                folder.mkdir()
+                shutil.copy(todo[target], folder)
             self._key.sign_packages(
-                [path for copy in copies for path in sorted(Path(copy).glob("*.rpm"))]
+                [folder / todo[target].name for target, folder in folders.items()]
             )
-            for folder, copy in zip(todo, copies, strict=True):
-                Path(copy).rename(signed[folder])
-        return {folder: sorted(target.glob("*.rpm")) for folder, target in signed.items()}
+            for target, folder in folders.items():
+                folder.rename(target)
+        return {made.folder: [signed[path] / path.name for path in made.paths] for made in all_made}
 
 
 def _contents(recipe: Recipe, dated: Mapping[str, str], key: Key) -> dict[str, bytes]:
