@@ -77,7 +77,7 @@ def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -
     packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
     say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
-    maker = _Maker(work, packages, arch, key)
+    maker = Maker(work, packages, arch, key)
     recipes = tables.recipes(packages)
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
     dated = {
@@ -108,7 +108,7 @@ def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
     return recipe.version in names
 
 
-class _Maker:
+class Maker:
     """Makes RPMs of recipes, those only that are not in the cache."""
 
     def __init__(self, work: Path, packages: Sequence[debs.Deb], arch: Arch, key: Key) -> None:
