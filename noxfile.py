@@ -128,6 +128,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def lab(session: nox.Session) -> None:
+    """Make Amazon's side of the wire out of Debian packages and serve it on loopback."""
+    sessions.install(session, "harness")
+    sessions.lab(session, *session.posargs)
+
+
+@nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove what was built and what is kept to build faster."""
     sessions.install(session, "harness")

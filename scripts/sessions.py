@@ -118,6 +118,11 @@ def harness(session: nox.Session, module: str, *args: str) -> None:
     _run(session, "python", "-m", f"scripts.{module}", *args, keeps_status=True)
 
 
+def lab(session: nox.Session, *args: str) -> None:
+    """Run the lab; the process ends with its exit code where that is not 0."""
+    _run(session, "python", "-m", "tests.lab", *args, keeps_status=True)
+
+
 def check(session: nox.Session, *command: str) -> None:
     """Run a tool that is installed in the session's environment as a module, such as ruff."""
     _run(session, "python", "-m", *command, keeps_status=False)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from scripts.arch import Arch
 from scripts.boot.console import plain
@@ -28,6 +29,20 @@ UNCLEAN = (
 # the kernel shows them.
 ESP_OPTIONS = {"fmask=0077", "dmask=0077", "shortname=winnt"}
 
+CDN = "cdn.amazonlinux.com"
+
+# Of the units that our presets are about those that every version of the packages has.
+OUR_PRESETS = re.compile(r"(cloud-.*|sshd|systemd-(networkd|resolved)(-.*)?)\.service")
+UNIT_STATES = {
+    "cloud-config.service": "enabled",
+    "cloud-final.service": "enabled",
+    "cloud-init-local.service": "enabled",
+    "sshd.service": "enabled",
+    "systemd-networkd.service": "enabled",
+    "systemd-networkd-wait-online.service": "masked",
+    "systemd-resolved.service": "enabled",
+}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,7 +57,8 @@ class Facts:
     """All that was collected; what the test has not come to is None or empty.
 
     Of the host: the UKI as built, the digests of the UKI on the ESP and of the
-    disk before and after, the partition table and root's file system. Of the
+    disk before and after, the partition table, root's file system and the
+    machine-id in it. Of the
     guest, by boot ("first", "second", "other"): what went wrong in it ("" for
     nothing) with the last lines of its console, its host key, and how it ended.
     """
@@ -50,8 +66,10 @@ class Facts:
     arch: Arch
     uki: Uki
     disk_before: str
+    distribution: str = "debian"
     partitions: Sequence[Partition] = ()
     root: FileSystem | None = None
+    machine_id: str | None = None
     esp_uki: str | None = None
     esp_complaint: str = ""
     boots: dict[str, Verdict] = field(default_factory=dict)
@@ -86,13 +104,15 @@ Decide = Callable[[Facts], Verdict | None]
 class Rule:
     """A check's name, what it asserts, and how it is decided.
 
-    Where a fatal one fails, booting is pointless.
+    Where a fatal one fails, booting is pointless. One with a distribution is
+    for its images only.
     """
 
     name: str
     title: str
     decide: Decide
     fatal: bool = False
+    distribution: str = ""
 
 
 def _verdict(problems: Mapping[str, object], evidence: str) -> Verdict:
@@ -348,6 +368,90 @@ def _disk_unchanged(facts: Facts) -> Verdict | None:
     return _verdict({"the test wrote to the built image": changed}, evidence)
 
 
+def _machine_id(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    inside, outside = facts.first["machine-id"].text, facts.machine_id
+    problems = {
+        "/etc/machine-id of the image cannot be read": outside is None,
+        f"the image has the machine ID {(outside or '').strip()!r}, which all would share": outside,
+        f"the guest's machine ID is {inside!r}": not re.fullmatch(r"[0-9a-f]{32}", inside),
+    }
+    return _verdict(problems, f"in the image: {outside!r}\nin the guest: {inside!r}")
+
+
+def _amazon(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["os-release"].text
+    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    name, version = (fields.get(field, "").strip('"') for field in ("ID", "VERSION_ID"))
+    is_other = (name, version) != ("amzn", "2023")
+    return _verdict({f"os-release says {name or 'nothing'} {version}": is_other}, text)
+
+
+def _packages(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    count = len(facts.first["rpm-packages"].text.splitlines())
+    missing = facts.first["rpm-missing"].text
+    problems = {
+        # No image works with fewer; a database that rpm cannot read lists none.
+        f"rpm knows of {count} packages only": count < 50,
+        f"rpm -Va: {len(missing.splitlines())} files are missing": missing,
+    }
+    return _verdict(problems, missing or f"{count} packages, nothing missing")
+
+
+def _repositories(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["repositories"].text
+    lines = text.splitlines()
+    urls = [url.strip() for name, mark, url in (line.partition("=") for line in lines) if mark]
+    others = [url for url in urls if urlsplit(url).hostname != CDN]
+    problems = {
+        "dnf repolist names no amazonlinux": not any(
+            line.split()[:1] == ["amazonlinux"] for line in lines
+        ),
+        "no repository has an address": not urls,
+        f"a repository is not on Amazon's CDN: {', '.join(others)}": others,
+    }
+    return _verdict(problems, text)
+
+
+def _selinux_policy(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    answer = facts.first["selinux-policy"]
+    problems = {
+        "there is no binary policy of SELinux": "policy/policy." not in answer.text,
+        "SELinux's file contexts are not there": answer.status != 0,
+    }
+    return _verdict(problems, answer.text)
+
+
+def _presets(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["unit-files"].text
+    rows = [line.split() for line in text.splitlines()]
+    units = {row[0]: row[1] for row in rows if len(row) > 1}
+    odd = [
+        f"{row[0]} is {row[1]}, its preset {row[2]}"
+        for row in rows
+        if len(row) > 2 and OUR_PRESETS.fullmatch(row[0])
+        and {row[1], row[2]} == {"enabled", "disabled"}
+    ]  # fmt: skip
+    wrong = [
+        f"{unit} is {units.get(unit, 'not there')}, not {state}"
+        for unit, state in UNIT_STATES.items()
+        if units.get(unit) != state
+    ]
+    shown = [" ".join(row) for row in rows if row and OUR_PRESETS.fullmatch(row[0])]
+    return _verdict({"; ".join([*wrong, *odd]): wrong or odd}, "\n".join(shown))
+
+
 def _boot(name: str) -> Decide:
     return lambda facts: facts.boots.get(name)
 
@@ -374,6 +478,16 @@ RULES = (
     Rule("second-boot-same", "machine ID and host key outlast the first boot", _second_same),
     Rule("other-instance", "another instance boots", _boot("other")),
     Rule("host-keys-differ", "two instances have different SSH host keys", _host_keys),
+    Rule("os-release", "os-release is amzn 2023", _amazon, distribution="amazonlinux"),
+    Rule("packages", "rpm -Va misses no file", _packages, distribution="amazonlinux"),
+    Rule(
+        "repositories", "dnf's repositories are Amazon's", _repositories, distribution="amazonlinux"
+    ),
+    Rule("selinux-policy", "SELinux has a policy", _selinux_policy, distribution="amazonlinux"),
+    Rule("presets", "the presets took effect", _presets, distribution="amazonlinux"),
+    Rule(
+        "machine-id", "the machine ID is of the instance", _machine_id, distribution="amazonlinux"
+    ),
     Rule("image-unchanged", "the built image was not written to", _disk_unchanged),
 )
 
@@ -388,8 +502,8 @@ def check(rule: Rule, facts: Facts) -> Check:
 
 
 def check_all(facts: Facts) -> list[Check]:
-    """The outcome of every rule."""
-    return [check(rule, facts) for rule in RULES]
+    """The outcome of every rule that is for the image's distribution."""
+    return [check(rule, facts) for rule in RULES if rule.distribution in ("", facts.distribution)]
 
 
 def fatal(facts: Facts) -> bool:

@@ -122,3 +122,16 @@ def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: 
     except run.CommandError as error:
         return error.output.strip()
     return ""
+
+
+def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str | None:
+    """The text of the file at path of an ext4 partition, None where it cannot be read."""
+    done = run.run(
+        tools.command(
+            ["debugfs", "-R", f"cat {path}", f"{image.absolute()}?offset={partition.offset}"],
+            read=[image.resolve(), image],
+        ),
+        check=False,
+    )
+    # debugfs greets on stderr, complains there, and ends with 0 all the same.
+    return done.stdout if not done.returncode and len(done.stderr.splitlines()) < 2 else None

@@ -27,14 +27,16 @@ def _table() -> dict[str, dict[str, object]]:
     return tomllib.loads(Path(__file__).with_name("probes.toml").read_text())
 
 
-def script(mark: str, boot_file: str, *, again: bool) -> str:
-    """The shell script that asks; mark is a word that no answer holds.
+def script(mark: str, boot_file: str, *, distribution: str, again: bool) -> str:
+    """The shell script that asks a guest of distribution; mark is a word that no answer holds.
 
     again: only what is asked in a second boot.
     """
     lines = [f"BOOT_FILE={shlex.quote(boot_file)}", "export LC_ALL=C.UTF-8 PAGER="]
     for name, probe in _table().items():
         if again and not probe.get("again"):
+            continue
+        if probe.get("distribution", distribution) != distribution:
             continue
         lines += [
             f"echo '{mark} begin {name}'",

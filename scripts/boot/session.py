@@ -31,6 +31,7 @@ class Session:
     watch: Watch
     tools: Tools
     key: ssh.Key
+    distribution: str
 
     def host_key(self) -> str:
         """Wait for sshd; its host key, empty where it shows none."""
@@ -48,7 +49,11 @@ class Session:
         self.watch.step("checks")
         mark = f"boot-test-{secrets.token_hex(8)}"
         script, output = self._file("probes.sh"), self._file("answers")
-        script.write_text(probes.script(mark, self.machine.arch.boot_file, again=again))
+        script.write_text(
+            probes.script(
+                mark, self.machine.arch.boot_file, distribution=self.distribution, again=again
+            )
+        )
         while True:
             last = self.watch.scanner.reported_at is not None
             port = self.machine.port

@@ -149,7 +149,9 @@ class _Test:
         self.started = time.monotonic()
         self.firmware = firmware.find(tools, subject.arch)
         self.key = ssh.make_key(tools, work)
-        self.facts = Facts(subject.arch, _read_uki(subject.uki), disk_before="")
+        self.facts = Facts(
+            subject.arch, _read_uki(subject.uki), disk_before="", distribution=subject.distribution
+        )
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"
         self.qemu = self.note = ""
         self.tails: dict[str, str] = {}
@@ -173,6 +175,9 @@ class _Test:
             facts.partitions = disk.partitions(image)
         if facts.root_partition:
             facts.root = disk.file_system(image, facts.root_partition)
+            facts.machine_id = disk.read_file(
+                self.tools, image, facts.root_partition, "/etc/machine-id"
+            )
         if facts.esp_partition:
             copy = self.work / "esp.efi"
             facts.esp_complaint = disk.copy_from_esp(
@@ -257,7 +262,7 @@ class _Test:
             self.qemu = vm.version()
             watch = self._watch(vm, log, step)
             try:
-                yield Session(instance, watch, self.tools, self.key)
+                yield Session(instance, watch, self.tools, self.key, self.subject.distribution)
             except BootFailure as failure:
                 reason = f"{boot} boot: {failure.reason}"
                 self.facts.boots[boot] = Verdict(reason, failure.console)

@@ -129,6 +129,8 @@ def main() -> None:
             shutil.copy(PROGRAM.with_name("uki.efi"), sys.argv[-1])
         case "ssh":
             ssh()
+        case "debugfs":
+            print("debugfs 1.47.2 (1-Jan-2025)", file=sys.stderr)
         case _:
             qemu()
 

@@ -28,6 +28,7 @@ NAMES = (
     "ssh-keygen",
     "ssh-keyscan",
     "mcopy",
+    "debugfs",
 )
 
 

@@ -70,6 +70,20 @@ FIRST = {
     "cloud-init": cloud_init(errors=[]),
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
 }
+MACHINE_ID = "8a67b8a2b0d94ba7a1ad1ed35a8d4a5c"
+AMAZON = FIRST | {
+    "machine-id": MACHINE_ID,
+    "os-release": 'NAME="Amazon Linux"\nID="amzn"\nVERSION_ID="2023"',
+    "rpm-packages": "\n".join(f"package-{number}" for number in range(180)),
+    "rpm-missing": "",
+    "repositories": "repo id repo name\namazonlinux Amazon Linux 2023 repository\n"
+    "mirrorlist=https://cdn.amazonlinux.com/al2023/core/mirrors/$releasever/mirror.list",
+    "selinux-policy": "policy/policy.33\ncontexts/files/file_contexts",
+    "unit-files": "\n".join(
+        [f"{unit} {state} enabled" for unit, state in checks.UNIT_STATES.items()]
+        + ["cloud-init-hotplugd.service static -", "chronyd.service disabled enabled"]
+    ),
+}
 SECOND = FIRST | {"boot-id": "two"}
 
 
@@ -168,6 +182,55 @@ def test_one_thing_wrong_fails_its_check_with_the_cause(
     change: Callable[[Facts], Facts], name: str, reason: str
 ) -> None:
     found = {check.name: check for check in checks.check_all(change(good()))}
+    assert found[name].status is Status.FAILED
+    assert reason in found[name].reason
+
+
+def amazon(**changes: str) -> Facts:
+    named = {name.replace("_", "-"): text for name, text in changes.items()}
+    return dataclasses.replace(
+        good(),
+        distribution="amazonlinux",
+        machine_id="",
+        first=answers(AMAZON | named),
+        second=answers(SECOND | {"machine-id": MACHINE_ID}),
+    )
+
+
+def test_a_good_boot_of_amazon_linux_passes_every_check() -> None:
+    found = checks.check_all(amazon())
+    assert [(c.name, c.reason) for c in found if not c.passed] == []
+    assert len(found) == len(checks.RULES)
+
+
+def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
+    assert not {"os-release", "packages"} & {check.name for check in checks.check_all(good())}
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "reason"),
+    [
+        (amazon(os_release='ID="fedora"\nVERSION_ID=43'), "os-release", "says fedora 43"),
+        (amazon(rpm_missing="missing     /usr/bin/tar"), "packages", "1 files are missing"),
+        (amazon(rpm_packages=""), "packages", "knows of 0 packages only"),
+        (amazon(repositories="amazonlinux x\nbaseurl=http://127.0.0.1:8023/al2023"),
+         "repositories", "not on Amazon's CDN: http://127.0.0.1:8023"),
+        (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),
+         "repositories", "names no amazonlinux"),
+        (amazon(selinux_policy="ls: cannot access"), "selinux-policy", "no binary policy"),
+        (amazon(unit_files=AMAZON["unit-files"].replace("sshd.service enabled", "sshd.service ~")),
+         "presets", "sshd.service is ~, not enabled"),
+        (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service disabled enabled"),
+         "presets", "cloud-init-main.service is disabled, its preset enabled"),
+        (dataclasses.replace(amazon(), machine_id=MACHINE_ID), "machine-id", "all would share"),
+        (dataclasses.replace(amazon(), machine_id=None), "machine-id", "cannot be read"),
+        (amazon(machine_id="uninitialized"), "machine-id", "the guest's machine ID is"),
+    ],
+)  # fmt: skip
+def test_one_thing_wrong_with_amazon_linux_fails_its_check(
+    facts: Facts, name: str, reason: str
+) -> None:
+    found = {check.name: check for check in checks.check_all(facts)}
     assert found[name].status is Status.FAILED
     assert reason in found[name].reason
 

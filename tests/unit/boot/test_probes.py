@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 
 from scripts.boot import probes
@@ -9,13 +10,15 @@ from scripts.boot.probes import Answer
 
 
 def test_the_script_is_one_that_any_shell_reads() -> None:
-    for again in (False, True):
-        script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", again=again)
+    for distribution, again in itertools.product(("amazonlinux", "debian"), (False, True)):
+        script = probes.script(
+            "mark", "EFI/BOOT/BOOTX64.EFI", distribution=distribution, again=again
+        )
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 
 def test_the_answers_of_a_real_run_are_told_apart() -> None:
-    script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", again=False)
+    script = probes.script("mark", "EFI/BOOT/BOOTX64.EFI", distribution="debian", again=False)
     ran = subprocess.run(["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True)
     answers = probes.parse("mark", ran.stdout)
     assert probes.is_complete("mark", ran.stdout)
@@ -25,9 +28,16 @@ def test_the_answers_of_a_real_run_are_told_apart() -> None:
 
 
 def test_a_second_boot_is_asked_less() -> None:
-    again = probes.script("mark", "x", again=True)
+    again = probes.script("mark", "x", distribution="debian", again=True)
     assert "begin machine-id" in again
     assert "begin journal" not in again
+
+
+def test_a_guest_is_asked_what_its_distribution_is_about() -> None:
+    debian = probes.script("mark", "x", distribution="debian", again=False)
+    amazon = probes.script("mark", "x", distribution="amazonlinux", again=False)
+    assert "rpm -Va" not in debian
+    assert "rpm -Va" in amazon
 
 
 def test_an_answer_cut_off_is_no_answer() -> None:

@@ -1,0 +1,225 @@
+"""Amazon Linux from the lab: all images, their boot, and each fault of the lab. Half an hour."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from scripts import arch, options
+from tests.e2e.checkout import Arg, Build, Copy, copy, environ
+from tests.lab import tampering, world
+from tests.lab.repository import World
+from tests.lab.server import Fault, Kind, LabServer
+from tests.lab.tampering import Tampering
+
+ARCH = arch.X86_64
+
+# A package of the base that little else depends on.
+VICTIM = "chrony"
+
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+
+
+@pytest.fixture(scope="module")
+def made(checkout: Path) -> World:
+    """The lab's files, of which the checkout keeps what it has."""
+    return world.make(checkout / ".work/lab", ARCH, print)
+
+
+@pytest.fixture(scope="module")
+def lab(made: World) -> Iterator[LabServer]:
+    with LabServer(made.www) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy of the checkout, with its tools tree if it has one, that knows no Amazon Linux."""
+    root = tmp_path_factory.mktemp("amazon") / "finch ä images"
+    (checkout / ".work").mkdir(exist_ok=True)
+    with FileLock(checkout / ".work/lock", timeout=900):
+        return copy(checkout, root, checkout / ".work", ["mkosi", "tools/*/stages"])
+
+
+def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
+    """The options of a build from the lab."""
+    return [
+        "--distribution", "amazonlinux",
+        "--mirror", lab.mirror,
+        "--signing-key", made.key_file,
+    ]  # fmt: skip
+
+
+def build_base(copied: Copy, lab: LabServer, made: World, *, within: float = 600) -> Build:
+    """Build the base to the end, by the way of `./nox -s image` but for Nox."""
+    target = amazonlinux(lab, made)
+    command = [sys.executable, "-m", "scripts.build", *target, "--image", "base"]
+    build = Build(command, copied.root, environ())
+    build.wait(within=within)
+    return build
+
+
+def target(copied: Copy) -> Path:
+    return copied.root / "out/amazonlinux" / ARCH.name
+
+
+@pytest.fixture(scope="module")
+def built(copied: Copy, lab: LabServer, made: World) -> Path:
+    """The folder with all finished images."""
+    build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made))
+    assert build.wait(within=1800) == 0, build.output
+    return target(copied)
+
+
+def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
+    for name in (
+        "os-image.raw", "os-image.qcow2", "os-image.efi", "wsl-rootfs.tar.gz",
+        "container-with-kernel/index.json", "SHA512SUMS", "manifest.json",
+    ):  # fmt: skip
+        assert (built / name).exists(), name
+    stages = copied.work / f"amazonlinux/{ARCH}/stages"
+    assert {*options.IMAGES[ARCH.name]} <= {path.name for path in stages.iterdir()}
+
+
+def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
+    boot = copied.nox(f"boot-test(arch='{ARCH}')", "--distribution", "amazonlinux")
+    assert boot.wait(within=1800) == 0, boot.output
+    result = json.loads((built / "boot-test/result.json").read_text())
+    outcomes = {check["name"]: check["status"] for check in result["checks"]}
+    assert set(outcomes.values()) == {"passed"}
+    assert {
+        "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
+    } <= outcomes.keys()  # fmt: skip
+    assert "(lab, not Amazon)" in result["guest"]["os"]
+
+
+def test_the_wsl_rootfs_is_a_root_without_kernel_identity_or_host_keys(built: Path) -> None:
+    with tarfile.open(built / "wsl-rootfs.tar.gz") as archive:
+        members = {member.name.removeprefix("./"): member for member in archive}
+    assert {"etc/wsl.conf", "etc/wsl-distribution.conf", "usr/bin/bash"} <= members.keys()
+    assert not [name for name in members if name.startswith("usr/lib/modules/")]
+    assert not [name for name in members if "ssh_host_" in name]
+    assert members["etc/machine-id"].size == 0
+
+
+def test_nothing_is_built_again_where_nothing_changed(
+    built: Path, copied: Copy, lab: LabServer, made: World
+) -> None:
+    before = (built / "os-image.raw").stat()
+    again = build_base(copied, lab, made)
+    assert "everything is up to date" in again.output
+    assert (built / "os-image.raw").stat() == before
+
+
+@pytest.fixture
+def forgetful(copied: Copy, tmp_path: Path) -> Iterator[Copy]:
+    """The copy without its base and its packages, which it gets back afterwards."""
+    place = copied.work / f"amazonlinux/{ARCH}"
+    kept = tmp_path / "kept"
+    if (place / "stages").exists():
+        (place / "stages").rename(kept)
+    shutil.rmtree(place, ignore_errors=True)
+    finished, aside = target(copied), tmp_path / "out"
+    if finished.exists():
+        finished.rename(aside)
+    yield copied
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(finished, ignore_errors=True)
+    if kept.exists():
+        place.mkdir(parents=True)
+        kept.rename(place / "stages")
+    if aside.exists():
+        aside.rename(finished)
+
+
+def failed_cleanly(build: Build, copied: Copy) -> str:
+    """The one sentence of a build that failed as it should, and left nothing behind."""
+    assert build.process.returncode == 1, build.output
+    assert "Traceback" not in build.output
+    sentence, *rest = build.error
+    assert all(line.startswith((" hint: ", "  log: ")) for line in rest), build.error
+    left = {path.name for path in target(copied).glob("*")} if target(copied).exists() else set()
+    assert left <= {"build.log"}
+    assert not (copied.work / f"amazonlinux/{ARCH}/stages/base").exists()
+    assert copied.leftovers() == []
+    return sentence
+
+
+REPOMD = r"repodata/repomd\.xml$"
+PRIMARY = r"repodata/.*primary\.xml"
+PACKAGE = rf"/blobstore/.*/{VICTIM}-"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault(Kind.NOT_FOUND, REPOMD), ("repomd.xml", "404")),
+        (Fault(Kind.NOT_FOUND, PACKAGE), (VICTIM, "404")),
+        (Fault(Kind.UNAVAILABLE, PRIMARY), ("primary.xml", "503")),
+        (Fault(Kind.UNAVAILABLE, PACKAGE), (VICTIM, "503")),
+        (Fault(Kind.STALL, PRIMARY), ("primary.xml",)),
+        (Fault(Kind.TRUNCATED, PACKAGE), (VICTIM,)),
+        (Fault(Kind.WRONG_DIGEST, PRIMARY), ("primary.xml", "digest")),
+        (Fault(Kind.WRONG_DIGEST, PACKAGE), (VICTIM, "digest")),
+        (Fault(Kind.STALE, r"mirror\.list$"), ("repomd.xml", "404", "0" * 64)),
+    ],
+    ids=lambda value: f"{value.kind.value} {value.pattern}" if isinstance(value, Fault) else "",
+)
+def test_a_fault_that_lasts_fails_the_build_in_one_sentence_and_the_next_run_succeeds(
+    forgetful: Copy, lab: LabServer, made: World, fault: Fault, words: tuple[str, ...]
+) -> None:
+    with lab.broken(fault):
+        sentence = failed_cleanly(build_base(forgetful, lab, made), forgetful)
+    assert fault.seen > 1, "it was not tried again"
+    for word in ("amazonlinux", lab.url, *words):
+        assert word in sentence
+    after = build_base(forgetful, lab, made)
+    assert after.process.returncode == 0, after.output
+
+
+def test_a_fault_that_passes_is_not_noticed(forgetful: Copy, lab: LabServer, made: World) -> None:
+    with lab.broken(
+        Fault(Kind.UNAVAILABLE, r"mirror\.list$", times=1),
+        Fault(Kind.TRUNCATED, PRIMARY, times=1),
+        Fault(Kind.WRONG_DIGEST, PACKAGE, times=1),
+        Fault(Kind.UNAVAILABLE, r"/blobstore/.*/tar-", times=1),
+    ):
+        build = build_base(forgetful, lab, made)
+    assert build.process.returncode == 0, build.output
+
+
+@pytest.mark.parametrize("wrong", Tampering, ids=lambda wrong: wrong.value)
+def test_a_package_that_is_not_what_was_signed_never_reaches_an_image(
+    forgetful: Copy, lab: LabServer, made: World, wrong: Tampering
+) -> None:
+    instead = tampering.repository_with(made, wrong, VICTIM)
+    with lab.broken(Fault(Kind.STALE, r"mirror\.list$", instead=instead)):
+        sentence = failed_cleanly(build_base(forgetful, lab, made), forgetful)
+    assert VICTIM in sentence
+    assert "amazonlinux" in sentence
+    assert lab.url in sentence
+    after = build_base(forgetful, lab, made)
+    assert after.process.returncode == 0, after.output
+
+
+def test_a_release_that_does_not_exist_lists_the_nearest(
+    copied: Copy, lab: LabServer, made: World
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "scripts.build", *amazonlinux(lab, made),
+            "--release", "2023.12.20260901",
+        ],
+        cwd=copied.root, env=environ(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "no release 2023.12.20260901" in done.stderr
+    assert "2023.12.20260831" in done.stderr

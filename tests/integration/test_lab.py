@@ -1,0 +1,190 @@
+"""The lab as it is made: real RPMs, real signatures, Amazon's layout. A minute or two."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts import arch, releases
+from scripts.digests import file_digest
+from scripts.errors import MachineError
+from tests.lab import debs, keys, repository, tampering, world
+from tests.lab.repository import World
+from tests.lab.tables import Tables
+from tests.lab.tampering import Tampering
+
+ARCH = arch.X86_64
+RELEASE = world.RELEASES[0]
+NAMES = "shared/al2023/package-names.txt"
+COMMON = "{http://linux.duke.edu/metadata/common}"
+REPO = "{http://linux.duke.edu/metadata/repo}"
+
+# Each has what can differ from one time to the next: byte code, links, splits, users, scriptlets.
+SAMPLES = ("bash", "chrony", "openssh-clients", "python3-pyyaml", "ca-certificates")
+
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+
+
+@pytest.fixture(scope="module")
+def made(checkout: Path) -> World:
+    try:
+        return world.make(checkout / ".work/lab", ARCH, print)
+    except MachineError as error:
+        pytest.fail(f"{error.message}: {error.hint}", pytrace=False)
+
+
+def packages(made: World, release: str) -> list[Path]:
+    return [made.base / "blobstore" / blob for blob in repository.packages_of(made, release)]
+
+
+def primary(made: World, release: str) -> Iterator[ET.Element]:
+    """The packages in the metadata of release."""
+    folder = made.repository(release)
+    repomd = ET.parse(folder / "repodata/repomd.xml")
+    data = next(each for each in repomd.iter(f"{REPO}data") if each.get("type") == "primary")
+    location = data.find(f"{REPO}location")
+    assert location is not None
+    text = gzip.decompress((folder / location.attrib["href"]).read_bytes())
+    yield from ET.fromstring(text).iter(f"{COMMON}package")
+
+
+def text_of(package: ET.Element, name: str) -> str:
+    found = package.find(f"{COMMON}{name}")
+    assert found is not None
+    return found.text or ""
+
+
+@pytest.fixture(scope="module")
+def names(made: World) -> set[str]:
+    return {text_of(package, "name") for package in primary(made, made.releases[0])}
+
+
+def test_every_name_is_amazons_or_has_a_reason(checkout: Path, names: set[str]) -> None:
+    path = checkout.parent / NAMES
+    if not path.exists():
+        missing = f"{path} is not there: it lists what Amazon has published"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    published = set(path.read_text().split())
+    invented = Tables(ARCH, RELEASE).invented
+    assert names - published == invented.keys()
+
+
+def test_what_the_images_are_made_of_is_there(names: set[str]) -> None:
+    assert {
+        "systemd", "cloud-init", "chrony", "systemd-resolved", "systemd-networkd", "bash", "dnf",
+        "sudo", "setup", "shadow-utils", "selinux-policy", "tar", "fuse3", "fuse3-libs",
+        "openssh-clients", "openssh-server", "system-release", "filesystem",
+        "systemd-boot-unsigned", "cloud-utils-growpart", "kernel6.18", "kernel6.18-modules-extra",
+        "libselinux", "libselinux-utils",
+    } <= names  # fmt: skip
+
+
+def test_each_location_leads_to_the_package_with_the_digest_that_is_said(made: World) -> None:
+    for release in made.releases:
+        listed = list(primary(made, release))
+        assert len(listed) > 150
+        for package in listed:
+            location = package.find(f"{COMMON}location")
+            assert location is not None
+            href = location.attrib["href"]
+            assert href.startswith("../../../../blobstore/")
+            file = made.repository(release) / href
+            assert file_digest(file) == text_of(package, "checksum")
+
+
+def test_each_release_and_the_latest_has_its_list_of_mirrors(made: World) -> None:
+    assert set(made.releases) == set(releases.known())
+    for release, of in [(name, name) for name in made.releases] + [("latest", made.releases[0])]:
+        path = made.base / f"core/mirrors/{release}/{ARCH}/mirror.list"
+        assert repository.guid(of) in path.read_text()
+
+
+def test_a_release_says_which_one_it_is(made: World) -> None:
+    for release in made.releases:
+        [version] = [
+            package.find(f"{COMMON}version")
+            for package in primary(made, release)
+            if text_of(package, "name") == "system-release"
+        ]
+        assert version is not None
+        assert version.attrib["ver"] == release
+
+
+def check_signatures(key: Path | None, paths: list[Path], database: Path) -> str:
+    """What rpmkeys finds wrong when it trusts key alone."""
+    rpmkeys = ["rpmkeys", "--dbpath", os.fspath(database)]
+    if key:
+        subprocess.run([*rpmkeys, "--import", key], check=True)
+    required = "--define=_pkgverify_level all"
+    done = subprocess.run(
+        [*rpmkeys, required, "--checksig", *paths], capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if not line.endswith("signatures OK")]
+    return "\n".join(lines)
+
+
+def test_every_package_is_signed_with_the_labs_key(made: World, tmp_path: Path) -> None:
+    paths = packages(made, made.releases[0])
+    assert check_signatures(made.key_file, paths, tmp_path / "trusting") == ""
+    assert len(check_signatures(None, paths, tmp_path / "knowing").splitlines()) == len(paths)
+
+
+@pytest.mark.parametrize("wrong", Tampering, ids=lambda wrong: wrong.value)
+def test_what_is_tampered_with_is_that_package_alone(
+    made: World, wrong: Tampering, tmp_path: Path
+) -> None:
+    guid = tampering.repository_with(made, wrong, "chrony")
+    listed = (made.base / f"core/guids/{guid}/{ARCH}" / repository.MARK).read_text()
+    paths = [made.base / "blobstore" / blob for blob in listed.splitlines()[1:]]
+    [complaint] = check_signatures(made.key_file, paths, tmp_path / "db").splitlines()
+    assert re.search(r"/chrony-[^/]*\.rpm: ", complaint)
+
+
+def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
+    made: World, checkout: Path, tmp_path: Path
+) -> None:
+    del made
+    work = checkout / ".work/lab"
+    tables = Tables(ARCH, RELEASE)
+    deb_list = debs.obtain(work / "apt" / ARCH.name, ARCH, tables.roots)
+    wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
+    key = keys.obtain(work / "keys", "Amazon Linux")
+    there, here = (
+        world.Maker(folder, deb_list, ARCH, key).make(wanted) for folder in (work, tmp_path)
+    )
+    for old, new in zip(there, here, strict=True):
+        assert old.folder != new.folder
+        assert [path.name for path in old.paths] == [path.name for path in new.paths]
+        digests = [[file_digest(path) for path in each.paths] for each in (old, new)]
+        assert digests[0] == digests[1], old.recipe.name
+
+
+def test_making_it_again_takes_seconds_and_changes_nothing(made: World, checkout: Path) -> None:
+    repomd = made.repository(made.releases[0]) / "repodata/repomd.xml"
+    before, began = repomd.stat(), time.monotonic()
+    world.make(checkout / ".work/lab", ARCH, print)
+    assert time.monotonic() - began < 20
+    assert repomd.stat() == before
+
+
+def test_a_machine_without_rpm_is_told_what_to_install(checkout: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lab", "--make-only", "--work", tmp_path / "lab"],
+        cwd=checkout,
+        env={**os.environ, "PATH": os.fspath(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: the lab needs ")
+    assert "apt-get install --no-install-recommends createrepo-c" in done.stderr

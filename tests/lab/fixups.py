@@ -1,0 +1,174 @@
+"""What maintainer scripts do on Debian, done here once and for all."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from scripts.arch import Arch
+from scripts.digests import text_digest
+from scripts.errors import HarnessError
+from scripts.run import Arg, CommandError, run
+from tests.lab.debs import Deb
+from tests.lab.stage import Tree
+
+PYTHON = ("/usr/lib/python3", "/usr/lib/python3.13")
+
+BUNDLE = "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"
+BUNDLE_LINKS = (
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs/ca-certificates.crt",
+)
+
+POLICY = "targeted"
+
+SELINUX_DEBS = (
+    "policycoreutils", "selinux-utils", "libc6", "libsemanage2", "libsepol2", "libselinux1",
+    "libaudit1", "libbz2-1.0", "libpcre2-8-0", "libcap-ng0",
+)  # fmt: skip
+
+# In the format of semanage.conf(5).
+SEMANAGE_CONF = """\
+module-store = direct
+compiler-directory = {hll}
+disable-genhomedircon = true
+[sefcontext_compile]
+path = {sefcontext_compile}
+args = $@
+[end]
+[setfiles]
+path = {setfiles}
+args = -q -c $@ $<
+[end]
+"""
+
+
+class Programs:
+    """Debian's programs of the lab's own packages, run here without being installed.
+
+    They are started by their own dynamic linker, so they have to be of this machine's
+    architecture.
+    """
+
+    def __init__(self, folder: Path, debs: Sequence[Deb], arch: Arch) -> None:
+        self._folder = folder
+        self._debs = {deb.name: deb for deb in debs}
+        self._arch = arch
+        self._lock = threading.Lock()
+
+    @property
+    def usable(self) -> bool:
+        """Whether they run here."""
+        return self._arch.is_native
+
+    def run(self, names: Sequence[str], program: str, *args: Arg, **env: str) -> None:
+        """Run program with the packages called names. Raises HarnessError where it fails."""
+        try:
+            run([self.script(names, program), *args], env={"LC_ALL": "C.UTF-8", **env})
+        except CommandError as error:
+            raise HarnessError(f"{program} of Debian failed: {error.output.strip()}") from error
+
+    def script(self, names: Sequence[str], program: str) -> Path:
+        """A shell script that runs program with the packages called names."""
+        with self._lock:
+            root = self._root(names)
+        script = root / "scripts" / Path(program).name
+        if not script.exists():
+            libraries = root / f"usr/lib/{self._arch.name}-linux-gnu"
+            [loader] = libraries.glob("ld-linux-*.so.?")
+            command = shlex.join(
+                map(str, (loader, "--library-path", libraries, root / program.lstrip("/")))
+            )
+            home = shlex.quote(f"{root}/usr")
+            script.parent.mkdir(exist_ok=True)
+            partial = script.with_suffix(f".{threading.get_ident()}")
+            partial.write_text(f'#!/bin/sh\nPYTHONHOME={home} exec {command} "$@"\n')
+            partial.chmod(0o755)
+            partial.rename(script)
+        return script
+
+    def _root(self, names: Sequence[str]) -> Path:
+        debs = [self._debs[name] for name in names]
+        root = self._folder / text_digest("".join(deb.sha256 for deb in debs))[:16]
+        if not root.exists():
+            partial = root.with_suffix(f".{os.getpid()}")
+            tree = Tree(partial)
+            for deb in debs:
+                tree.unpack(deb, lambda _path: False, "/licences")
+            partial.rename(root)
+        return root
+
+
+def compile_python(tree: Tree, programs: Programs) -> None:
+    """Write byte code beside what is imported, valid whatever the time of the source."""
+    folders = [str(tree / folder) for folder in PYTHON if (tree / folder).is_dir()]
+    if not folders or not programs.usable or not any(tree.folder.rglob("*.py")):
+        return
+    for folder in folders:
+        programs.run(
+            (
+                "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libc6",
+                "libexpat1", "zlib1g",
+            ),
+            "usr/bin/python3.13",
+            "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
+            "-s", tree.folder, "-p", "/", folder,
+            PYTHONHASHSEED="0",
+        )  # fmt: skip
+
+
+def certificates(tree: Tree, _programs: Programs) -> None:
+    """All authorities' certificates in one file, where the programs look for it."""
+    found = sorted((tree / "/usr/share/ca-certificates").rglob("*.crt"))
+    tree.write(BUNDLE, b"".join(path.read_bytes() for path in found))
+    for path in BUNDLE_LINKS:
+        tree.link(path, BUNDLE)
+
+
+def selinux(tree: Tree, programs: Programs) -> None:
+    """Debian's policy, compiled, with its file contexts, under the name of Amazon Linux's."""
+    source = tree / "/usr/share/selinux/default"
+    (tree / "/etc/selinux/default").rename(tree / f"/etc/selinux/{POLICY}")
+    for path in list(tree.modes):
+        if path.startswith("/etc/selinux/default"):
+            tree.modes[path.replace("/default", f"/{POLICY}", 1)] = tree.modes.pop(path)
+    if programs.usable:
+        _compile_policy(tree, programs, source)
+    shutil.rmtree(source)
+
+
+def _compile_policy(tree: Tree, programs: Programs, source: Path) -> None:
+    """Have semodule make the policy and its file contexts, with a store of its own."""
+    scripts = {
+        Path(program).name: programs.script(SELINUX_DEBS, program)
+        for program in (
+            "usr/libexec/selinux/hll/pp",
+            "usr/sbin/sefcontext_compile",
+            "usr/sbin/setfiles",
+        )
+    }
+    conf = tree / "/etc/selinux/semanage.conf"
+    conf.write_text(SEMANAGE_CONF.format(hll=scripts["pp"].parent, **scripts))
+    store = tree / f"/var/lib/selinux/{POLICY}"
+    (store / "active/modules").mkdir(parents=True)
+    modules = [source / f"{name}.pp.bz2" for name in (source / ".modules").read_text().split()]
+    programs.run(
+        SELINUX_DEBS,
+        "usr/sbin/semodule",
+        "--noreload", "--path", tree.folder, "--store", POLICY, "--priority", "100",
+        *(arg for path in modules for arg in ("--install", path)),
+    )  # fmt: skip
+    conf.unlink()
+    shutil.rmtree(tree / "/var/lib/selinux")
+
+
+HOOKS: Mapping[str, Callable[[Tree, Programs], None]] = {
+    "certificates": certificates,
+    "selinux": selinux,
+}

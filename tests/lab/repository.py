@@ -1,0 +1,137 @@
+"""The layout of Amazon's CDN: lists of mirrors, repositories by digest, and the packages once."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.arch import Arch
+from scripts.digests import file_digest, text_digest
+from scripts.run import run
+from tests.lab.keys import Key
+from tests.lab.stage import SOURCE_DATE_EPOCH
+
+# From core/guids/<guid>/<arch>/ to the packages.
+BLOBS = "../../../../blobstore/"
+
+# What stands in a list of mirrors where the server's own address belongs.
+ORIGIN = "@ORIGIN@"
+
+# In a repository's folder: the key and the packages that it was made of.
+MARK = ".packages"
+
+KEY_NAME = "RPM-GPG-KEY-amazon-linux-2023"
+
+
+@dataclass(frozen=True)
+class World:
+    """The lab's files: the folder a server shows, its releases, newest first, and the key."""
+
+    www: Path
+    arch: Arch
+    releases: tuple[str, ...]
+    key: Key
+
+    @property
+    def base(self) -> Path:
+        """The CDN's folder of this distribution."""
+        return self.www / "al2023"
+
+    @property
+    def key_file(self) -> Path:
+        """The public key that the packages are signed with."""
+        return self.www / KEY_NAME
+
+    def repository(self, release: str) -> Path:
+        """The folder of the repository of release."""
+        return self.base / f"core/guids/{guid(release)}/{self.arch}"
+
+
+def guid(name: str) -> str:
+    """The name of a repository on the CDN, which tells nothing."""
+    return text_digest(f"lab {name}")
+
+
+def publish(www: Path, arch: Arch, packages: Mapping[str, Sequence[Path]], key: Key) -> World:
+    """Lay out the packages of each release, newest first, as the CDN does."""
+    world = World(www, arch, tuple(packages), key)
+    world.base.mkdir(parents=True, exist_ok=True)
+    world.key_file.write_text(key.public)
+    for release, paths in packages.items():
+        blobs = [store(world, path) for path in paths]
+        write_repository(world, release, blobs)
+        _write_mirror_lists(world, release, release)
+    _write_mirror_lists(world, "latest", world.releases[0])
+    (world.base / "core/releasemd.xml").write_text(_release_list(world.releases))
+    return world
+
+
+def packages_of(world: World, release: str) -> list[str]:
+    """The packages of release, as paths in the blob store."""
+    return (world.repository(release) / MARK).read_text().splitlines()[1:]
+
+
+def store(world: World, path: Path) -> str:
+    """Put a package into the blob store, and return its path there."""
+    blob = f"{file_digest(path)}/{path.name}"
+    target = world.base / "blobstore" / blob
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
+    return blob
+
+
+def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
+    """Write the repository called name with blobs, unless that is what it has."""
+    target = world.base / f"core/guids/{guid(name)}/{world.arch}"
+    listed = "\n".join([world.key.fingerprint, *sorted(blobs)])
+    mark = target / MARK
+    if mark.exists() and mark.read_text() == listed:
+        return
+    with tempfile.TemporaryDirectory(dir=world.www) as scratch:
+        made = Path(scratch) / "made"
+        _createrepo(world, blobs, made, Path(scratch))
+        (made / MARK).write_text(listed)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(target)
+    sources = target.parent / "SRPMS"
+    if not sources.exists():
+        _createrepo(world, [], sources, world.www)
+
+
+def _createrepo(world: World, blobs: Sequence[str], target: Path, scratch: Path) -> None:
+    target.mkdir(parents=True)
+    list_ = scratch / "packages.list"
+    list_.write_text("".join(f"{blob}\n" for blob in sorted(blobs)))
+    run(
+        [
+            "createrepo_c", "--quiet", "--no-database", "--pkglist", list_,
+            "--location-prefix", BLOBS, "--outputdir", target,
+            "--cachedir", world.www.parent / "checksums",
+            "--revision", str(SOURCE_DATE_EPOCH), "--set-timestamp-to-revision",
+            world.base / "blobstore",
+        ]
+    )  # fmt: skip
+    list_.unlink()
+    world.key.sign_detached(target / "repodata/repomd.xml")
+
+
+def _release_list(releases: Sequence[str]) -> str:
+    """Amazon's list of releases, which names them oldest first."""
+    listed = "".join(f'    <release version="{name}"/>\n' for name in reversed(releases))
+    return f'<?xml version="1.0"?>\n<root>\n  <releases>\n{listed}  </releases>\n</root>\n'
+
+
+def _write_mirror_lists(world: World, release: str, of: str) -> None:
+    for folder, part in (
+        (str(world.arch), str(world.arch)),
+        ("SRPMS", "SRPMS"),
+        (f"debuginfo/{world.arch}", "SRPMS"),
+    ):
+        path = world.base / f"core/mirrors/{release}/{folder}/mirror.list"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{ORIGIN}/al2023/core/guids/{guid(of)}/{part}/\n")

@@ -1,0 +1,133 @@
+"""RPM's side: the spec of a recipe, and rpmbuild."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scripts.errors import HarnessError
+from scripts.run import CommandError, run
+from tests.lab.stage import SOURCE_DATE_EPOCH
+from tests.lab.tables import Recipe, Split
+
+# Nothing of what rpmbuild does by itself is wanted: the files are packed as they are.
+MACROS = {
+    "__os_install_post": "%{nil}",
+    "__check_files": "%{nil}",
+    "__spec_install_pre": "%{nil}",
+    "_binary_payload": "w3.zstdio",
+    "_build_id_links": "none",
+    "_empty_manifest_terminate_build": "0",
+    "_buildhost": "lab.invalid",
+    "_build_name_fmt": "%%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
+    "clamp_mtime_to_source_date_epoch": "1",
+    "debug_package": "%{nil}",
+    "source_date_epoch_from_changelog": "0",
+    "use_source_date_epoch_as_buildtime": "1",
+    "vendor": "the lab of finch-os-images, not Amazon",
+}
+
+
+def text(recipe: Recipe) -> str:
+    """The spec of recipe; its lists of files are called <name>.files."""
+    parts = [_package(recipe), *(_split(split, recipe) for split in recipe.splits)]
+    parts += [_pre(recipe.users)] if recipe.users else []
+    parts += [_post("", recipe.post)] if recipe.post else []
+    parts += [_post(f"-n {split.name}", split.post) for split in recipe.splits if split.post]
+    parts += [
+        # RPM's own Lua needs no shell, which the C library comes before.
+        f'%{trigger} -P 2000000 -p <lua> -- {paths}\nrpm.execute("{program}")\n'
+        for paths, program in recipe.triggers.items()
+        for trigger in ("transfiletriggerin", "transfiletriggerpostun")
+    ]
+    parts.append("%install\n")
+    parts += [f"%files -n {name} -f {name}.files\n" for name in recipe.names]
+    return "\n".join(parts)
+
+
+def build(recipe: Recipe, tree: Path, lists: Mapping[str, Sequence[str]], work: Path) -> list[Path]:
+    """Build the RPMs of recipe out of tree with the given lists of files, in the folder work."""
+    sources = work / "BUILD"
+    sources.mkdir()
+    for name, lines in lists.items():
+        (sources / f"{name}.files").write_text("".join(f"{line}\n" for line in lines))
+    path = work / f"{recipe.name}.spec"
+    path.write_text(text(recipe))
+    macros = {
+        **MACROS,
+        "_topdir": str(work),
+        "_rpmdir": str(work / "RPMS"),
+        "_builddir": str(sources),
+    }
+    defines = [arg for name in macros for arg in ("--define", f"{name} {macros[name]}")]
+    target = [] if recipe.arch == "noarch" else ["--target", f"{recipe.arch}-linux"]
+    environment = {"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "HOME": str(work), "LC_ALL": "C"}
+    try:
+        run(
+            [
+                "rpmbuild",
+                "-bb",
+                "--quiet",
+                "--nodeps",
+                *target,
+                *defines,
+                "--buildroot",
+                tree,
+                path,
+            ],
+            env=environment,
+        )
+    except CommandError as error:
+        raise HarnessError(f"{recipe.name} cannot be packed: {error.output.strip()}") from error
+    return sorted((work / "RPMS").iterdir())
+
+
+def _package(recipe: Recipe) -> str:
+    lines = [
+        f"Name: {recipe.name}",
+        f"Version: {recipe.version}",
+        f"Release: {recipe.release}",
+        f"Summary: {_plain(recipe.summary)}",
+        "License: see /usr/share/licenses",
+        "AutoReqProv: no",
+        *(["BuildArch: noarch"] if recipe.arch == "noarch" else []),
+        *(f"Requires: {name}" for name in recipe.requires),
+        *(f"Provides: {name}" for name in recipe.provides),
+        *(["Requires(pre): shadow-utils"] if recipe.users else []),
+        "%description",
+        f"{_plain(recipe.summary)}. Made of Debian's packages: this is not Amazon's.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _split(split: Split, recipe: Recipe) -> str:
+    same = f"{recipe.name} = {recipe.version}-{recipe.release}"
+    lines = [
+        f"%package -n {split.name}",
+        f"Summary: {_plain(split.summary)}",
+        "AutoReqProv: no",
+        *([] if split.independent else [f"Requires: {same}"]),
+        *(f"Requires: {name}" for name in split.requires),
+        *(f"Provides: {name}" for name in split.provides),
+        f"%description -n {split.name}",
+        f"{_plain(split.summary)}. Made of Debian's packages: this is not Amazon's.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pre(users: Mapping[str, str]) -> str:
+    lines = [
+        f"getent group {name} >/dev/null || groupadd --system {name} || :\n"
+        f"getent passwd {name} >/dev/null || useradd --system --gid {name} --home-dir {home}"
+        f" --no-create-home --shell /usr/sbin/nologin {name} || :"
+        for name, home in users.items()
+    ]
+    return "%pre\n" + "\n".join(lines) + "\n"
+
+
+def _post(package: str, script: str) -> str:
+    return f"%post {package}\n{script}\n"
+
+
+def _plain(summary: str) -> str:
+    return summary.replace("%", "%%")

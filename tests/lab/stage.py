@@ -1,0 +1,207 @@
+"""Unpacks Debian packages and makes of them the files of an RPM."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.errors import HarnessError
+from scripts.run import running, start
+from tests.lab.debs import Deb
+from tests.lab.tables import Recipe, glob
+
+FILES = Path(__file__).with_name("files")
+
+# No file of the lab is newer than this: 2026-09-30, when its newest release came out.
+SOURCE_DATE_EPOCH = 1790726400
+
+COPYRIGHT = re.compile(r"/usr/share/doc/[^/]+/copyright")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, folder or link of an RPM: where it stands in the image, and its attributes."""
+
+    path: str
+    kind: str
+    mode: int
+    user: str = "root"
+    group: str = "root"
+
+    def line(self) -> str:
+        """Its line in a list of files, as rpmbuild's %files -f reads it."""
+        quoted = f'"{self.path}"'
+        if self.kind == "link":
+            return f"%attr(-, {self.user}, {self.group}) {quoted}"
+        attributes = f"%attr({self.mode:04o}, {self.user}, {self.group})"
+        if self.kind == "dir":
+            return f"%dir {attributes} {quoted}"
+        mark = ""
+        if self.path.startswith("/etc/"):
+            mark = "%config(noreplace) "
+        elif self.path.startswith("/usr/share/licenses/"):
+            mark = "%license "
+        return f"{attributes} {mark}{quoted}"
+
+
+class Tree:
+    """The staged files of a recipe, below a folder, as paths of the image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.modes: dict[str, int] = {}
+        folder.mkdir(parents=True)
+
+    def __truediv__(self, path: str) -> Path:
+        """Where the image's path stands on this machine."""
+        return self.folder / path.lstrip("/")
+
+    def unpack(self, deb: Deb, removed: Callable[[str], bool], licences: str) -> None:
+        """Unpack deb but for what is removed; its copyright file goes into the folder licences."""
+        process = start(["dpkg-deb", "--fsys-tarfile", deb.path], stdout=subprocess.PIPE)
+        with running(process):
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    path = "/" + member.name.removeprefix("./").strip("/")
+                    if COPYRIGHT.fullmatch(path) and member.isfile():
+                        self._extract(archive, member, f"{licences}/{deb.name}")
+                    elif not removed(path):
+                        self._extract(archive, member, path)
+            if process.wait():
+                raise HarnessError(f"{deb.path} cannot be unpacked", hint="remove it")
+
+    def _extract(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
+        target = self / path
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            self.modes[path] = member.mode
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if member.issym():
+            target.symlink_to(member.linkname)
+        elif member.islnk():
+            target.hardlink_to(self / member.linkname.removeprefix("."))
+            self.modes[path] = member.mode
+        else:
+            source = archive.extractfile(member)
+            assert source
+            with target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+            target.chmod(0o755 if member.mode & 0o111 else 0o644)
+            self.modes[path] = member.mode
+            os.utime(target, (member.mtime, member.mtime))
+
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file of the image."""
+        target = self / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.write_bytes(data)
+        self.modes[path] = mode
+
+    def link(self, path: str, to: str) -> None:
+        """Make a symbolic link of the image."""
+        target = self / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(to)
+
+    def move(self, path: str, to: str) -> None:
+        """Give a file of the image another place."""
+        (self / to).parent.mkdir(parents=True, exist_ok=True)
+        (self / path).rename(self / to)
+        if path in self.modes:
+            self.modes[to] = self.modes.pop(path)
+
+    def paths(self) -> list[str]:
+        """All that stands in the tree, in order."""
+        below = (path.relative_to(self.folder) for path in self.folder.rglob("*"))
+        return sorted(f"/{path}" for path in below)
+
+    def entry(self, path: str, given: Mapping[str, str]) -> Entry:
+        """The entry of path, with the mode, user and group that given has for it, if any."""
+        target = self / path
+        mode, user, group = (*given[path].split(), "root", "root")[:3] if path in given else (
+            "", "root", "root"
+        )  # fmt: skip
+        if target.is_symlink():
+            return Entry(path, "link", 0o777)
+        kind = "dir" if target.is_dir() else "file"
+        default = 0o755 if kind == "dir" or os.access(target, os.X_OK) else 0o644
+        number = int(mode, 8) if mode else self.modes.get(path, default)
+        return Entry(path, kind, number, user, group)
+
+
+def stage(recipe: Recipe, folder: Path, contents: Mapping[str, bytes]) -> Tree:
+    """The files of recipe below folder: its debs', its own of files/, and contents by path."""
+    tree = Tree(folder)
+    removed = _matcher(recipe.remove)
+    for deb in recipe.debs:
+        tree.unpack(deb, removed, f"/usr/share/licenses/{recipe.name}")
+    for path in tree.paths():
+        for pattern, to in recipe.move.items():
+            if match := re.fullmatch(pattern, path):
+                tree.move(path, match.expand(to))
+    for source in sorted((FILES / recipe.name).rglob("*")):
+        if source.is_file():
+            mode = 0o755 if os.access(source, os.X_OK) else 0o644
+            path = f"/{source.relative_to(FILES / recipe.name)}"
+            tree.write(path, source.read_bytes(), mode)
+    for path, data in contents.items():
+        tree.write(path, data)
+    for path, to in recipe.link.items():
+        tree.link(path, to)
+    for edit in recipe.edit:
+        _edit(tree / edit.path, edit.pattern, edit.replacement)
+    for path in (*recipe.folders, *(recipe.modes if recipe.folders else ())):
+        (tree / path).mkdir(parents=True, exist_ok=True)
+    return tree
+
+
+def entries(tree: Tree, recipe: Recipe) -> dict[str, list[Entry]]:
+    """The entries of each RPM of recipe, by its name."""
+    lists: dict[str, list[Entry]] = {name: [] for name in recipe.names}
+    splits = [(split.name, _matcher(split.paths)) for split in recipe.splits]
+    owned = not recipe.folders
+    paths = tree.paths() if owned else ["/", *tree.paths()]
+    for path in paths:
+        entry = tree.entry(path, recipe.modes)
+        if owned and entry.kind == "dir" and path in recipe.common_folders:
+            continue
+        name = next((name for name, matches in splits if matches(path)), recipe.name)
+        lists[name].append(entry)
+    return lists
+
+
+def clamp_times(tree: Tree) -> None:
+    """Make nothing in tree newer than SOURCE_DATE_EPOCH."""
+    for path in reversed(tree.paths()):
+        target = tree / path
+        if not target.is_symlink():
+            moment = min(target.stat().st_mtime, SOURCE_DATE_EPOCH)
+            os.utime(target, (moment, moment))
+    os.utime(tree.folder, (SOURCE_DATE_EPOCH, SOURCE_DATE_EPOCH))
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a path, or a folder it is in, matches one of patterns."""
+    text = "|".join(glob(pattern).pattern for pattern in patterns)
+    expression = re.compile(f"(?:{text})(?:/.*)?") if text else re.compile("(?!)")
+    return lambda path: bool(expression.fullmatch(path))
+
+
+def _edit(path: Path, pattern: str, replacement: str) -> None:
+    text = path.read_text()
+    changed, count = re.subn(pattern, replacement, text)
+    if not count:
+        raise HarnessError(
+            f"{path} holds nothing like {pattern!r}",
+            hint="Debian's package has changed: so must tests/lab/packages.toml",
+        )
+    path.write_text(changed)

@@ -1,0 +1,200 @@
+"""packages.toml: which RPM is made of which Debian packages, and what is different in it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.arch import Arch
+from tests.lab.debs import Deb
+
+PATH = Path(__file__).with_name("packages.toml")
+
+# A release of RPM holds no dash, and neither part holds what only Debian's versions may.
+FORBIDDEN = re.compile(r"[^A-Za-z0-9._+~]")
+
+# What of Debian's release to take for a package that is made of no deb.
+OWN_RELEASE = "1"
+DIST = "amzn2023"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A regular expression in the file at path and what takes its place."""
+
+    path: str
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """An RPM that is split off another: its name, what it says of itself, and its paths.
+
+    One that is independent does not require the RPM that it is split off.
+    """
+
+    name: str
+    summary: str
+    paths: tuple[str, ...]
+    requires: tuple[str, ...]
+    provides: tuple[str, ...]
+    post: str
+    independent: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides an RPM and those that are split off it; packages.toml names the fields."""
+
+    name: str
+    version: str
+    release: str
+    arch: str
+    summary: str
+    debs: tuple[Deb, ...] = ()
+    requires: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    move: Mapping[str, str] = field(default_factory=dict)
+    link: Mapping[str, str] = field(default_factory=dict)
+    edit: tuple[Edit, ...] = ()
+    modes: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    common_folders: frozenset[str] = frozenset()
+    hooks: tuple[str, ...] = ()
+    users: Mapping[str, str] = field(default_factory=dict)
+    post: str = ""
+    triggers: Mapping[str, str] = field(default_factory=dict)
+    splits: tuple[Split, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The RPMs that it makes."""
+        return [self.name, *(split.name for split in self.splits)]
+
+
+class Tables:
+    """The tables, with the placeholders of an architecture and a release filled in."""
+
+    def __init__(self, arch: Arch, release: str, *, path: Path = PATH) -> None:
+        text = path.read_text()
+        multiarch = f"{arch.name}-linux-gnu"
+        for mark, value in (("@release@", release), ("@multiarch@", multiarch)):
+            text = text.replace(mark, value)
+        self._data = tomllib.loads(text)
+        self._arch = arch
+        self._names = [(glob(key), name) for key, name in self._data["names"].items()]
+        self._dropped = [glob(pattern) for pattern in self._data["drop"]["debs"]]
+
+    @property
+    def roots(self) -> list[str]:
+        """The Debian packages that are asked for."""
+        return [*self._data["debs"]["roots"], self._data["debs"]["kernel"][self._arch.name]]
+
+    @property
+    def invented(self) -> Mapping[str, str]:
+        """The RPMs that Amazon Linux does not have, and why the lab does."""
+        invented: Mapping[str, str] = self._data["invented"]
+        return invented
+
+    def rpm_of(self, deb: str) -> str | None:
+        """The RPM that the package of Debian goes into, None where it is dropped."""
+        if any(pattern.fullmatch(deb) for pattern in self._dropped):
+            return None
+        return next((name for pattern, name in self._names if pattern.fullmatch(deb)), deb)
+
+    def recipes(self, debs: Sequence[Deb]) -> list[Recipe]:
+        """What all RPMs are made of, given the closure of the roots."""
+        groups: dict[str, list[Deb]] = {}
+        for deb in debs:
+            if name := self.rpm_of(deb.name):
+                groups.setdefault(name, []).append(deb)
+        made = {
+            name: table
+            for name, table in self._data["rpm"].items()
+            if name in groups or "version" in table
+        }
+        satisfied = {deb.name: deb.name for deb in debs}
+        for deb in debs:
+            for virtual in deb.provides:
+                satisfied.setdefault(virtual, deb.name)
+        return [
+            self._recipe(name, groups.get(name, []), made.get(name, {}), satisfied)
+            for name in sorted({*groups, *made})
+        ]
+
+    def _recipe(
+        self, name: str, debs: list[Deb], table: dict[str, Any], satisfied: Mapping[str, str]
+    ) -> Recipe:
+        # The deb of the same name, if there is one, says most about what it is.
+        debs.sort(key=lambda deb: (deb.name != name, deb.name))
+        version, release = _version(debs[0].version) if debs else (table["version"], OWN_RELEASE)
+        requires = {*table.get("requires", ()), *self._requires(debs, satisfied)} - {name}
+        if not table.get("bare"):
+            requires.add("filesystem")
+        own = self._data["rpm"]["filesystem"]
+        return Recipe(
+            name=name,
+            version=table.get("version", version),
+            release=f"{release}.{DIST}",
+            arch=table.get("arch", self._arch.name),
+            summary=table.get("summary", debs[0].summary if debs else name),
+            debs=tuple(debs),
+            requires=tuple(sorted(requires)),
+            provides=tuple(table.get("provides", ())),
+            remove=(*self._data["drop"]["paths"], *table.get("remove", ())),
+            move=table.get("move", {}),
+            link=table.get("link", {}),
+            edit=tuple(
+                Edit(edit["path"], edit["from"], edit["to"]) for edit in table.get("edit", ())
+            ),
+            modes=table.get("modes", {}),
+            folders=tuple(table.get("folders", ())),
+            common_folders=frozenset({*own["folders"], *own["modes"], *own["link"]}),
+            hooks=tuple(table.get("hooks", ())),
+            users=table.get("users", {}),
+            post=table.get("post", ""),
+            triggers=table.get("triggers", {}),
+            splits=tuple(self._splits(name)),
+        )
+
+    def _requires(self, debs: Iterable[Deb], satisfied: Mapping[str, str]) -> Iterable[str]:
+        for deb in debs:
+            for alternatives in deb.depends:
+                found = next((satisfied[name] for name in alternatives if name in satisfied), None)
+                if found and (name := self.rpm_of(found)):
+                    yield name
+
+    def _splits(self, of: str) -> Iterable[Split]:
+        for name, table in self._data["rpm"].items():
+            if table.get("of") == of:
+                yield Split(
+                    name=name,
+                    summary=table["summary"],
+                    paths=tuple(table["paths"]),
+                    requires=tuple(table.get("requires", ())),
+                    provides=tuple(table.get("provides", ())),
+                    post=table.get("post", ""),
+                    independent=table.get("independent", False),
+                )
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """A pattern with `*` (which ends at a slash) and `(a|b)` as a regular expression."""
+    parts = re.split(r"([*(|)])", pattern)
+    text = "".join(
+        "[^/]*" if part == "*" else part if part in ("(", "|", ")") else re.escape(part)
+        for part in parts
+    )
+    return re.compile(text)
+
+
+def _version(debian: str) -> tuple[str, str]:
+    """RPM's version and release for a version of Debian's, whose epoch says nothing here."""
+    upstream, _, revision = debian.rpartition("-") if "-" in debian else (debian, "", "0")
+    return FORBIDDEN.sub(".", upstream.split(":")[-1]), FORBIDDEN.sub(".", revision)

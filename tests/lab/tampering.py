@@ -1,0 +1,46 @@
+"""RPMs that must never reach an image, in repositories whose metadata knows nothing of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from enum import Enum
+from pathlib import Path
+
+from scripts.run import run
+from tests.lab import keys, repository
+from tests.lab.repository import World
+
+
+class Tampering(Enum):
+    """What is wrong with the package."""
+
+    UNSIGNED = "unsigned"
+    FOREIGN = "signed by another key"
+    ALTERED = "altered after it was signed"
+
+
+def repository_with(world: World, tampering: Tampering, package: str) -> str:
+    """The guid of a repository like the newest release's, with package tampered with."""
+    name = f"{world.releases[0]} {package} {tampering.value}"
+    blobs = repository.packages_of(world, world.releases[0])
+    [blob] = [blob for blob in blobs if Path(blob).name.startswith(f"{package}-")]
+    with tempfile.TemporaryDirectory(dir=world.www) as scratch:
+        copy = Path(shutil.copy(world.base / "blobstore" / blob, scratch))
+        _tamper(world, copy, tampering)
+        changed = repository.store(world, copy)
+    repository.write_repository(
+        world, name, [changed, *(other for other in blobs if other != blob)]
+    )
+    return repository.guid(name)
+
+
+def _tamper(world: World, path: Path, tampering: Tampering) -> None:
+    if tampering is Tampering.ALTERED:
+        data = bytearray(path.read_bytes())
+        data[-100] ^= 1
+        path.write_bytes(data)
+        return
+    run(["rpmsign", "--delsign", path])
+    if tampering is Tampering.FOREIGN:
+        keys.obtain(world.www.parent / "keys", "Somebody else").sign_packages([path])

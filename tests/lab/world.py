@@ -1,0 +1,208 @@
+"""Makes the lab: Debian packages become signed RPMs, and those become a copy of Amazon's CDN."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from scripts import releases
+from scripts.arch import Arch
+from scripts.digests import file_digest, text_digest, tree_digest
+from scripts.errors import MachineError
+from tests.lab import debs, fixups, keys, repository, spec, stage
+from tests.lab.fixups import Programs
+from tests.lab.keys import Key
+from tests.lab.repository import World
+from tests.lab.tables import Recipe, Tables
+
+# Newest first; the newest is `latest` too.
+RELEASES = tuple(reversed(releases.known()))
+
+# What decides an RPM beside its recipe.
+CODE = ("fixups.py", "spec.py", "stage.py")
+
+# Program: Debian's package.
+PROGRAMS = {
+    "rpmbuild": "rpm",
+    "rpmsign": "rpm",
+    "createrepo_c": "createrepo-c",
+    "gpg": "gnupg",
+    "dpkg-deb": "dpkg",
+}
+
+# The files that name the key and the release, which are in no cache.
+KEY_FILE = "/etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2023"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The RPMs that a recipe came to, unsigned, in a folder of the cache."""
+
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def paths(self) -> list[Path]:
+        """The RPMs."""
+        return sorted(self.folder.glob("*.rpm"))
+
+
+def require() -> None:
+    """Raise MachineError that names the packages this machine lacks."""
+    lacking = sorted({deb for program, deb in PROGRAMS.items() if not shutil.which(program)})
+    if lacking:
+        raise MachineError(
+            f"the lab needs {' and '.join(lacking)}",
+            hint=f"apt-get install --no-install-recommends {' '.join(lacking)}",
+        )
+
+
+def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -> World:
+    """The lab of arch, made below work as far as it is not there yet.
+
+    Raises MachineError where the machine lacks something, HarnessError where making it fails.
+    """
+    require()
+    began = time.monotonic()
+    tables = Tables(arch, names[0])
+    packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
+    say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
+    key = keys.obtain(work / "keys", "Amazon Linux")
+    maker = Maker(work, packages, arch, key)
+    recipes = tables.recipes(packages)
+    common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
+    dated = {
+        release: maker.make(
+            [recipe for recipe in Tables(arch, release).recipes(packages) if _dated(recipe, names)],
+            {"/etc/os-release": release},
+        )
+        for release in names
+    }
+    say(f"{len(common)} packages are RPMs after {time.monotonic() - began:.0f} s")
+    signed = maker.sign([*common, *(made for list_ in dated.values() for made in list_)])
+    say(f"they are signed after {time.monotonic() - began:.0f} s")
+    world = repository.publish(
+        work / "www",
+        arch,
+        {
+            release: [path for made in (*common, *dated[release]) for path in signed[made.folder]]
+            for release in names
+        },
+        key,
+    )
+    say(f"{len(names)} releases are there after {time.monotonic() - began:.0f} s")
+    return world
+
+
+def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
+    """Whether the recipe is another one for each release."""
+    return recipe.version in names
+
+
+class Maker:
+    """Makes RPMs of recipes, those only that are not in the cache."""
+
+    def __init__(self, work: Path, packages: Sequence[debs.Deb], arch: Arch, key: Key) -> None:
+        self._work = work
+        self._key = key
+        self._programs = Programs(work / "programs", packages, arch)
+        here = Path(__file__).parent
+        self._code = text_digest("".join(file_digest(here / name) for name in CODE))
+        (work / "rpms").mkdir(parents=True, exist_ok=True)
+
+    def make(self, recipes: Sequence[Recipe], dated: Mapping[str, str] | None = None) -> list[Made]:
+        """The RPMs of recipes."""
+        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+            return list(pool.map(lambda recipe: self._make(recipe, dated or {}), recipes))
+
+    def _make(self, recipe: Recipe, dated: Mapping[str, str]) -> Made:
+        contents = _contents(recipe, dated, self._key)
+        made = Made(recipe, self._work / "rpms" / self._digest(recipe, contents))
+        if not made.folder.exists():
+            with tempfile.TemporaryDirectory(dir=self._work, prefix=f"{recipe.name}-") as folder:
+                self._build(recipe, contents, Path(folder)).rename(made.folder)
+        return made
+
+    def _build(self, recipe: Recipe, contents: Mapping[str, bytes], work: Path) -> Path:
+        tree = stage.stage(recipe, work / "tree", contents)
+        for hook in recipe.hooks:
+            fixups.HOOKS[hook](tree, self._programs)
+        fixups.compile_python(tree, self._programs)
+        stage.clamp_times(tree)
+        lists = {
+            name: [entry.line() for entry in entries]
+            for name, entries in stage.entries(tree, recipe).items()
+        }
+        spec.build(recipe, tree.folder, lists, work)
+        return work / "RPMS"
+
+    def _digest(self, recipe: Recipe, contents: Mapping[str, bytes]) -> str:
+        facts = asdict(recipe) | {
+            "debs": [deb.sha256 for deb in recipe.debs],
+            "common_folders": sorted(recipe.common_folders),
+            "spec": spec.text(recipe),
+            "files": tree_digest(stage.FILES / recipe.name),
+            "contents": {path: data.decode() for path, data in contents.items()},
+            "code": self._code,
+        }
+        return text_digest(json.dumps(facts, sort_keys=True))
+
+    def sign(self, all_made: Sequence[Made]) -> dict[Path, list[Path]]:
+        """Signed copies of the RPMs, by the folder of the unsigned.
+
+        A signature holds the time, so each RPM is signed once only: a package that is the same
+        must have the same digest tomorrow, for dnf keeps what it has downloaded.
+        """
+        base = self._work / "signed" / self._key.fingerprint
+        base.mkdir(parents=True, exist_ok=True)
+        signed = {path: base / file_digest(path) for made in all_made for path in made.paths}
+        todo = {target: path for path, target in signed.items() if not target.exists()}
+        with tempfile.TemporaryDirectory(dir=self._work) as scratch:
+            folders = {target: Path(scratch, target.name) for target in todo}
+            for target, folder in folders.items():
+                folder.mkdir()
+                shutil.copy(todo[target], folder)
+            self._key.sign_packages(
+                [folder / todo[target].name for target, folder in folders.items()]
+            )
+            for target, folder in folders.items():
+                folder.rename(target)
+        return {made.folder: [signed[path] / path.name for path in made.paths] for made in all_made}
+
+
+def _contents(recipe: Recipe, dated: Mapping[str, str], key: Key) -> dict[str, bytes]:
+    """The files that are made here: what names the release, and the public key."""
+    if recipe.name != "system-release" or not dated:
+        return {}
+    release = dated["/etc/os-release"]
+    return {
+        KEY_FILE: key.public.encode(),
+        "/usr/lib/os-release": os_release(release).encode(),
+        "/etc/system-release": f"Amazon Linux release {release} (lab, not Amazon)\n".encode(),
+        "/etc/system-release-cpe": b"cpe:2.3:o:amazon:amazon_linux:2023\n",
+    }
+
+
+def os_release(release: str) -> str:
+    """os-release(5) of the lab: what software reads is Amazon Linux's, what people read is not."""
+    return f"""\
+NAME="Amazon Linux"
+VERSION="2023"
+ID="amzn"
+ID_LIKE="fedora"
+VERSION_ID="2023"
+PLATFORM_ID="platform:al2023"
+PRETTY_NAME="Amazon Linux {release} (lab, not Amazon)"
+ANSI_COLOR="0;33"
+CPE_NAME="cpe:2.3:o:amazon:amazon_linux:2023"
+VENDOR_NAME="the lab of finch-os-images"
+"""
