@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64
 @pytest.fixture(scope="module")
 def made(checkout: Path) -> World:
     """The lab's files, of which the checkout keeps what it has."""
+    world.provide()
     return world.make(checkout / ".work/lab", ARCH, print)
 
 

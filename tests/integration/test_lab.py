@@ -37,6 +37,7 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64
 @pytest.fixture(scope="module")
 def made(checkout: Path) -> World:
     try:
+        world.provide()
         return world.make(checkout / ".work/lab", ARCH, print)
     except MachineError as error:
         pytest.fail(f"{error.message}: {error.hint}", pytrace=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -16,6 +17,7 @@ from scripts import releases
 from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import MachineError
+from scripts.run import run
 from tests.lab import debs, fixups, keys, repository, spec, stage
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key
@@ -64,6 +66,18 @@ def require() -> None:
             f"the lab needs {' and '.join(lacking)}",
             hint=f"apt-get install --no-install-recommends {' '.join(lacking)}",
         )
+
+
+def provide() -> None:
+    """Install what the lab lacks, as a test may. Raises MachineError where only root could."""
+    try:
+        require()
+    except MachineError as error:
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            raise
+        run(["apt-get", "update", "-qq"])
+        run([*shlex.split(error.hint), "--yes", "-qq"])
+        require()
 
 
 def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -> World:
