@@ -130,6 +130,7 @@ class Watch:
         self.scanner = Scanner()
         self._shutdown = ""
         self._may_end = False
+        self._ended = False
         self._console = console
         self._offset = 0
         self._limits = limits
@@ -151,6 +152,8 @@ class Watch:
         """Watch for a moment. Raises BootFailure, AcceleratorFailure, Cancelled."""
         if self._cancelled.is_set():
             raise Cancelled
+        # Asked before the events are read: QEMU tells why it ends just before it does.
+        self._ended = self.vm.ended
         events = self.vm.events(TICK)
         self._read_console()
         for event in events:
@@ -160,7 +163,7 @@ class Watch:
                 self._broken("QEMU stopped the guest with an internal error")
         if self.scanner.findings:
             self._report_finding()
-        if self.vm.ended and not self._may_end:
+        if self._ended and not self._may_end:
             self._report_end()
         self._check_time()
 
@@ -186,9 +189,8 @@ class Watch:
         """Watch until QEMU has ended; returns the reason that QEMU gives, or what happened."""
         self._may_end = True
         end = time.monotonic() + seconds
-        self.until(lambda: self.vm.ended or time.monotonic() > end)
-        self._read_console()
-        return self._shutdown if self.vm.ended else f"still up after {seconds:.0f} s"
+        self.until(lambda: self._ended or time.monotonic() > end)
+        return self._shutdown if self._ended else f"still up after {seconds:.0f} s"
 
     def fail(self, reason: str, *, flaky: bool = False) -> None:
         """Raise BootFailure with what the console shows."""
