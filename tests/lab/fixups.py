@@ -134,10 +134,7 @@ def certificates(tree: Tree, _programs: Programs) -> None:
 def selinux(tree: Tree, programs: Programs) -> None:
     """Debian's policy, compiled, with its file contexts, under the name of Amazon Linux's."""
     source = tree / "/usr/share/selinux/default"
-    (tree / "/etc/selinux/default").rename(tree / f"/etc/selinux/{POLICY}")
-    for path in list(tree.modes):
-        if path.startswith("/etc/selinux/default"):
-            tree.modes[path.replace("/default", f"/{POLICY}", 1)] = tree.modes.pop(path)
+    tree.move("/etc/selinux/default", f"/etc/selinux/{POLICY}")
     if programs.usable:
         _compile_policy(tree, programs, source)
     shutil.rmtree(source)

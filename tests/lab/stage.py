@@ -113,11 +113,11 @@ class Tree:
         target.symlink_to(to)
 
     def move(self, path: str, to: str) -> None:
-        """Give a file of the image another place."""
+        """Give a file or folder of the image another place."""
         (self / to).parent.mkdir(parents=True, exist_ok=True)
         (self / path).rename(self / to)
-        if path in self.modes:
-            self.modes[to] = self.modes.pop(path)
+        for old in [known for known in self.modes if f"{known}/".startswith(f"{path}/")]:
+            self.modes[to + old.removeprefix(path)] = self.modes.pop(old)
 
     def paths(self) -> list[str]:
         """All that stands in the tree, in order."""

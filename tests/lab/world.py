@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from scripts import releases
 from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest, tree_digest
@@ -86,6 +88,12 @@ def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -
     Raises MachineError where the machine lacks something, HarnessError where making it fails.
     """
     require()
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / "lock"):
+        return _make(work, arch, say, names)
+
+
+def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     began = time.monotonic()
     tables = Tables(arch, names[0])
     packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
