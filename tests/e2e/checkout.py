@@ -17,6 +17,9 @@ from pathlib import Path
 # What a session that runs the tests leaves behind for the programs it starts.
 FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 
+# The distribution that needs nothing which a machine may not reach.
+DEBIAN = ("--distribution", "debian")
+
 Arg = str | Path
 
 
@@ -97,8 +100,7 @@ class Copy:
 
     def start(self, *args: Arg) -> Build:
         """Start `python -m scripts.build` of Debian here."""
-        debian = ("--distribution", "debian")
-        return Build([sys.executable, "-m", "scripts.build", *debian, *args], self.root, environ())
+        return Build([sys.executable, "-m", "scripts.build", *DEBIAN, *args], self.root, environ())
 
     def nox(self, session: str, *args: Arg) -> Build:
         """Start `./nox -s session -- args` here."""

@@ -28,7 +28,7 @@ import pytest
 from filelock import FileLock
 
 from scripts import arch, doctor
-from tests.e2e.checkout import Arg, Build, Copy, copy, copy_tree, tmpfs
+from tests.e2e.checkout import DEBIAN, Arg, Build, Copy, copy, copy_tree, tmpfs
 
 NATIVE = arch.native().name
 BASE_SESSION = f"image-3.12(arch='{NATIVE}', image='base')"
@@ -277,7 +277,7 @@ def test_nothing_is_left_of_a_harness_that_is_killed(copied: Copy) -> None:
 
 
 def test_ctrl_c_in_the_terminal_ends_nox_and_all_below_it(copied: Copy) -> None:
-    build = start_to_unpack(copied, copied.nox, BASE_SESSION, "--force")
+    build = start_to_unpack(copied, copied.nox, BASE_SESSION, *DEBIAN, "--force")
     os.killpg(build.process.pid, signal.SIGINT)
 
     assert build.wait(within=90) == 128 + signal.SIGINT
@@ -286,7 +286,7 @@ def test_ctrl_c_in_the_terminal_ends_nox_and_all_below_it(copied: Copy) -> None:
 
 
 def test_nothing_is_left_of_a_nox_that_is_killed(copied: Copy) -> None:
-    build = start_to_unpack(copied, copied.nox, BASE_SESSION, "--force")
+    build = start_to_unpack(copied, copied.nox, BASE_SESSION, *DEBIAN, "--force")
     build.process.kill()
 
     assert build.wait(within=60) == -signal.SIGKILL
