@@ -164,11 +164,16 @@ def _root_file_system(facts: Facts) -> Verdict | None:
     return _verdict(problems, f"{name}, orphan_file {root.orphan_file}, clean {root.clean}")
 
 
+def _fields(text: str) -> dict[str, str]:
+    """The lines NAME=value of text."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
 def _uefi(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     text = facts.first["efi"].text
-    variables = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    variables = _fields(text)
     image = variables.get("StubImageIdentifier") or variables.get("LoaderImageIdentifier", "")
     esp = facts.esp_partition
     partition = variables.get("LoaderDevicePartUUID", "").lower()
@@ -384,7 +389,7 @@ def _amazon(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     text = facts.first["os-release"].text
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    fields = _fields(text)
     name, version = (fields.get(field, "").strip('"') for field in ("ID", "VERSION_ID"))
     is_other = (name, version) != ("amzn", "2023")
     return _verdict({f"os-release says {name or 'nothing'} {version}": is_other}, text)
