@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +66,16 @@ class Artifact:
 def to_qcow2(raw: Path, tools: Tools) -> Path:
     """Convert raw to a compressed qcow2 beside it and check it with `qemu-img check`.
 
-    zlib rather than zstd clusters: every reader of the format knows them, and
-    the zstd file was 2 % smaller.
+    zstd clusters are made six times as fast as zlib ones, and smaller. QEMU reads them since 5.1,
+    and so does Lima's own reader, which converts the image on macOS.
     """
     qcow2 = raw.with_suffix(".qcow2")
-    convert: list[Arg] = ["qemu-img", "convert", "-c", "-O", "qcow2", "-m", "4", "-W", raw, qcow2]
+    convert: list[Arg] = [
+        "qemu-img", "convert",
+        "-c", "-O", "qcow2", "-o", "compression_type=zstd",
+        "-m", "4", "-W",
+        raw, qcow2,
+    ]  # fmt: skip
     run(tools.command(convert, write=[raw.parent]))
     run(tools.command(["qemu-img", "check", "--quiet", qcow2], read=[qcow2]))
     return qcow2
@@ -85,7 +92,9 @@ def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
             ]
         else:
             names.append(output)
-    return [Artifact.of(folder, name) for name in names]
+    # hashlib lets go of the interpreter's lock, so that each thread has a core.
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(partial(Artifact.of, folder), names))
 
 
 @contextmanager

@@ -187,7 +187,7 @@ class Builder:
             "--output-directory", folder,
             "--cache-directory", cache,
             "--package-cache-dir", packages,
-            *(["--cache-only", "always"] if self._opts.offline else []),
+            *(["--cache-only", "always"] if self._opts.offline or not stage.installs else []),
             "build",
         ]  # fmt: skip
 
@@ -258,29 +258,43 @@ def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
     """A package cache for one stage, filled from the common one and given back to it.
 
     apt and dnf do not expect a second one to write to their cache at the same
-    time, which stages that are built side by side would do. The files are
-    shared by hard links.
+    time, which stages that are built side by side would do.
     """
     common = place.folder / "packages"
     own = place.folder / "building" / f"{stage.name}.packages"
     remove(own)
-    share(common, own)
+    own.mkdir()
+    if stage.installs:
+        share(common, own)
     try:
         yield own
     finally:
-        share(own, common)
+        for path, kept in _packages(own, common):
+            path.replace(kept)
         remove(own)
 
 
 def share(source: Path, target: Path) -> None:
-    """Give target the packages below source, as hard links."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.rglob("*"):
-        if path.suffix in (".deb", ".rpm") and path.is_file():
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
+    """Give target the packages below source.
+
+    apt gives a package its name once it is whole, so a hard link will do. dnf writes a package
+    that has changed over the file that is there, and others would see it: it gets copies.
+    """
+    for path, copy in _packages(source, target):
+        if path.suffix == ".deb":
             with suppress(FileExistsError):
                 os.link(path, copy)
+        else:
+            shutil.copy2(path, copy)
+
+
+def _packages(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Each package below source, and its place below target, whose folder is made."""
+    for path in list(source.rglob("*")):
+        if path.suffix in (".deb", ".rpm") and path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield path, place
 
 
 def remove(path: Path) -> None:

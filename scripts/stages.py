@@ -10,7 +10,7 @@ from __future__ import annotations
 import configparser
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,14 @@ class Stage:
     """An image of mkosi.images/ and the stages that it stands on.
 
     inputs says what decides its output: a short description by the name of the
-    file, setting or stage. key is the hash over them.
+    file, setting or stage. key is the hash over them. installs says whether
+    packages are installed into it, for which the repositories must be asked.
     """
 
     name: str
     needs: tuple[str, ...]
     inputs: Mapping[str, str]
+    installs: bool = True
 
     @property
     def key(self) -> str:
@@ -78,7 +80,7 @@ def plan(root: Path, wanted: Iterable[str], target: Target) -> list[Stage]:
         for need in needs:
             add(need, (*path, name))
         inputs = _inputs(root, name, target) | {f"stage {n}": stages[n].key for n in needs}
-        stages[name] = Stage(name, needs, inputs)
+        stages[name] = Stage(name, needs, inputs, _installs(root, name))
 
     for name in wanted:
         add(name, ())
@@ -92,9 +94,22 @@ def dependencies(root: Path, name: str) -> tuple[str, ...]:
         known = ", ".join(sorted(path.name for path in folder.parent.iterdir()))
         raise UsageError(f"there is no image {name!r}", hint=f"mkosi.images/ holds {known}")
     found: list[str] = []
-    for path in (folder / "mkosi.conf", *sorted((folder / "mkosi.conf.d").glob("*.conf"))):
-        found += read_conf(path).get("Config", {}).get("Dependencies", "").replace(",", " ").split()
+    for conf in _confs(folder):
+        found += conf.get("Config", {}).get("Dependencies", "").replace(",", " ").split()
     return tuple(found)
+
+
+def _installs(root: Path, name: str) -> bool:
+    """Whether the image name installs packages, for any target."""
+    return any(
+        "Packages" in conf.get("Content", {}) for conf in _confs(root / "mkosi.images" / name)
+    )
+
+
+def _confs(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """The configuration files of the image whose folder this is."""
+    for path in (folder / "mkosi.conf", *sorted((folder / "mkosi.conf.d").glob("*.conf"))):
+        yield read_conf(path)
 
 
 def read_conf(path: Path) -> dict[str, dict[str, str]]:

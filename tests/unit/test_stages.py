@@ -196,3 +196,20 @@ def test_a_difference_names_what_changed() -> None:
     assert stages.difference(before, {"release": "sid", "mkosi.conf": "1"}) == (
         "release changed and 1 more"
     )
+
+
+def test_a_stage_says_whether_packages_are_installed_into_it(root: Path) -> None:
+    write(root / "mkosi.images/base/mkosi.conf", "[Content]\nPackages=systemd\n")
+    write(
+        root / "mkosi.images/kernel/mkosi.conf.d/debian.conf",
+        "[Match]\nDistribution=debian\n\n[Content]\nPackages=linux-image\n",
+    )
+
+    planned = stages.plan(root, ["disk"], TARGET)
+
+    assert {stage.name: stage.installs for stage in planned} == {
+        "base": True,
+        "kernel": True,
+        "initrd": False,
+        "disk": False,
+    }
