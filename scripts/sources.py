@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import textwrap
 from dataclasses import dataclass
@@ -153,11 +154,10 @@ def _of_this_machine() -> Archive | None:
 def _debian_codename() -> str:
     """The release this machine runs ("" unless it is Debian), as in os-release(5)."""
     try:
-        lines = Path("/etc/os-release").read_text().splitlines()
+        fields = platform.freedesktop_os_release()
     except OSError:
         return ""
-    fields = dict(line.split("=", 1) for line in lines if "=" in line)
-    return fields.get("VERSION_CODENAME", "") if fields.get("ID") == "debian" else ""
+    return fields.get("VERSION_CODENAME", "") if fields["ID"] == "debian" else ""
 
 
 def download(package: str, suites: list[str], folder: Path) -> Path:

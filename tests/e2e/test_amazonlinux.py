@@ -59,12 +59,12 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
     ]  # fmt: skip
 
 
-def build_base(copied: Copy, lab: LabServer, made: World, *, within: float = 600) -> Build:
+def build_base(copied: Copy, lab: LabServer, made: World, *more: Arg) -> Build:
     """Build the base to the end, by the way of `./nox -s image` but for Nox."""
-    target = amazonlinux(lab, made)
+    target = [*amazonlinux(lab, made), *more]
     command = [sys.executable, "-m", "scripts.build", *target, "--image", "base"]
     build = Build(command, copied.root, environ())
-    build.wait(within=within)
+    build.wait(within=600)
     return build
 
 
@@ -118,6 +118,16 @@ def test_nothing_is_built_again_where_nothing_changed(
     again = build_base(copied, lab, made)
     assert "everything is up to date" in again.output
     assert (built / "os-image.raw").stat() == before
+
+
+def test_an_offline_build_asks_nobody_for_what_is_there(
+    built: Path, copied: Copy, lab: LabServer, made: World
+) -> None:
+    every = Fault(Kind.UNAVAILABLE, "")
+    with lab.broken(every):
+        build = build_base(copied, lab, made, "--offline", "--force")
+    assert build.process.returncode == 0, build.output
+    assert every.seen == 0
 
 
 @pytest.fixture
