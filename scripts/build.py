@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import artifacts, doctor, errors, mkosi, options, places, releases, stages
+from scripts import additions, artifacts, doctor, errors, mkosi, options, places, releases, stages
+from scripts.additions import Additions
 from scripts.builder import Builder
 from scripts.errors import UsageError
 from scripts.locks import only_build
@@ -34,7 +35,7 @@ def build(opts: Options, progress: Progress) -> None:
     opts = _with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
-    planned = plan(opts, using, at)
+    planned = plan(opts, using, at, add(opts, progress, at))
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
     _write_description(opts, using, at, records)
@@ -91,8 +92,19 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
     )
 
 
-def plan(opts: Options, using: Mkosi, at: Places) -> list[Stage]:
-    """The tools tree and the stages of the wanted images, each after those that it needs."""
+def add(opts: Options, progress: Progress, at: Places) -> Additions:
+    """What the base holds beside the distribution's packages, laid out for mkosi."""
+    del opts, progress
+    added = additions.NONE
+    added.lay_out(at.images.additions)
+    return added
+
+
+def plan(opts: Options, using: Mkosi, at: Places, added: Additions = additions.NONE) -> list[Stage]:
+    """The tools tree and the stages of the wanted images, each after those that it needs.
+
+    added is what the base holds beside the distribution's packages.
+    """
     common = {"mkosi": using.digest}
     tools = Target(
         at.tools.distribution,
@@ -109,6 +121,7 @@ def plan(opts: Options, using: Mkosi, at: Places) -> list[Stage]:
             "package sources": at.images.sources_digest,
             "tools tree": tree.key,
         },
+        {additions.STAGE: added.inputs()},
     )
     wanted = opts.images or options.IMAGES[opts.arch.name]
     return [tree, *stages.plan(opts.root, wanted, images)]

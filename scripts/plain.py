@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
         tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
             build.build_tools_tree(opts, Progress(), using, at)
+            build.add(opts, Progress(), at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
         workspace = place.workspace("plain/workspace")
         for path in (output / "output", output / "cache", workspace):
