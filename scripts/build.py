@@ -10,9 +10,21 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import additions, artifacts, doctor, errors, mkosi, options, places, releases, stages
+from scripts import (
+    additions,
+    artifacts,
+    doctor,
+    errors,
+    mkosi,
+    options,
+    places,
+    releases,
+    stages,
+    thirdparty,
+)
 from scripts.additions import Additions
 from scripts.builder import Builder
+from scripts.digests import file_digest
 from scripts.errors import UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
@@ -35,10 +47,11 @@ def build(opts: Options, progress: Progress) -> None:
     opts = _with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
-    planned = plan(opts, using, at, add(opts, progress, at))
+    added = add(opts, progress, at)
+    planned = plan(opts, using, at, added)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
-    _write_description(opts, using, at, records)
+    _write_description(opts, using, at, records, added)
     _show(opts, at, planned, records, built=built)
 
 
@@ -93,9 +106,8 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
 
 
 def add(opts: Options, progress: Progress, at: Places) -> Additions:
-    """What the base holds beside the distribution's packages, laid out for mkosi."""
-    del opts, progress
-    added = additions.NONE
+    """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
+    added = thirdparty.obtain(opts, progress)
     added.lay_out(at.images.additions)
     return added
 
@@ -147,7 +159,7 @@ def _records(at: Places) -> dict[str, Record]:
 
 
 def _write_description(
-    opts: Options, using: Mkosi, at: Places, records: Mapping[str, Record]
+    opts: Options, using: Mkosi, at: Places, records: Mapping[str, Record], added: Additions
 ) -> None:
     """Write checksums and manifest.json over what stands in out/."""
     standing = [
@@ -165,6 +177,10 @@ def _write_description(
             "source": using.source,
             "digest": using.digest,
             "patches": using.patches,
+        },
+        "additions": {
+            "packages": sorted(set(added.packages)),
+            "files": {path: file_digest(source) for path, source in sorted(added.files.items())},
         },
         "images": {
             name: {

@@ -56,6 +56,8 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
         "--distribution", "amazonlinux",
         "--mirror", lab.mirror,
         "--signing-key", made.key_file,
+        "--third-party-mirror", lab.third_party,
+        "--third-party-pins", made.pins_file,
     ]  # fmt: skip
 
 
