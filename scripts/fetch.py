@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -57,6 +57,14 @@ class MissingError(HarnessError):
     """The server answers, but does not have what it is asked for."""
 
 
+class UnauthorizedError(HarnessError):
+    """The server wants to know who asks; challenge is its WWW-Authenticate."""
+
+    def __init__(self, message: str, *, challenge: str) -> None:
+        super().__init__(message, hint="the server wants credentials")
+        self.challenge = challenge
+
+
 class DigestError(HarnessError):
     """What came is not what is pinned. Another attempt would not mend it."""
 
@@ -102,13 +110,22 @@ def fetch(
         raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
 
 
-def read(url: str, *, settings: Settings = PATIENT) -> bytes:
+def read(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
+    settings: Settings = PATIENT,
+) -> bytes:
     """The small file at url, of which no digest is known: it must not be trusted.
 
-    Raises MissingError where the server has none, and HarnessError that names url and the cause
-    where it cannot be had otherwise.
+    headers are sent along, and parameters make its query. Raises MissingError where the server has
+    none, UnauthorizedError where it asks for credentials, and HarnessError that names url and the
+    cause where it cannot be had otherwise.
     """
     with tempfile.TemporaryFile() as file, requests.Session() as session:
+        session.headers.update(headers or {})
+        session.params = dict(parameters or {})
         _Transfer(url, file, session, settings, None).run()
         file.seek(0)
         return file.read()
@@ -184,6 +201,11 @@ class _Transfer:
         if status == requests.codes.requested_range_not_satisfiable:
             self._restart()
             raise _TransientError("the server lost the beginning")
+        if status == requests.codes.unauthorized:
+            raise UnauthorizedError(
+                f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
+                challenge=response.headers.get("WWW-Authenticate", ""),
+            )
         if status not in {requests.codes.ok, requests.codes.partial_content}:
             kind = MissingError if status in MISSING else HarnessError
             raise kind(

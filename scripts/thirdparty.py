@@ -111,7 +111,7 @@ def _problems(pin: Pin) -> Iterator[str]:
     for arch_name, digest in pin.sha256.items():
         if arch_name not in (*NAMES, NOARCH):
             yield f"has a sha256 of {arch_name}, which is none of {', '.join((*NAMES, NOARCH))}"
-        if not SHA256.fullmatch(digest):
+        if digest and not SHA256.fullmatch(digest):
             yield f"has {digest!r} for {arch_name}, which is no sha256"
 
 

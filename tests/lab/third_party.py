@@ -60,5 +60,10 @@ def _lay_out(world: World, releases: Releases) -> None:
         table = document[pin.name]
         assert isinstance(table, tomlkit.items.Table)
         table["version"] = version
-        table["sha256"] = {world.arch.name: file_digest(target)}
+        known = table["sha256"]
+        assert isinstance(known, tomlkit.items.Table)
+        for arch in list(known):
+            known[arch] = (
+                file_digest(target) if arch in (world.arch.name, thirdparty.NOARCH) else ""
+            )
     world.pins_file.write_text(tomlkit.dumps(document))
