@@ -142,14 +142,14 @@ def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[A
 
 
 def installed(out: Path) -> frozenset[str]:
-    """The packages, and the paths of single files, that manifest.json says the os-image holds.
+    """The packages, and the paths of single files, that manifest.json says the base holds.
 
     Nothing where there is no manifest, or one that this version cannot read.
     """
     try:
         manifest = json.loads((out / MANIFEST).read_text())
         added = manifest["additions"]
-        packages = [package["name"] for package in manifest["images"]["os-image"]["packages"]]
+        packages = [package["name"] for package in manifest["images"]["base"]["packages"]]
         return frozenset([*packages, *added["packages"], *added["files"]])
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()

@@ -107,9 +107,20 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
 
 def add(opts: Options, progress: Progress, at: Places) -> Additions:
     """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
+    _check_allowed(opts, thirdparty.names(opts))
     added = thirdparty.obtain(opts, progress)
     added.lay_out(at.images.additions)
     return added
+
+
+def _check_allowed(opts: Options, names: Sequence[str]) -> None:
+    """Raise UsageError where --allow-missing names what is not among names."""
+    for name in opts.allow_missing:
+        if name not in names:
+            raise UsageError(
+                f"--allow-missing {name}: nothing of that name is pinned",
+                hint=f"pinned are {', '.join(names)}",
+            )
 
 
 def plan(opts: Options, using: Mkosi, at: Places, added: Additions = additions.NONE) -> list[Stage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -119,13 +119,12 @@ def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -
     """What is pinned for the target of opts, downloaded as far as it is not in the cache.
 
     Distributions with an archive of their own have it all there, and get nothing. Raises
-    UsageError for pins that make no sense, for names that nothing has and where a digest is not
-    known, HarnessError where a file cannot be had or is not what is pinned.
+    UsageError for pins that make no sense and where a digest is not known, HarnessError where a
+    file cannot be had or is not what is pinned.
     """
     if opts.distribution not in RPM_DISTRIBUTIONS:
         return Additions()
-    path = opts.third_party_pins or opts.root / PINS
-    wanted = _wanted(read_pins(path), path, opts, progress)
+    wanted = _wanted(opts, progress)
     for file in wanted:
         _download(file, opts, progress, settings)
     return Additions(
@@ -135,10 +134,18 @@ def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -
     )
 
 
-def _wanted(pins: Sequence[Pin], path: Path, opts: Options, progress: Progress) -> list[_Wanted]:
-    _check_names(opts.allow_missing, [pin.name for pin in pins])
+def names(opts: Options) -> list[str]:
+    """What is pinned, by name. Raises UsageError for pins that make no sense."""
+    return [pin.name for pin in read_pins(_path(opts))]
+
+
+def _path(opts: Options) -> Path:
+    return opts.third_party_pins or opts.root / PINS
+
+
+def _wanted(opts: Options, progress: Progress) -> list[_Wanted]:
     wanted = []
-    for pin in pins:
+    for pin in read_pins(_path(opts)):
         digest = pin.digest(opts.arch)
         if digest:
             cached = opts.work / "third-party" / digest / pin.file_name(opts.arch)
@@ -148,21 +155,12 @@ def _wanted(pins: Sequence[Pin], path: Path, opts: Options, progress: Progress) 
             progress.say(f"{pin.name} is left out: its digest for {opts.arch} is not known")
         else:
             raise UsageError(
-                f"{pin.name} {pin.version} cannot be verified: {path} has no sha256 of it "
+                f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 of it "
                 f"for {opts.arch}",
                 hint="./nox -s update-pins obtains it; "
                 f"-- --allow-missing {pin.name} builds without {pin.name}",
             )
     return wanted
-
-
-def _check_names(given: Collection[str], known: Sequence[str]) -> None:
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"--allow-missing {name}: there is no such pin",
-                hint=f"pinned are {', '.join(known)}",
-            )
 
 
 def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settings) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from scripts import errors, places, registry, releases, thirdparty
 from scripts.arch import ARCHES, X86_64
 from scripts.artifacts import write_text
 from scripts.errors import HarnessError, UsageError
-from scripts.fetch import Settings, read
+from scripts.fetch import MissingError, Settings, read
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.thirdparty import NOARCH, SHA256, Pin
@@ -122,9 +123,9 @@ def lookups(root: Path, settings: Settings = LOOK) -> Iterator[tuple[str, Lookup
     yield "Amazon Linux", lambda: ask.amazonlinux(**sources["amazonlinux"])
     for pin in thirdparty.read_pins(root / thirdparty.PINS):
         yield pin.name, lambda pin=pin: ask.third_party(pin)  # type: ignore[misc]
-    for name, source in sources["images"].items():
-        title = f"{name} image"
-        yield title, lambda title=title, source=source: ask.image(title, **source)  # type: ignore[misc]
+    cdn = sources["amazonlinux"]["cdn"]
+    image = sources["builder-image"]
+    yield "builder image", lambda: ask.builder_image(releases.newest(cdn), **image)
     for name, source in sources["source-rpms"].items():
         yield name, lambda name=name, source=source: ask.source_rpm(name, **source)  # type: ignore[misc]
 
@@ -202,23 +203,44 @@ class _Asking:
             if version != pin.version or not pin.sha256.get(arch)
         }
 
-    def image(self, title: str, *, manifest: str, file: str, key: str) -> Finding:
-        pinned = str(_value(self.root / file, key))
-        newest = registry.digest(manifest, settings=self.settings)
-        edits = () if newest == pinned else (Edit(self.root / file, key, newest),)
-        return Finding(title, _short(pinned), _short(newest), edits)
+    def builder_image(
+        self, newest: str, *, manifest: str, tag: str, file: str, table: str
+    ) -> Finding:
+        """newest is the newest release of Amazon Linux."""
+        path = self.root / file
+        pinned, digest = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
+        found, has = self._first_tag([tag.format(release=newest), pinned], manifest)
+        changes = {"tag": (pinned, found), "digest": (digest, has)}
+        edits = tuple(
+            Edit(path, f"{table}.{key}", new) for key, (old, new) in changes.items() if old != new
+        )
+        return Finding(
+            "builder image", f"{pinned} {_short(digest)}", f"{found} {_short(has)}", edits
+        )
+
+    def _first_tag(self, tags: Sequence[str], manifest: str) -> tuple[str, str]:
+        """The first of tags that the registry has, and its digest."""
+        *others, last = tags
+        for tag in others:
+            with suppress(MissingError):
+                return tag, registry.digest(manifest.format(tag=tag), settings=self.settings)
+        return last, registry.digest(manifest.format(tag=last), settings=self.settings)
 
     def source_rpm(
-        self, name: str, *, listings: Sequence[str], only: str, file: str, key: str
+        self, name: str, *, repository: str, folder: str, only: str, file: str, key: str
     ) -> Finding:
-        pinned = str(_value(self.root / file, key))
-        pattern = re.compile(rf"{re.escape(f'{name}-{only}')}-[\w.~^+]+?(?=\.src\.rpm)", re.ASCII)
-        found = {nevra for url in listings for nevra in pattern.findall(self._text(url))}
-        if not found:
-            raise HarnessError(f"{', '.join(listings)} have no source RPM of {name} {only}")
-        newest = max(found, key=_order)
-        edits = (Edit(self.root / file, key, newest),) if _is_newer(newest, pinned) else ()
-        return Finding(name, pinned, newest, edits)
+        path = self.root / file
+        pinned = str(_value(path, key))
+        url = f"{str(_value(path, repository)).rstrip('/')}/{folder}"
+        pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?\.src(?=\.rpm)", re.ASCII)
+        found = sorted({*pattern.findall(self._text(url))}, key=_order)
+        wanted = [nevra for nevra in found if nevra.startswith(f"{name}-{only}-")]
+        if not wanted:
+            raise HarnessError(f"{url} has no source RPM of {name} {only}")
+        newest = wanted[-1]
+        edits = (Edit(path, key, newest),) if _is_newer(newest, pinned) else ()
+        note = f"{found[-1]} is there too, but {only} is wanted" if found[-1] != newest else ""
+        return Finding(name, pinned, newest, edits, note)
 
     def _newest_release(self, url: str) -> str:
         """The newest version that GitHub's API names at url, of a release or among all tags."""

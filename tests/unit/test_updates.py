@@ -32,23 +32,33 @@ FILES = (
     "third-party/pins.toml",
 )
 
+OURS = "al2023-package-build/packages.toml"
+
 MANIFEST = b'{"schemaVersion": 2, "manifests": []}'
 DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+OTHER = b'{"schemaVersion": 2, "manifests": [1]}'
+OTHER_DIGEST = f"sha256:{hashlib.sha256(OTHER).hexdigest()}"
 
 PACKAGES = f"""\
 # Whatever else stands here stays.
-[base-image]
-digest = "{DIGEST}"  # of the tag 2023
+[builder-image]
+tag = "2023.12.20260930.0"
+digest = "{DIGEST}"  # of that tag
 
-[fuse-sshfs]
-nevra = "fuse-sshfs-3.7.3-12.fc43"
+[source.fedora]
+baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
+
+[package.fuse-sshfs]
+nevra = "fuse-sshfs-3.7.3-12.fc43.src"
 """
 
 LATEST = "/api.github.com/repos/{}/releases/latest"
 COSIGN = "/github.com/sigstore/cosign/releases/download/v{}/cosign_checksums.txt"
 HELPERS = "/github.com/docker/docker-credential-helpers/releases/download/v{}/checksums.txt"
-LISTING = "/dl.fedoraproject.org/pub/fedora/linux/{}/43/Everything/source/tree/Packages/f/"
-MANIFEST_PATH = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/2023"
+LISTING = "/dl.fedoraproject.org/fedora/43/source/tree/Packages/f/"
+MANIFESTS = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/"
+MANIFEST_PATH = f"{MANIFESTS}2023.12.20260930.0"
+RELEASES = "/cdn.amazonlinux.com/al2023/core/releasemd.xml"
 
 ARM64 = "ab" * 32
 
@@ -62,11 +72,11 @@ def root(checkout: Path, tmp_path: Path, server: Server) -> Path:
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(checkout / name, tmp_path / name)
-    for name in FILES:
+    (tmp_path / OURS).parent.mkdir()
+    (tmp_path / OURS).write_text(PACKAGES)
+    for name in (*FILES, OURS):
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text.replace("https://", f"{server.url}/"))
-    (tmp_path / "al2023-package-build").mkdir()
-    (tmp_path / "al2023-package-build/packages.toml").write_text(PACKAGES)
     publish(tmp_path, server)
     return tmp_path
 
@@ -88,15 +98,12 @@ def publish(root: Path, server: Server) -> None:
     helper = pins["docker-credential-pass"]
     listed(server, HELPERS, helper, {**helper.sha256, "aarch64": ARM64})
     release = places.release_of(root, "amazonlinux")
-    server.files["/cdn.amazonlinux.com/al2023/core/releasemd.xml"] = (
-        f'<release version="{release}"/>'.encode()
-    )
+    server.files[RELEASES] = f'<release version="{release}"/>'.encode()
     server.files[MANIFEST_PATH] = MANIFEST
-    for folder in ("releases", "updates"):
-        server.files[LISTING.format(folder)] = (
-            b'<a href="fuse-sshfs-3.7.3-12.fc43.src.rpm">fuse-sshfs</a>'
-            b'<a href="fuse-sshfs-3.7.6-1.fc43.src.rpm">fuse-sshfs</a>'
-        )
+    server.files[LISTING] = (
+        b'<a href="fuse-sshfs-3.7.3-12.fc43.src.rpm">fuse-sshfs-3.7.3-12.fc43.src.rpm</a>'
+        b'<a href="fuse-sshfs-3.7.6-1.fc43.src.rpm">fuse-sshfs-3.7.6-1.fc43.src.rpm</a>'
+    )
 
 
 def answer(data: Any) -> bytes:
@@ -233,7 +240,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(
     root: Path, server: Server, checkout: Path
 ) -> None:
     name = "2023.13.20261109"
-    server.files["/cdn.amazonlinux.com/al2023/core/releasemd.xml"] = (
+    server.files[RELEASES] = (
         f'<release version="2023.12.20260930"/><release version="{name}"/>'.encode()
     )
     run(root)
@@ -246,24 +253,42 @@ def test_a_newer_amazon_linux_is_the_release_and_known(
     assert (root / "mkosi.conf.d/amazonlinux.conf").read_text() == changed
 
 
-def test_a_new_image_under_the_tag_is_pinned_by_its_digest(root: Path, server: Server) -> None:
-    other = b'{"schemaVersion": 2, "manifests": [1]}'
-    server.files[MANIFEST_PATH] = other
+def ours(root: Path) -> str:
+    return (root / OURS).read_text()
+
+
+def test_another_image_under_the_tag_is_pinned_by_its_digest(root: Path, server: Server) -> None:
+    before = ours(root)
+    server.files[MANIFEST_PATH] = OTHER
     run(root)
 
-    text = (root / "al2023-package-build/packages.toml").read_text()
-    digest = f"sha256:{hashlib.sha256(other).hexdigest()}"
-    assert text == PACKAGES.replace(DIGEST, digest)
+    assert ours(root) == before.replace(DIGEST, OTHER_DIGEST)
+
+
+def test_the_image_of_a_newer_release_is_pinned_once_it_is_there(
+    root: Path, server: Server
+) -> None:
+    before = ours(root)
+    server.files[RELEASES] = b'<release version="2023.13.20261109"/>'
+    run(root)
+    assert ours(root) == before
+
+    server.files[f"{MANIFESTS}2023.13.20261109.0"] = OTHER
+    run(root)
+    changed = before.replace("2023.12.20260930.0", "2023.13.20261109.0")
+    assert ours(root) == changed.replace(DIGEST, OTHER_DIGEST)
 
 
 def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: Server) -> None:
-    server.files[LISTING.format("updates")] = (
-        b'<a href="fuse-sshfs-3.7.3-9.fc43.src.rpm"><a href="fuse-sshfs-3.7.3-100.fc43.src.rpm">'
+    before = ours(root)
+    server.files[LISTING] = (
+        b'"fuse-sshfs-3.7.3-9.fc43.src.rpm" "fuse-sshfs-3.7.3-100.fc43.src.rpm"'
+        b' "fuse-sshfs-3.7.6-1.fc43.src.rpm"'
     )
-    run(root)
+    table = run(root)
 
-    text = (root / "al2023-package-build/packages.toml").read_text()
-    assert text == PACKAGES.replace("3.7.3-12", "3.7.3-100")
+    assert ours(root) == before.replace("3.7.3-12", "3.7.3-100")
+    assert "fuse-sshfs-3.7.6-1.fc43.src is there too" in row(table, "fuse-sshfs")
 
 
 @pytest.mark.parametrize(
@@ -271,9 +296,9 @@ def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: 
     [
         (LATEST.format("systemd/mkosi"), "mkosi"),
         (LATEST.format("sigstore/cosign"), "cosign"),
-        ("/cdn.amazonlinux.com/al2023/core/releasemd.xml", "Amazon Linux"),
-        (MANIFEST_PATH, "al2023 image"),
-        (LISTING.format("updates"), "fuse-sshfs"),
+        (RELEASES, "Amazon Linux"),
+        (MANIFEST_PATH, "builder image"),
+        (LISTING, "fuse-sshfs"),
     ],
 )
 @pytest.mark.parametrize("wrong", [404, b"<html>Please log in</html>"], ids=["404", "a portal"])
@@ -284,7 +309,6 @@ def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
         server.statuses[path] = wrong
     else:
         server.files[path] = wrong
-        server.files[LISTING.format("releases")] = wrong
     said = io.StringIO()
     console = Console(file=said, width=300)
 
