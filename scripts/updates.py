@@ -88,13 +88,14 @@ def main(argv: Sequence[str]) -> None:
 def update(root: Path, *, check: bool, console: Console, settings: Settings = LOOK) -> None:
     """As `main`, of the checkout root."""
     table = Table("pin", "pinned", "newest", "note")
-    failed, newer = [], []
+    failed: dict[str, str] = {}
+    newer = []
     for name, lookup in lookups(root, settings):
         try:
             finding = lookup()
         except HarnessError as error:
-            failed.append(name)
-            table.add_row(name, "", "not known", error.message)
+            failed[name] = error.message
+            table.add_row(name, "", "not known", "could not be asked")
             continue
         if finding.edits:
             newer.append(name)
@@ -102,6 +103,8 @@ def update(root: Path, *, check: bool, console: Console, settings: Settings = LO
         if not check:
             _apply(finding.edits)
     console.print(table)
+    for name, reason in failed.items():
+        console.print(f"{name}: {reason}", markup=False)
     if failed:
         raise HarnessError(
             f"{len(failed)} of {table.row_count} sources could not be asked: {', '.join(failed)}",

@@ -199,9 +199,12 @@ def test_an_older_release_is_no_reason_to_go_back(root: Path, server: Server) ->
 def test_a_release_whose_published_digest_changed_is_refused(root: Path, server: Server) -> None:
     old = pin(root, "cosign")
     listed(server, COSIGN, old, {"x86_64": "6" * 64, "aarch64": old.sha256["aarch64"]})
+    said = io.StringIO()
 
     with pytest.raises(HarnessError, match="cosign"):
-        run(root)
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "cosign 3.0.5 is not what it was" in said.getvalue()
+    assert "6" * 64 in said.getvalue()
     assert pin(root, "cosign") == old
 
 
@@ -317,6 +320,7 @@ def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
 
     assert name in caught.value.message
     assert "not known" in row(said.getvalue(), name)
+    assert f"\n{name}: " in said.getvalue()
     assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
 
 
