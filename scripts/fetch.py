@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -88,7 +89,8 @@ def fetch(
     """Download url to destination, which appears whole and with the digest sha256, or not at all.
 
     A file with that digest that is there already is left alone, without a look at the network. A
-    broken transfer goes on where it broke. Raises DigestError where the digest differs, and
+    broken transfer goes on where it broke, also that of an earlier process, whose part stays beside
+    destination. Raises DigestError where the digest differs, and
     HarnessError that names url and the cause where it cannot be had; what stood at destination
     stays.
     """
@@ -97,11 +99,11 @@ def fetch(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _part_of(destination) as file,
+            _part_of(destination, sha256) as file,
             requests.Session() as session,
         ):
             transfer = _Transfer(url, file, session, settings, progress_task)
-            transfer.run()
+            transfer.run(sha256)
             if transfer.digest.hexdigest() != sha256:
                 raise _mismatch(url, sha256, transfer)
             file.flush()
@@ -152,8 +154,24 @@ class _Transfer:
         self._task = task
         self._etag = ""
 
-    def run(self) -> None:
-        """Receive the whole file. Raises HarnessError."""
+    def run(self, sha256: str = "") -> None:
+        """Receive the whole file, or what of it is not there yet. Raises HarnessError.
+
+        Where sha256 is what it should have, and it is not, what was there was not part of it: then
+        all of it is received once more.
+        """
+        for chunk in iter(lambda: self._file.read(CHUNK_BYTES), b""):
+            self.digest.update(chunk)
+            self.received += len(chunk)
+        had_part = self.received > 0
+        if had_part and self.digest.hexdigest() == sha256:
+            return
+        self._run()
+        if had_part and self.digest.hexdigest() != sha256:
+            self._restart()
+            self._run()
+
+    def _run(self) -> None:
         attempts = self.settings.attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -235,6 +253,7 @@ class _Transfer:
         self._file.truncate()
         self.digest = hashlib.sha256()
         self.received = 0
+        self._etag = ""
 
     def _cause(self, error: requests.RequestException) -> str:
         """What went wrong, without the names of three libraries' classes."""
@@ -250,19 +269,55 @@ class _Transfer:
 
 
 @contextlib.contextmanager
-def _part_of(destination: Path) -> Iterator[IO[bytes]]:
-    """A file beside destination, under a name of its own, that goes unless it is renamed."""
+def _part_of(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """A file beside destination with what an interrupted transfer of the same digest has left.
+
+    It is renamed in the end, or stays for the next process; only what is known to be wrong, or
+    takes up a full disk, goes.
+    """
+    with _locked_part(destination, sha256) as file:
+        part = Path(file.name)
+        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
+        try:
+            yield file
+        except (DigestError, OSError):
+            part.unlink(missing_ok=True)
+            raise
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+
+
+@contextlib.contextmanager
+def _locked_part(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """The part that belongs to sha256, or another one where a second process has that open."""
+    path = destination.with_name(f".{destination.name}.{sha256[:16]}.part")
+    path.touch()
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except OSError:
+            is_ours = False
+        if is_ours:
+            yield file
+            return
+    with _own_part(destination) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _own_part(destination: Path) -> Iterator[IO[bytes]]:
+    """A part under a name of its own, that goes unless it is renamed."""
     descriptor, name = tempfile.mkstemp(
         prefix=f".{destination.name}.", suffix=".part", dir=destination.parent
     )
     os.close(descriptor)
-    part = Path(name)
     try:
-        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
-        with part.open("wb") as file:
+        with Path(name).open("r+b") as file:
             yield file
     finally:
-        part.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -192,3 +193,65 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(HarnessError, match="cannot be stored in"):
         fetch(serve(whole).url, tmp_path / "cache" / "x", sha256=SHA256, settings=QUICK)
+
+
+def test_what_an_earlier_process_has_received_is_not_asked_for_again(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    with pytest.raises(HarnessError, match="nothing came"):
+        fetch(serve(stalled, silent).url, target, sha256=SHA256, settings=QUICK)
+    assert not target.exists()
+    [part] = leftovers(target)
+    assert part.endswith(".part")
+
+    server = serve(whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert server.ranges == ["bytes=131072-"]
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def silent(_: BaseHTTPRequestHandler) -> None:
+    time.sleep(1)
+
+
+def part_of(target: Path, content: bytes) -> Path:
+    """What an earlier process has left of target."""
+    part = target.with_name(f".{target.name}.{SHA256[:16]}.part")
+    part.parent.mkdir()
+    part.write_bytes(content)
+    return part
+
+
+def test_a_part_that_is_whole_needs_no_server(target: Path) -> None:
+    part_of(target, BODY)
+    fetch("http://127.0.0.1:1/mkosi.tar.gz", target, sha256=SHA256, settings=QUICK)
+
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize("content", [b"x" * 1000, BODY + b"x"], ids=["another file's", "too long"])
+def test_a_part_that_is_of_something_else_is_forgotten(
+    serve: Callable[..., Server], target: Path, content: bytes
+) -> None:
+    part_of(target, content)
+    answers = [whole] if len(content) < len(BODY) else [status(416), whole]
+    fetch(serve(*answers).url, target, sha256=SHA256, settings=QUICK)
+
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def test_a_second_process_does_not_write_to_the_part_of_the_first(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    part = part_of(target, BODY[:100])
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server = serve(whole)
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+
+    assert server.ranges == [None]
+    assert target.read_bytes() == BODY
+    assert part.read_bytes() == BODY[:100]

@@ -134,6 +134,16 @@ def test_a_transfer_that_stalls_is_taken_up_again(serve: Serve, tmp_path: Path) 
     assert rpm.read_bytes() == BODY
 
 
+def test_the_next_build_goes_on_where_this_one_was_broken_off(serve: Serve, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError):
+        obtain(given(tmp_path, RPM % SHA256, *mirror(serve(stalled, status(503)))))
+    server = serve(whole)
+    [rpm] = obtain(given(tmp_path, RPM % SHA256, *mirror(server))).rpms
+
+    assert server.ranges == ["bytes=131072-"]
+    assert rpm.read_bytes() == BODY
+
+
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
@@ -153,7 +163,7 @@ def test_a_file_that_cannot_be_had_is_named_with_cause_and_a_way_on(
     assert caught.value.message.startswith(f"tool 1.2: {server.base}/mirror/example.org/")
     assert cause in caught.value.message
     assert "--third-party-mirror" in caught.value.hint
-    assert stored(tmp_path) == []
+    assert [path for path in stored(tmp_path) if path.suffix != ".part"] == []
 
 
 @pytest.mark.parametrize("answer", [whole, page], ids=["altered", "a portal's page"])
