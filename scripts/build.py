@@ -84,14 +84,19 @@ def _build_stages(
     reasons = {stage.name: _reason(stage, at, opts) for stage in planned}
     todo = [stage for stage in planned if reasons[stage.name]]
     if todo:
-        doctor.require("build", opts)
-        if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
-            releases.check(at.images.release, at.images.arch, opts.mirror)
+        _require(opts, at)
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
         Builder(opts, using, progress, at).build(todo)
     return {stage.name for stage in todo}
+
+
+def _require(opts: Options, at: Places) -> None:
+    """See that this machine and the mirror are fit for a build, before anything long begins."""
+    doctor.require("build", opts)
+    if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
+        releases.check(at.images.release, at.images.arch, opts.mirror)
 
 
 def obtain(opts: Options, progress: Progress) -> Mkosi:
@@ -108,6 +113,8 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
 def add(opts: Options, progress: Progress, at: Places) -> Additions:
     """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
     _check_allowed(opts, thirdparty.names(opts))
+    if thirdparty.lacking(opts):
+        _require(opts, at)
     added = thirdparty.obtain(opts, progress)
     added.lay_out(at.images.additions)
     return added

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,6 +67,10 @@ class _Wanted:
     sha256: str
     path: Path
 
+    def is_here(self) -> bool:
+        """Whether it is in the cache, and what is pinned."""
+        return self.path.exists() and file_digest(self.path) == self.sha256
+
 
 def fill(url: str, version: str, arch: Arch) -> str:
     """A URL of pins.toml with what its placeholders stand for."""
@@ -124,7 +128,7 @@ def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -
     """
     if opts.distribution not in RPM_DISTRIBUTIONS:
         return Additions()
-    wanted = _wanted(opts, progress)
+    wanted = _wanted(opts, progress.say)
     for file in wanted:
         _download(file, opts, progress, settings)
     return Additions(
@@ -139,11 +143,18 @@ def names(opts: Options) -> list[str]:
     return [pin.name for pin in read_pins(_path(opts))]
 
 
+def lacking(opts: Options) -> bool:
+    """Whether `obtain` would have something to download for opts."""
+    if opts.distribution not in RPM_DISTRIBUTIONS:
+        return False
+    return any(not file.is_here() for file in _wanted(opts, lambda _: None))
+
+
 def _path(opts: Options) -> Path:
     return opts.third_party_pins or opts.root / PINS
 
 
-def _wanted(opts: Options, progress: Progress) -> list[_Wanted]:
+def _wanted(opts: Options, say: Callable[[str], None]) -> list[_Wanted]:
     wanted = []
     for pin in read_pins(_path(opts)):
         digest = pin.digest(opts.arch)
@@ -152,7 +163,7 @@ def _wanted(opts: Options, progress: Progress) -> list[_Wanted]:
             url = pin.address(opts.arch, opts.third_party_mirror)
             wanted.append(_Wanted(pin, url, digest, cached))
         elif pin.name in opts.allow_missing:
-            progress.say(f"{pin.name} is left out: its digest for {opts.arch} is not known")
+            say(f"{pin.name} is left out: its digest for {opts.arch} is not known")
         else:
             raise UsageError(
                 f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 of it "
@@ -164,7 +175,7 @@ def _wanted(opts: Options, progress: Progress) -> list[_Wanted]:
 
 
 def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settings) -> None:
-    if file.path.exists() and file_digest(file.path) == file.sha256:
+    if file.is_here():
         return
     if opts.offline:
         raise HarnessError(

@@ -96,8 +96,10 @@ def test_an_rpm_is_installed_by_its_name_and_a_file_goes_where_it_belongs(
 def test_what_is_in_the_cache_is_not_downloaded_again(serve: Serve, tmp_path: Path) -> None:
     server = serve(whole)
     opts = given(tmp_path, RPM % SHA256, *mirror(server))
+    assert thirdparty.lacking(opts)
     first = obtain(opts)
 
+    assert not thirdparty.lacking(opts)
     assert obtain(opts) == first
     assert obtain(given(tmp_path, RPM % SHA256, *mirror(server), "--offline")) == first
     assert len(server.paths) == 1
@@ -259,13 +261,31 @@ def test_pins_that_make_no_sense_are_refused_with_file_and_reason(
 
 
 def test_debian_has_all_of_it_in_its_archive(tmp_path: Path) -> None:
-    assert obtain(given(tmp_path, RPM % SHA256, "--distribution", "debian")) == Additions()
+    opts = given(tmp_path, RPM % SHA256, "--distribution", "debian")
+    assert obtain(opts) == Additions()
+    assert not thirdparty.lacking(opts)
 
 
 def test_the_projects_own_pins_are_in_order_and_complete_on_x86_64(checkout: Path) -> None:
     pins = thirdparty.read_pins(checkout / thirdparty.PINS)
     assert [pin.name for pin in pins] == ["cosign", "docker-credential-pass", "pass"]
     assert all(pin.digest(X86_64) for pin in pins)
+
+
+def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
+    serve: Serve, tmp_path: Path
+) -> None:
+    server = serve(status(404))
+    pins = tmp_path / "pins.toml"
+    pins.write_text(RPM % SHA256)
+    done = build(
+        "--mirror", server.base, *mirror(server), "--third-party-pins", os.fspath(pins),
+        "--work", os.fspath(tmp_path / "work"),
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "no release" in done.stderr
+    assert not [path for path in server.paths if path.startswith("/mirror/")]
 
 
 def build(*argv: str) -> subprocess.CompletedProcess[str]:
