@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,15 +123,14 @@ def lookups(root: Path, settings: Settings = LOOK) -> Iterator[tuple[str, Lookup
     """What is looked up for the checkout root: a name, and the function that does it."""
     sources = tomllib.loads((root / "scripts/updates.toml").read_text())
     ask = _Asking(root, settings)
-    yield "mkosi", lambda: ask.mkosi(**sources["mkosi"])
-    yield "Amazon Linux", lambda: ask.amazonlinux(**sources["amazonlinux"])
-    for pin in thirdparty.read_pins(root / thirdparty.PINS):
-        yield pin.name, lambda pin=pin: ask.third_party(pin)  # type: ignore[misc]
     cdn = sources["amazonlinux"]["cdn"]
-    image = sources["builder-image"]
-    yield "builder image", lambda: ask.builder_image(releases.newest(cdn), **image)
+    yield "mkosi", partial(ask.mkosi, **sources["mkosi"])
+    yield "Amazon Linux", partial(ask.amazonlinux, cdn=cdn)
+    for pin in thirdparty.read_pins(root / thirdparty.PINS):
+        yield pin.name, partial(ask.third_party, pin)
+    yield "builder image", partial(ask.builder_image, cdn=cdn, **sources["builder-image"])
     for name, source in sources["source-rpms"].items():
-        yield name, lambda name=name, source=source: ask.source_rpm(name, **source)  # type: ignore[misc]
+        yield name, partial(ask.source_rpm, name, **source)
 
 
 class _Asking:
@@ -190,12 +190,9 @@ class _Asking:
 
         Without its publisher's checksums nothing is said of the version that is pinned already.
         """
-        arches = [NOARCH] if NOARCH in pin.sha256 else [arch.name for arch in ARCHES]
-        files = {
-            name: thirdparty.fill(pin.url, version, arch)
-            for name, arch in {NOARCH: X86_64, **{arch.name: arch for arch in ARCHES}}.items()
-            if name in arches
-        }
+        every = {arch.name: arch for arch in ARCHES}
+        arches = {NOARCH: X86_64} if NOARCH in pin.sha256 else every
+        files = {name: thirdparty.fill(pin.url, version, arch) for name, arch in arches.items()}
         if pin.checksums:
             url = thirdparty.fill(pin.checksums, version, X86_64)
             listed = checksums(self._text(url))
@@ -206,11 +203,9 @@ class _Asking:
             if version != pin.version or not pin.sha256.get(arch)
         }
 
-    def builder_image(
-        self, newest: str, *, manifest: str, tag: str, file: str, table: str
-    ) -> Finding:
-        """newest is the newest release of Amazon Linux."""
+    def builder_image(self, *, cdn: str, manifest: str, tag: str, file: str, table: str) -> Finding:
         path = self.root / file
+        newest = releases.newest(cdn)
         pinned, digest = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
         found, has = self._first_tag([tag.format(release=newest), pinned], manifest)
         changes = {"tag": (pinned, found), "digest": (digest, has)}
