@@ -8,7 +8,6 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from scripts import errors, places, registry, releases, thirdparty
 from scripts.arch import ARCHES, X86_64
 from scripts.artifacts import write_text
 from scripts.errors import HarnessError, UsageError
-from scripts.fetch import MissingError, Settings, read
+from scripts.fetch import Settings, read
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.thirdparty import NOARCH, SHA256, Pin
@@ -123,12 +122,11 @@ def lookups(root: Path, settings: Settings = LOOK) -> Iterator[tuple[str, Lookup
     """What is looked up for the checkout root: a name, and the function that does it."""
     sources = tomllib.loads((root / "scripts/updates.toml").read_text())
     ask = _Asking(root, settings)
-    cdn = sources["amazonlinux"]["cdn"]
     yield "mkosi", partial(ask.mkosi, **sources["mkosi"])
-    yield "Amazon Linux", partial(ask.amazonlinux, cdn=cdn)
+    yield "Amazon Linux", partial(ask.amazonlinux, **sources["amazonlinux"])
     for pin in thirdparty.read_pins(root / thirdparty.PINS):
         yield pin.name, partial(ask.third_party, pin)
-    yield "builder image", partial(ask.builder_image, cdn=cdn, **sources["builder-image"])
+    yield "base image", partial(ask.base_image, **sources["base-image"])
     for name, source in sources["source-rpms"].items():
         yield name, partial(ask.source_rpm, name, **source)
 
@@ -203,26 +201,12 @@ class _Asking:
             if version != pin.version or not pin.sha256.get(arch)
         }
 
-    def builder_image(self, *, cdn: str, manifest: str, tag: str, file: str, table: str) -> Finding:
+    def base_image(self, *, manifest: str, file: str, table: str) -> Finding:
         path = self.root / file
-        newest = releases.newest(cdn)
-        pinned, digest = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
-        found, has = self._first_tag([tag.format(release=newest), pinned], manifest)
-        changes = {"tag": (pinned, found), "digest": (digest, has)}
-        edits = tuple(
-            Edit(path, f"{table}.{key}", new) for key, (old, new) in changes.items() if old != new
-        )
-        return Finding(
-            "builder image", f"{pinned} {_short(digest)}", f"{found} {_short(has)}", edits
-        )
-
-    def _first_tag(self, tags: Sequence[str], manifest: str) -> tuple[str, str]:
-        """The first of tags that the registry has, and its digest."""
-        *others, last = tags
-        for tag in others:
-            with suppress(MissingError):
-                return tag, registry.digest(manifest.format(tag=tag), settings=self.settings)
-        return last, registry.digest(manifest.format(tag=last), settings=self.settings)
+        tag, pinned = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
+        newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
+        edits = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
+        return Finding("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", edits)
 
     def source_rpm(
         self, name: str, *, repository: str, folder: str, only: str, file: str, key: str
