@@ -214,7 +214,7 @@ class _Asking:
         path = self.root / file
         pinned = str(_value(path, key))
         url = f"{str(_value(path, repository)).rstrip('/')}/{folder}"
-        pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?\.src(?=\.rpm)", re.ASCII)
+        pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?(?=\.src\.rpm)", re.ASCII)
         found = sorted({*pattern.findall(self._text(url))}, key=_order)
         wanted = [nevra for nevra in found if nevra.startswith(f"{name}-{only}-")]
         if not wanted:

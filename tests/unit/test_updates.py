@@ -49,7 +49,7 @@ digest = "{DIGEST}"  # of that tag
 baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
 
 [package.fuse-sshfs]
-nevra = "fuse-sshfs-3.7.3-12.fc43.src"
+nevra = "fuse-sshfs-3.7.3-12.fc43"
 """
 
 LATEST = "/api.github.com/repos/{}/releases/latest"
@@ -276,7 +276,7 @@ def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: 
     table = run(root)
 
     assert ours(root) == before.replace("3.7.3-12", "3.7.3-100")
-    assert "fuse-sshfs-3.7.6-1.fc43.src is there too" in row(table, "fuse-sshfs")
+    assert "fuse-sshfs-3.7.6-1.fc43 is there too" in row(table, "fuse-sshfs")
 
 
 @pytest.mark.parametrize(
