@@ -134,6 +134,13 @@ def lab(session: nox.Session) -> None:
     sessions.lab(session, *session.posargs)
 
 
+@nox.session(default=False, name="update-pins")
+def update_pins(session: nox.Session) -> None:
+    """Renew all that is pinned, with a table of old and new; `-- --check` only compares."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "updates", *session.posargs)
+
+
 @nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove what was built and what is kept to build faster."""

@@ -150,6 +150,20 @@ def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[A
     write_text(out / MANIFEST, text + "\n")
 
 
+def installed(out: Path) -> frozenset[str]:
+    """The packages, and the paths of single files, that manifest.json says the base holds.
+
+    Nothing where there is no manifest, or one that this version cannot read.
+    """
+    try:
+        manifest = json.loads((out / MANIFEST).read_text())
+        added = manifest["additions"]
+        packages = [package["name"] for package in manifest["images"]["base"]["packages"]]
+        return frozenset([*packages, *added["packages"], *added["files"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text to path by way of a temporary name; an equal file is left as it is."""
     if path.exists() and path.read_text() == text:

@@ -10,8 +10,21 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import artifacts, doctor, errors, mkosi, options, places, releases, stages
+from scripts import (
+    additions,
+    artifacts,
+    doctor,
+    errors,
+    mkosi,
+    options,
+    places,
+    releases,
+    stages,
+    thirdparty,
+)
+from scripts.additions import Additions
 from scripts.builder import Builder
+from scripts.digests import file_digest
 from scripts.errors import UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
@@ -34,10 +47,11 @@ def build(opts: Options, progress: Progress) -> None:
     opts = _with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
-    planned = plan(opts, using, at)
+    added = add(opts, progress, at)
+    planned = plan(opts, using, at, added)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
-    _write_description(opts, using, at, records)
+    _write_description(opts, using, at, records, added)
     _show(opts, at, planned, records, built=built)
 
 
@@ -70,14 +84,19 @@ def _build_stages(
     reasons = {stage.name: _reason(stage, at, opts) for stage in planned}
     todo = [stage for stage in planned if reasons[stage.name]]
     if todo:
-        doctor.require("build", opts)
-        if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
-            releases.check(at.images.release, at.images.arch, opts.mirror)
+        _require(opts, at)
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
         Builder(opts, using, progress, at).build(todo)
     return {stage.name for stage in todo}
+
+
+def _require(opts: Options, at: Places) -> None:
+    """See that this machine and the mirror are fit for a build, before anything long begins."""
+    doctor.require("build", opts)
+    if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
+        releases.check(at.images.release, at.images.arch, opts.mirror)
 
 
 def obtain(opts: Options, progress: Progress) -> Mkosi:
@@ -91,8 +110,31 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
     )
 
 
-def plan(opts: Options, using: Mkosi, at: Places) -> list[Stage]:
-    """The tools tree and the stages of the wanted images, each after those that it needs."""
+def add(opts: Options, progress: Progress, at: Places) -> Additions:
+    """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
+    _check_allowed(opts, thirdparty.names(opts))
+    if thirdparty.lacking(opts):
+        _require(opts, at)
+    added = thirdparty.obtain(opts, progress)
+    added.lay_out(at.images.additions)
+    return added
+
+
+def _check_allowed(opts: Options, names: Sequence[str]) -> None:
+    """Raise UsageError where --allow-missing names what is not among names."""
+    for name in opts.allow_missing:
+        if name not in names:
+            raise UsageError(
+                f"--allow-missing {name}: nothing of that name is pinned",
+                hint=f"pinned are {', '.join(names)}",
+            )
+
+
+def plan(opts: Options, using: Mkosi, at: Places, added: Additions = additions.NONE) -> list[Stage]:
+    """The tools tree and the stages of the wanted images, each after those that it needs.
+
+    added is what the base holds beside the distribution's packages.
+    """
     common = {"mkosi": using.digest}
     tools = Target(
         at.tools.distribution,
@@ -109,6 +151,7 @@ def plan(opts: Options, using: Mkosi, at: Places) -> list[Stage]:
             "package sources": at.images.sources_digest,
             "tools tree": tree.key,
         },
+        {additions.STAGE: added.inputs()},
     )
     wanted = opts.images or options.IMAGES[opts.arch.name]
     return [tree, *stages.plan(opts.root, wanted, images)]
@@ -134,7 +177,7 @@ def _records(at: Places) -> dict[str, Record]:
 
 
 def _write_description(
-    opts: Options, using: Mkosi, at: Places, records: Mapping[str, Record]
+    opts: Options, using: Mkosi, at: Places, records: Mapping[str, Record], added: Additions
 ) -> None:
     """Write checksums and manifest.json over what stands in out/."""
     standing = [
@@ -152,6 +195,10 @@ def _write_description(
             "source": using.source,
             "digest": using.digest,
             "patches": using.patches,
+        },
+        "additions": {
+            "packages": sorted(set(added.packages)),
+            "files": {path: file_digest(source) for path, source in sorted(added.files.items())},
         },
         "images": {
             name: {

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import artifacts, failures, records
+from scripts import additions, artifacts, failures, records
 from scripts.artifacts import Artifact
 from scripts.errors import UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
-from scripts.places import Place, Places
+from scripts.places import RPMS, Place, Places
 from scripts.progress import Progress, Task
 from scripts.records import Record
 from scripts.run import GRACE_SECONDS, Arg, CommandError, run, signal_all, stream
@@ -183,6 +183,7 @@ class Builder:
             "--profile", "staged",
             "--image-id", stage.name,
             *place.arguments(),
+            *(["--package-directory", RPMS] if stage.name == additions.STAGE else []),
             "--tools-tree", tree,
             "--output-directory", folder,
             "--cache-directory", cache,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -57,6 +58,14 @@ class MissingError(HarnessError):
     """The server answers, but does not have what it is asked for."""
 
 
+class UnauthorizedError(HarnessError):
+    """The server wants to know who asks; challenge is its WWW-Authenticate."""
+
+    def __init__(self, message: str, *, challenge: str) -> None:
+        super().__init__(message, hint="the server wants credentials")
+        self.challenge = challenge
+
+
 class DigestError(HarnessError):
     """What came is not what is pinned. Another attempt would not mend it."""
 
@@ -80,7 +89,8 @@ def fetch(
     """Download url to destination, which appears whole and with the digest sha256, or not at all.
 
     A file with that digest that is there already is left alone, without a look at the network. A
-    broken transfer goes on where it broke. Raises DigestError where the digest differs, and
+    broken transfer goes on where it broke, also that of an earlier process, whose part stays beside
+    destination. Raises DigestError where the digest differs, and
     HarnessError that names url and the cause where it cannot be had; what stood at destination
     stays.
     """
@@ -89,11 +99,11 @@ def fetch(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _part_of(destination) as file,
+            _part_of(destination, sha256) as file,
             requests.Session() as session,
         ):
             transfer = _Transfer(url, file, session, settings, progress_task)
-            transfer.run()
+            transfer.run(sha256)
             if transfer.digest.hexdigest() != sha256:
                 raise _mismatch(url, sha256, transfer)
             file.flush()
@@ -102,13 +112,22 @@ def fetch(
         raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
 
 
-def read(url: str, *, settings: Settings = PATIENT) -> bytes:
+def read(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    parameters: Mapping[str, str] | None = None,
+    settings: Settings = PATIENT,
+) -> bytes:
     """The small file at url, of which no digest is known: it must not be trusted.
 
-    Raises MissingError where the server has none, and HarnessError that names url and the cause
-    where it cannot be had otherwise.
+    headers are sent along, and parameters make its query. Raises MissingError where the server has
+    none, UnauthorizedError where it asks for credentials, and HarnessError that names url and the
+    cause where it cannot be had otherwise.
     """
     with tempfile.TemporaryFile() as file, requests.Session() as session:
+        session.headers.update(headers or {})
+        session.params = dict(parameters or {})
         _Transfer(url, file, session, settings, None).run()
         file.seek(0)
         return file.read()
@@ -135,8 +154,24 @@ class _Transfer:
         self._task = task
         self._etag = ""
 
-    def run(self) -> None:
-        """Receive the whole file. Raises HarnessError."""
+    def run(self, sha256: str = "") -> None:
+        """Receive the whole file, or what of it is not there yet. Raises HarnessError.
+
+        Where sha256 is what it should have, and it is not, what was there was not part of it: then
+        all of it is received once more.
+        """
+        for chunk in iter(lambda: self._file.read(CHUNK_BYTES), b""):
+            self.digest.update(chunk)
+            self.received += len(chunk)
+        had_part = self.received > 0
+        if had_part and self.digest.hexdigest() == sha256:
+            return
+        self._run()
+        if had_part and self.digest.hexdigest() != sha256:
+            self._restart()
+            self._run()
+
+    def _run(self) -> None:
         attempts = self.settings.attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -184,6 +219,11 @@ class _Transfer:
         if status == requests.codes.requested_range_not_satisfiable:
             self._restart()
             raise _TransientError("the server lost the beginning")
+        if status == requests.codes.unauthorized:
+            raise UnauthorizedError(
+                f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
+                challenge=response.headers.get("WWW-Authenticate", ""),
+            )
         if status not in {requests.codes.ok, requests.codes.partial_content}:
             kind = MissingError if status in MISSING else HarnessError
             raise kind(
@@ -213,6 +253,7 @@ class _Transfer:
         self._file.truncate()
         self.digest = hashlib.sha256()
         self.received = 0
+        self._etag = ""
 
     def _cause(self, error: requests.RequestException) -> str:
         """What went wrong, without the names of three libraries' classes."""
@@ -228,19 +269,55 @@ class _Transfer:
 
 
 @contextlib.contextmanager
-def _part_of(destination: Path) -> Iterator[IO[bytes]]:
-    """A file beside destination, under a name of its own, that goes unless it is renamed."""
+def _part_of(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """A file beside destination with what an interrupted transfer of the same digest has left.
+
+    It is renamed in the end, or stays for the next process; only what is known to be wrong, or
+    takes up a full disk, goes.
+    """
+    with _locked_part(destination, sha256) as file:
+        part = Path(file.name)
+        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
+        try:
+            yield file
+        except (DigestError, OSError):
+            part.unlink(missing_ok=True)
+            raise
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+
+
+@contextlib.contextmanager
+def _locked_part(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """The part that belongs to sha256, or another one where a second process has that open."""
+    path = destination.with_name(f".{destination.name}.{sha256[:16]}.part")
+    path.touch()
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except OSError:
+            is_ours = False
+        if is_ours:
+            yield file
+            return
+    with _own_part(destination) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _own_part(destination: Path) -> Iterator[IO[bytes]]:
+    """A part under a name of its own, that goes unless it is renamed."""
     descriptor, name = tempfile.mkstemp(
         prefix=f".{destination.name}.", suffix=".part", dir=destination.parent
     )
     os.close(descriptor)
-    part = Path(name)
     try:
-        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
-        with part.open("wb") as file:
+        with Path(name).open("r+b") as file:
             yield file
     finally:
-        part.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

@@ -41,7 +41,8 @@ class Options:
     """What to build or boot, and how.
 
     images are the ones asked for, none meaning all of the architecture. release, mirror,
-    signing_key and mkosi_source are None where the project's own choice is meant. jobs is how many
+    signing_key, third_party_mirror, third_party_pins and mkosi_source are None where the project's
+    own choice is meant. allow_missing are third-party files to do without. jobs is how many
     stages may be built at the same time. root is the checkout, work what is kept between builds,
     out where the artifacts of all distributions go.
     """
@@ -50,6 +51,9 @@ class Options:
     release: str | None
     mirror: str | None
     signing_key: Path | None
+    third_party_mirror: str | None
+    third_party_pins: Path | None
+    allow_missing: tuple[str, ...]
     arch: Arch
     images: tuple[str, ...]
     force: bool
@@ -82,6 +86,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         release=given.release,
         mirror=given.mirror,
         signing_key=_signing_key(given.signing_key, distribution),
+        third_party_mirror=given.third_party_mirror,
+        third_party_pins=_pins(given.third_party_pins),
+        allow_missing=tuple(dict.fromkeys(given.allow_missing)),
         arch=arch,
         images=_images(given.image, arch),
         force=given.force,
@@ -166,6 +173,25 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         help="OpenPGP key that the mirror's RPMs are signed with (default: Amazon's own)",
     )
     what.add_argument(
+        "--third-party-mirror",
+        metavar="URL",
+        type=_web_mirror,
+        help="of the files in third-party/pins.toml, each below its own host and path",
+    )
+    what.add_argument(
+        "--third-party-pins",
+        metavar="FILE",
+        type=Path,
+        help="in the place of third-party/pins.toml",
+    )
+    what.add_argument(
+        "--allow-missing",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="do without this third-party file where its digest is not known; may be given again",
+    )
+    what.add_argument(
         "--arch",
         metavar="NAME",
         help=f"one of {', '.join(arches.NAMES)}, native (default: native)",
@@ -230,6 +256,12 @@ def _signing_key(path: Path | None, distribution: str) -> Path | None:
     return path.absolute()
 
 
+def _pins(path: Path | None) -> Path | None:
+    if path and not path.is_file():
+        raise UsageError(f"--third-party-pins {path} is no file")
+    return path.absolute() if path else None
+
+
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
     accepted = IMAGES[arch.name]
     for name in names:
@@ -250,6 +282,13 @@ def _mirror(text: str) -> str:
     url = urlsplit(text)
     if url.scheme not in {"http", "https", "file"} or not (url.netloc or url.path):
         raise argparse.ArgumentTypeError(f"{text!r} is no http, https or file URL")
+    return text
+
+
+def _web_mirror(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is no http or https URL")
     return text
 
 

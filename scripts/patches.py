@@ -87,11 +87,13 @@ def read_configuration(
         "--output-directory", root / "mkosi.output",
         "--json", "summary",
     ]  # fmt: skip
-    env = {
-        "PYTHONPATH": os.fspath(using.folder),
-        places.OUTPUT: os.fspath(root / "mkosi.output"),
-    }
-    result = run(command, cwd=root, env=env, check=False)
+    with tempfile.TemporaryDirectory() as nothing:
+        env = {
+            "PYTHONPATH": os.fspath(using.folder),
+            places.OUTPUT: os.fspath(root / "mkosi.output"),
+            places.ADDITIONS: nothing,
+        }
+        result = run(command, cwd=root, env=env, check=False)
     if result.returncode or result.stderr:
         raise HarnessError(
             f"mkosi {using.version} does not accept mkosi.images/{image} for {distribution} "

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import releases, sources, stages
+from scripts import additions, releases, sources, stages
 from scripts.arch import Arch, native
 from scripts.digests import text_digest
 from scripts.options import RPM_DISTRIBUTIONS, Options
@@ -20,6 +20,10 @@ from scripts.stages import TOOLS_TREE
 OUTPUT = "FINCH_OUTPUT"
 SANDBOX_TREE = "FINCH_SANDBOX_TREE"
 TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
+ADDITIONS = "FINCH_ADDITIONS"
+
+# The RPMs among the additions, as mkosi takes the path.
+RPMS = f"${ADDITIONS}/rpms"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Place:
         return Path("/var/tmp") / f"finch-{text_digest(path)[:16]}"
 
     @property
+    def additions(self) -> Path:
+        """The folder that `additions.Additions.lay_out` has made."""
+        return self.folder / "additions"
+
+    @property
     def sources_digest(self) -> str:
         """The sha256 over the package sources, "" where mkosi's own are used."""
         files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
@@ -73,6 +82,7 @@ class Place:
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
+            ADDITIONS: os.fspath(self.additions),
         }
 
     def arguments(self) -> list[Arg]:
@@ -121,6 +131,7 @@ class Places:
         return (
             [
                 *self.images.arguments(),
+                "--package-directory", RPMS,
                 "--output-directory", output,
                 "--tools-tree-sandbox-tree", f"${TOOLS_SANDBOX_TREE}",
             ],
@@ -175,4 +186,7 @@ def _place(
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    return Place(folder, distribution, release, arch, sandbox, mirror, profiles)
+    place = Place(folder, distribution, release, arch, sandbox, mirror, profiles)
+    if not place.additions.exists():
+        additions.NONE.lay_out(place.additions)
+    return place

@@ -16,13 +16,17 @@ from scripts.progress import Progress
 # What mkosi does without any tools.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
+# What mkosi does not know: where third-party files come from.
+OURS_ALONE = ("--allow-missing", "--third-party-mirror", "--third-party-pins")
+
 # mkosi's own name for an option of ours; both reach mkosi in any case.
 OURS = {"--distribution": "--distribution", "--release": "--release", "--architecture": "--arch"}
 
 
 def main(argv: Sequence[str]) -> None:
     """Run mkosi with argv after the arguments that every build of ours has."""
-    opts = options.parse(_ours(argv), os.environ)
+    alone, argv = split(argv)
+    opts = options.parse([*_ours(argv), *alone], os.environ)
     with only_build(opts.work):
         at = places.of(opts)
         place = at.images
@@ -32,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
         tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
             build.build_tools_tree(opts, Progress(), using, at)
+            build.add(opts, Progress(), at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
         workspace = place.workspace("plain/workspace")
         for path in (output / "output", output / "cache", workspace):
@@ -48,6 +53,20 @@ def main(argv: Sequence[str]) -> None:
     os.chdir(opts.root)
     os.environ |= environment
     os.execv(sys.executable, [os.fspath(arg) for arg in command])
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of argv what is for us alone, and what is for mkosi."""
+    alone: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, mark, _ = word.partition("=")
+        if name not in OURS_ALONE:
+            rest.append(word)
+            continue
+        alone += [word] if mark else [word, *(value for value in [next(words, None)] if value)]
+    return alone, rest
 
 
 def _ours(argv: Sequence[str]) -> list[str]:

@@ -33,6 +33,14 @@ CDN = "cdn.amazonlinux.com"
 
 # Of the units that our presets are about those that every version of the packages has.
 OUR_PRESETS = re.compile(r"(cloud-.*|sshd|systemd-(networkd|resolved)(-.*)?)\.service")
+# What the images hold beside the distribution, by program: the package or file that it is of.
+PROGRAMS = {
+    "cosign": ("cosign",),
+    "docker-credential-pass": ("/usr/bin/docker-credential-pass",),
+    "gpg": ("gnupg", "gnupg2"),
+    "pass": ("pass", "/usr/bin/pass"),
+}
+
 UNIT_STATES = {
     "cloud-config.service": "enabled",
     "cloud-final.service": "enabled",
@@ -58,7 +66,7 @@ class Facts:
 
     Of the host: the UKI as built, the digests of the UKI on the ESP and of the
     disk before and after, the partition table, root's file system and the
-    machine-id in it. Of the
+    machine-id in it; installed are the packages and files that the image is said to hold. Of the
     guest, by boot ("first", "second", "other"): what went wrong in it ("" for
     nothing) with the last lines of its console, its host key, and how it ended.
     """
@@ -67,6 +75,7 @@ class Facts:
     uki: Uki
     disk_before: str
     distribution: str = "debian"
+    installed: frozenset[str] = frozenset()
     partitions: Sequence[Partition] = ()
     root: FileSystem | None = None
     machine_id: str | None = None
@@ -457,6 +466,38 @@ def _presets(facts: Facts) -> Verdict | None:
     return _verdict({"; ".join([*wrong, *odd]): wrong or odd}, "\n".join(shown))
 
 
+def _programs(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["programs"].text
+    answers = {line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if " " in line}
+    wanted = [name for name, origins in PROGRAMS.items() if facts.installed.intersection(origins)]
+    problems = {
+        **{f"{name} is not there": name not in answers for name in wanted},
+        **{f"{name} ends with status {answers.get(name)}": answers.get(name, "0") != "0"
+           for name in wanted},
+    }  # fmt: skip
+    return _verdict(problems, text or "the image is said to hold none")
+
+
+def _rpm_knows(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    listed = facts.first["rpm-packages"].text.splitlines()
+    found = [line for line in listed if line.startswith("cosign-")]
+    wanted = "cosign" in facts.installed
+    return _verdict({"rpm does not know cosign": wanted and not found}, "\n".join(found))
+
+
+def _credentials(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    answer = facts.first["credentials"]
+    wanted = "/usr/bin/docker-credential-pass" in facts.installed
+    lost = _json(answer.text).get("Secret") != "swordfish"
+    return _verdict({"docker-credential-pass keeps no password": wanted and lost}, answer.text)
+
+
 def _boot(name: str) -> Decide:
     return lambda facts: facts.boots.get(name)
 
@@ -475,6 +516,8 @@ RULES = (
     Rule("esp-mounted", "the ESP is at /boot/efi, umask=0077,shortname=winnt", _esp_mounted),
     Rule("system-running", "systemd is running without a failed unit", _first_running),
     Rule("cloud-init", "cloud-init finished without error", _cloud_init),
+    Rule("programs", "cosign, docker-credential-pass, gpg and pass run where installed", _programs),
+    Rule("credentials", "docker-credential-pass keeps a password", _credentials),
     Rule("sshd", "sshd answers with a host key", _ssh),
     Rule("power-off", "the power button powers it off", _power_off),
     Rule("second-boot", "the second boot comes to its end", _boot("second")),
@@ -485,6 +528,7 @@ RULES = (
     Rule("host-keys-differ", "two instances have different SSH host keys", _host_keys),
     Rule("os-release", "os-release is amzn 2023", _amazon, distribution="amazonlinux"),
     Rule("packages", "rpm -Va misses no file", _packages, distribution="amazonlinux"),
+    Rule("rpm-knows", "rpm knows cosign", _rpm_knows, distribution="amazonlinux"),
     Rule(
         "repositories", "dnf's repositories are Amazon's", _repositories, distribution="amazonlinux"
     ),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import build, errors, options, places
+from scripts import artifacts, build, errors, options, places
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.errors import HarnessError
@@ -30,7 +30,11 @@ def main(argv: Sequence[str]) -> None:
     opts = options.parse_for_boot(argv, os.environ)
     progress = Progress()
     subject = Subject(
-        opts.distribution, opts.arch, opts.target / "os-image.raw", opts.target / "os-image.efi"
+        opts.distribution,
+        opts.arch,
+        opts.target / "os-image.raw",
+        opts.target / "os-image.efi",
+        artifacts.installed(opts.target),
     )
     tools = _tools(opts, progress)
     result = boot_test(subject, tools, opts.target / "boot-test", progress, accel=opts.accel)

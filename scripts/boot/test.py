@@ -43,12 +43,16 @@ CONSOLES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What is booted: the disk image, and the UKI that is said to be on its ESP."""
+    """What is booted: the disk image, and the UKI that is said to be on its ESP.
+
+    installed are the packages, and the paths of single files, that the image is said to hold.
+    """
 
     distribution: str
     arch: Arch
     disk: Path
     uki: Path
+    installed: frozenset[str] = frozenset()
 
 
 def boot_test(
@@ -150,7 +154,11 @@ class _Test:
         self.firmware = firmware.find(tools, subject.arch)
         self.key = ssh.make_key(tools, work)
         self.facts = Facts(
-            subject.arch, _read_uki(subject.uki), disk_before="", distribution=subject.distribution
+            subject.arch,
+            _read_uki(subject.uki),
+            disk_before="",
+            distribution=subject.distribution,
+            installed=subject.installed,
         )
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"
         self.qemu = self.note = ""

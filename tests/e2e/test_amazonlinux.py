@@ -56,6 +56,8 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
         "--distribution", "amazonlinux",
         "--mirror", lab.mirror,
         "--signing-key", made.key_file,
+        "--third-party-mirror", lab.third_party,
+        "--third-party-pins", made.pins_file,
     ]  # fmt: skip
 
 
@@ -98,8 +100,25 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
     assert set(outcomes.values()) == {"passed"}
     assert {
         "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
+        "programs", "credentials", "rpm-knows",
     } <= outcomes.keys()  # fmt: skip
     assert "(lab, not Amazon)" in result["guest"]["os"]
+
+
+def test_third_party_files_are_in_the_manifest_and_in_what_stands_on_the_base(
+    built: Path,
+) -> None:
+    manifest = json.loads((built / "manifest.json").read_text())
+    packages = {package["name"] for package in manifest["images"]["base"]["packages"]}
+    assert {"cosign", "gnupg2", "tree"} <= packages
+    assert set(manifest["additions"]["files"]) == {
+        "/usr/bin/docker-credential-pass", "/usr/bin/pass",
+    }  # fmt: skip
+    with tarfile.open(built / "wsl-rootfs.tar.gz") as archive:
+        members = {member.name.removeprefix("./"): member for member in archive}
+    for name in ("cosign", "docker-credential-pass", "pass"):
+        member = members[f"usr/bin/{name}"]
+        assert (member.mode & 0o7777, member.uid, member.gid) == (0o755, 0, 0)
 
 
 def test_the_wsl_rootfs_is_a_root_without_kernel_identity_or_host_keys(built: Path) -> None:
@@ -196,8 +215,33 @@ def test_a_fault_that_lasts_fails_the_build_in_one_sentence_and_the_next_run_suc
     assert after.process.returncode == 0, after.output
 
 
+COSIGN = r"/third-party/github\.com/.*/cosign-.*\.rpm$"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault(Kind.NOT_FOUND, COSIGN), ("cosign", "404")),
+        (Fault(Kind.TRUNCATED, COSIGN), ("cosign",)),
+        (Fault(Kind.WRONG_DIGEST, COSIGN), ("cosign", "sha256", "pinned is")),
+    ],
+    ids=lambda value: value.kind.value if isinstance(value, Fault) else "",
+)
+def test_a_third_party_file_that_is_not_what_is_pinned_stops_the_build(
+    forgetful: Copy, lab: LabServer, made: World, fault: Fault, words: tuple[str, ...]
+) -> None:
+    shutil.rmtree(forgetful.work / "third-party", ignore_errors=True)
+    with lab.broken(fault):
+        sentence = failed_cleanly(build_base(forgetful, lab, made), forgetful)
+    for word in (lab.third_party, *words):
+        assert word in sentence
+    assert not list(forgetful.work.glob("third-party/*/cosign-*"))
+
+
 def test_a_fault_that_passes_is_not_noticed(forgetful: Copy, lab: LabServer, made: World) -> None:
+    shutil.rmtree(forgetful.work / "third-party", ignore_errors=True)
     with lab.broken(
+        Fault(Kind.TRUNCATED, COSIGN, times=1),
         Fault(Kind.UNAVAILABLE, r"mirror\.list$", times=1),
         Fault(Kind.TRUNCATED, PRIMARY, times=1),
         Fault(Kind.WRONG_DIGEST, PACKAGE, times=1),

@@ -1,16 +1,19 @@
-"""Checkouts to run `./nox` in, with stubs where the real thing would build images."""
+"""Servers that answer as told, and checkouts to run `./nox` in, with stubs for builds."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.integration.answers import Server
 
 # What a session that runs the tests leaves behind for the programs it starts.
 FOREIGN = ("CI", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
@@ -70,6 +73,12 @@ class Checkout:
             text=True,
             check=False,
         )
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda *answers: stack.enter_context(Server(list(answers)).running())
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, mkosi, patches, stages
+from scripts import arch, mkosi, patches, stages, thirdparty
 from scripts.mkosi import Mkosi
 
 NAMES = "shared/al2023/package-names.txt"
@@ -74,6 +74,16 @@ def test_mkosi_with_our_patch_asks_for_published_packages_only(
 
     assert {"dnf", "libfido2", "grub2-efi-aa64-modules"} <= asked
     assert sorted(asked - published) == []
+
+
+def test_third_party_files_require_published_packages_only(
+    checkout: Path, published: set[str]
+) -> None:
+    pins = thirdparty.read_pins(checkout / thirdparty.PINS)
+    required = {name for pin in pins for name in pin.requires}
+
+    assert "gnupg2" in required
+    assert sorted(required - published) == []
 
 
 def test_no_name_is_allowed_that_nothing_asks_for(checkout: Path, using: Mkosi) -> None:

@@ -2,114 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import threading
+import fcntl
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from scripts.errors import HarnessError
-from scripts.fetch import DigestError, Settings, fetch
-
-BODY = bytes(range(256)) * 2000
-TRUNCATED = 131_072  # bytes
-SHA256 = hashlib.sha256(BODY).hexdigest()
-QUICK = Settings(attempts=3, pause=0.01, longest_pause=0.05, connect=1, stall=0.3)
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def whole(request: BaseHTTPRequestHandler) -> None:
-    """Answer with what was asked for, ranges included."""
-    start = int((request.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-    request.send_response(206 if start else 200)
-    if start:
-        request.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
-    request.send_header("Content-Length", str(len(BODY) - start))
-    request.end_headers()
-    request.wfile.write(BODY[start:])
-
-
-def whole_without_ranges(request: BaseHTTPRequestHandler) -> None:
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(BODY)))
-    request.end_headers()
-    request.wfile.write(BODY)
-
-
-def truncated(request: BaseHTTPRequestHandler) -> None:
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(BODY)))
-    request.end_headers()
-    request.wfile.write(BODY[:TRUNCATED])
-
-
-def stalled(request: BaseHTTPRequestHandler) -> None:
-    truncated(request)
-    request.wfile.flush()
-    time.sleep(1)
-
-
-def status(code: int, **headers: str) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(code)
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.send_header("Content-Length", "0")
-        request.end_headers()
-
-    return answer
-
-
-def page(request: BaseHTTPRequestHandler) -> None:
-    text = b"<html>Please log in to this network</html>"
-    request.send_response(200)
-    request.send_header("Content-Type", "text/html; charset=utf-8")
-    request.send_header("Content-Length", str(len(text)))
-    request.end_headers()
-    request.wfile.write(text)
-
-
-class Server:
-    """Gives the answers in turn, the last of them to all further requests."""
-
-    def __init__(self, answers: list[Answer]) -> None:
-        self.ranges: list[str | None] = []
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.ranges.append(self.headers["Range"])
-                answer = answers.pop(0) if len(answers) > 1 else answers[0]
-                with contextlib.suppress(ConnectionError):
-                    answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/mkosi.tar.gz"
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Server]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    with contextlib.ExitStack() as stack:
-        yield lambda *answers: stack.enter_context(Server(list(answers)).running())
+from scripts.fetch import DigestError, fetch
+from tests.integration.answers import (
+    BODY,
+    QUICK,
+    SHA256,
+    Server,
+    page,
+    stalled,
+    status,
+    truncated,
+    whole,
+    whole_without_ranges,
+)
 
 
 @pytest.fixture
@@ -279,3 +193,65 @@ def test_a_folder_that_cannot_be_written_is_named(
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(HarnessError, match="cannot be stored in"):
         fetch(serve(whole).url, tmp_path / "cache" / "x", sha256=SHA256, settings=QUICK)
+
+
+def test_what_an_earlier_process_has_received_is_not_asked_for_again(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    with pytest.raises(HarnessError, match="nothing came"):
+        fetch(serve(stalled, silent).url, target, sha256=SHA256, settings=QUICK)
+    assert not target.exists()
+    [part] = leftovers(target)
+    assert part.endswith(".part")
+
+    server = serve(whole)
+    fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert server.ranges == ["bytes=131072-"]
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def silent(_: BaseHTTPRequestHandler) -> None:
+    time.sleep(1)
+
+
+def part_of(target: Path, content: bytes) -> Path:
+    """What an earlier process has left of target."""
+    part = target.with_name(f".{target.name}.{SHA256[:16]}.part")
+    part.parent.mkdir()
+    part.write_bytes(content)
+    return part
+
+
+def test_a_part_that_is_whole_needs_no_server(target: Path) -> None:
+    part_of(target, BODY)
+    fetch("http://127.0.0.1:1/mkosi.tar.gz", target, sha256=SHA256, settings=QUICK)
+
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize("content", [b"x" * 1000, BODY + b"x"], ids=["another file's", "too long"])
+def test_a_part_that_is_of_something_else_is_forgotten(
+    serve: Callable[..., Server], target: Path, content: bytes
+) -> None:
+    part_of(target, content)
+    answers = [whole] if len(content) < len(BODY) else [status(416), whole]
+    fetch(serve(*answers).url, target, sha256=SHA256, settings=QUICK)
+
+    assert target.read_bytes() == BODY
+    assert leftovers(target) == []
+
+
+def test_a_second_process_does_not_write_to_the_part_of_the_first(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    part = part_of(target, BODY[:100])
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server = serve(whole)
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+
+    assert server.ranges == [None]
+    assert target.read_bytes() == BODY
+    assert part.read_bytes() == BODY[:100]

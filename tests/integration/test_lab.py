@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, releases
+from scripts import arch, options, releases, thirdparty
 from scripts.digests import file_digest
 from scripts.errors import MachineError
+from scripts.progress import Progress
 from tests.lab import debs, keys, repository, tampering, world
 from tests.lab.repository import World
+from tests.lab.server import LabServer
 from tests.lab.tables import Tables
 from tests.lab.tampering import Tampering
 
@@ -118,6 +120,39 @@ def test_a_release_says_which_one_it_is(made: World) -> None:
         ]
         assert version is not None
         assert version.attrib["ver"] == release
+
+
+def test_third_party_releases_stand_where_their_pins_say(made: World, tmp_path: Path) -> None:
+    with LabServer(made.www) as server:
+        opts = options.parse(
+            [
+                "--arch", ARCH.name, "--work", os.fspath(tmp_path),
+                "--third-party-mirror", server.third_party,
+                "--third-party-pins", os.fspath(made.pins_file),
+            ],
+            {},
+        )  # fmt: skip
+        added = thirdparty.obtain(opts, Progress())
+    own = thirdparty.read_pins(options.ROOT / thirdparty.PINS)
+
+    assert [pin.name for pin in thirdparty.read_pins(made.pins_file)] == [pin.name for pin in own]
+    [rpm] = added.rpms
+    asked = subprocess.run(
+        ["rpm", "-qp", "--qf", "%{name} %{version}\n[%{filenames}\n]", rpm],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert rpm.name == f"{asked[0].replace(' ', '-')}-1.{ARCH}.rpm"
+    assert "/usr/bin/cosign" in asked
+    for path in added.files.values():
+        done = subprocess.run(
+            ["bash", "-c", 'cat "$1" > tool && chmod +x tool && ./tool version', "-", path],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_third_party_release_is_in_no_repository(names: set[str]) -> None:
+    assert not {"cosign", "pass", "docker-credential-helpers"} & names
 
 
 def check_signatures(key: Path | None, paths: list[Path], database: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from scripts import arch, mkosi, options, places, releases, stages
+from scripts.additions import NONE, Additions
 from scripts.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
@@ -44,6 +45,9 @@ def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def summarize(
     root: Path, site: Path, distribution: str, arch_name: str, image: str, *args: str
 ) -> Summary:
+    additions = root / "additions"
+    if not additions.exists():
+        NONE.lay_out(additions)
     result = subprocess.run(
         [
             sys.executable, "-m", "mkosi",
@@ -59,6 +63,7 @@ def summarize(
             "PYTHONPATH": os.fspath(site),
             "PATH": os.environ["PATH"],
             places.OUTPUT: os.fspath(root / "output"),
+            places.ADDITIONS: os.fspath(additions),
         },
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -170,3 +175,22 @@ def test_mkosi_builds_amazon_linux_for_no_other_architecture(site: Path, arch_na
 
     assert result.returncode == 1
     assert f"{arch_name} is not supported by Amazon Linux" in result.stderr
+
+
+def test_mkosi_reads_what_is_added_to_the_base(root: Path, site: Path, tmp_path: Path) -> None:
+    program, rpm = tmp_path / "program", tmp_path / "own-1-1.x86_64.rpm"
+    program.touch()
+    rpm.touch()
+    Additions((rpm,), ("own",), {"/usr/bin/own": program}).lay_out(root / "additions")
+    try:
+        summary = summarize(
+            root, site, "amazonlinux", "x86_64", "base",
+            "--profile", "staged", "--package-directory", places.RPMS,
+        )  # fmt: skip
+    finally:
+        NONE.lay_out(root / "additions")
+
+    base = summary["base"]
+    assert {"bash", "own"} <= set(base["Packages"])
+    assert base["PackageDirectories"] == [os.fspath(root / "additions/rpms")]
+    assert os.fspath(root / "additions/mkosi.extra") in str(base["ExtraTrees"])

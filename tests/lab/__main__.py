@@ -47,10 +47,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _usage(made: World, server: LabServer) -> str:
     return f"""
-Amazon's CDN is played on {server.mirror} until Ctrl-C; in another terminal:
+Amazon's CDN is played on {server.mirror}, and GitHub beside it, until Ctrl-C; in another terminal:
 
     ./nox -s "build-3.12(arch='{made.arch}')" -- --distribution amazonlinux \\
-        --mirror {server.mirror} --signing-key {made.key_file}
+        --mirror {server.mirror} --signing-key {made.key_file} \\
+        --third-party-mirror {server.third_party} --third-party-pins {made.pins_file}
     ./nox -s boot-test -- --distribution amazonlinux
 """
 

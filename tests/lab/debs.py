@@ -57,6 +57,20 @@ def obtain(folder: Path, arch: Arch, roots: Sequence[str]) -> list[Deb]:
     return [_deb(record, apt.path(record)) for record in records]
 
 
+def obtain_alone(folder: Path, arch: Arch, names: Sequence[str]) -> list[Deb]:
+    """As `obtain`, but without what the packages depend on."""
+    apt = _Apt(folder, arch)
+    try:
+        apt.update()
+        records = apt.obtain_alone(names)
+    except CommandError as error:
+        raise HarnessError(
+            f"the lab's Debian packages could not be had: {_reason(error.output)}",
+            hint="check the network; what has been downloaded is kept",
+        ) from error
+    return [_deb(record, apt.path(record)) for record in records]
+
+
 class _Apt:
     """apt with a root of its own."""
 
@@ -95,8 +109,8 @@ class _Apt:
         }
         self._options = [arg for name in settings for arg in ("-o", f"{name}={settings[name]}")]
 
-    def _run(self, program: str, *args: str) -> str:
-        return run([program, "--quiet", *self._options, *args]).stdout
+    def _run(self, program: str, *args: str, cwd: Path | None = None) -> str:
+        return run([program, "--quiet", *self._options, *args], cwd=cwd).stdout
 
     def update(self) -> None:
         """Have the lists that are not older than LISTS_AGE."""
@@ -126,6 +140,15 @@ class _Apt:
         records = [_fields(stanza) for stanza in stanzas]
         self._run("apt-get", "install", "--download-only", "--yes", *closure)
         known.write_text(json.dumps({"question": question, "records": records}))
+        return records
+
+    def obtain_alone(self, names: Sequence[str]) -> list[dict[str, str]]:
+        """What the index says of the packages called names, which are downloaded."""
+        stanzas = self._run("apt-cache", "show", "--no-all-versions", *names).strip()
+        records = [_fields(stanza) for stanza in stanzas.split("\n\n")]
+        missing = [record["Package"] for record in records if not self.path(record).exists()]
+        if missing:
+            self._run("apt-get", "download", *missing, cwd=self.archives)
         return records
 
     def path(self, record: dict[str, str]) -> Path:

@@ -45,6 +45,16 @@ class World:
         """The public key that the packages are signed with."""
         return self.www / KEY_NAME
 
+    @property
+    def third_party(self) -> Path:
+        """The folder of what others release, each file below its own host and path."""
+        return self.www / "third-party"
+
+    @property
+    def pins_file(self) -> Path:
+        """The pins of what others release."""
+        return self.www / "third-party-pins.toml"
+
     def repository(self, release: str) -> Path:
         """The folder of the repository of release."""
         return self.base / f"core/guids/{guid(release)}/{self.arch}"

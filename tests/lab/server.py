@@ -88,6 +88,11 @@ class LabServer:
         """What stands in the place of the CDN's address."""
         return f"{self.url}/al2023"
 
+    @property
+    def third_party(self) -> str:
+        """What stands in the place of all the addresses in third-party/pins.toml."""
+        return f"{self.url}/third-party"
+
     @contextmanager
     def broken(self, *faults: Fault) -> Iterator[None]:
         """Have the faults within the with block."""

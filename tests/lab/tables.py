@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,12 @@ class Tables:
         return [*self._data["debs"]["roots"], self._data["debs"]["kernel"][self._arch.name]]
 
     @property
+    def third_party(self) -> list[str]:
+        """The Debian packages that others' releases are made of, without what they depend on."""
+        roots: list[str] = self._data["debs"]["third-party"]["roots"]
+        return roots
+
+    @property
     def invented(self) -> Mapping[str, str]:
         """The RPMs that Amazon Linux does not have, and why the lab does."""
         invented: Mapping[str, str] = self._data["invented"]
@@ -127,6 +133,11 @@ class Tables:
             self._recipe(name, groups.get(name, []), made.get(name, {}), satisfied)
             for name in sorted({*groups, *made})
         ]
+
+    def recipe_alone(self, deb: Deb) -> Recipe:
+        """What an RPM of deb alone is made of, as somebody else than Amazon would release it."""
+        made = self._recipe(deb.name, [deb], {"remove": ["/usr/share"]}, {})
+        return replace(made, release=OWN_RELEASE)
 
     def _recipe(
         self, name: str, debs: list[Deb], table: dict[str, Any], satisfied: Mapping[str, str]

@@ -20,7 +20,7 @@ from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import MachineError
 from scripts.run import run
-from tests.lab import debs, fixups, keys, repository, spec, stage
+from tests.lab import debs, fixups, keys, repository, spec, stage, third_party
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key
 from tests.lab.repository import World
@@ -121,6 +121,10 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         },
         key,
     )
+    others = debs.obtain_alone(work / "apt" / arch.name, arch, tables.third_party)
+    cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
+    [released] = maker.make([tables.recipe_alone(cosign)])
+    third_party.publish(world, released.paths[0], others)
     say(f"{len(names)} releases are there after {time.monotonic() - began:.0f} s")
     return world
 

@@ -140,3 +140,19 @@ def test_equal_text_is_not_written_again(tmp_path: Path) -> None:
 
     assert (tmp_path / "file").stat() == before
     assert names(tmp_path) == ["file"]
+
+
+def test_the_manifest_says_what_the_base_holds(tmp_path: Path) -> None:
+    manifest = {
+        "additions": {"packages": ["cosign"], "files": {"/usr/bin/pass": "00"}},
+        "images": {"base": {"packages": [{"name": "bash", "version": "5"}]}},
+    }
+    artifacts.write_manifest(tmp_path, manifest, [])
+
+    assert artifacts.installed(tmp_path) == {"bash", "cosign", "/usr/bin/pass"}
+
+
+def test_without_a_manifest_nothing_is_said_to_be_held(tmp_path: Path) -> None:
+    assert artifacts.installed(tmp_path) == frozenset()
+    (tmp_path / artifacts.MANIFEST).write_text("{}")
+    assert artifacts.installed(tmp_path) == frozenset()

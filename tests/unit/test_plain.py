@@ -1,3 +1,5 @@
+"""What of the mkosi session's arguments is for whom."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,16 +8,24 @@ from scripts import plain
 
 
 @pytest.mark.parametrize(
-    ("argv", "ours"),
+    ("argv", "alone", "rest"),
     [
-        (["--image-id", "os-image", "summary"], []),
-        (["--distribution", "debian", "build"], ["--distribution", "debian"]),
-        (["--distribution=debian"], ["--distribution", "debian"]),
-        (["--architecture=arm64", "--release", "sid"], ["--release", "sid", "--arch", "arm64"]),
-        (["--release"], []),
+        ([], [], []),
+        (["--image-id", "base", "build"], [], ["--image-id", "base", "build"]),
+        (
+            ["--allow-missing", "tool", "--force", "build"],
+            ["--allow-missing", "tool"],
+            ["--force", "build"],
+        ),
+        (
+            ["--third-party-mirror=http://a/b=c", "--allow-missing=x", "summary"],
+            ["--third-party-mirror=http://a/b=c", "--allow-missing=x"],
+            ["summary"],
+        ),
+        (["build", "--third-party-pins"], ["--third-party-pins"], ["build"]),
     ],
 )
-def test_what_decides_the_folders_is_taken_from_mkosis_arguments(
-    argv: list[str], ours: list[str]
+def test_what_mkosi_does_not_know_is_kept_from_it(
+    argv: list[str], alone: list[str], rest: list[str]
 ) -> None:
-    assert plain._ours(argv) == ours
+    assert plain.split(argv) == (alone, rest)

@@ -69,12 +69,17 @@ FIRST = {
     "superblock": "Filesystem features:      has_journal ext_attr extent 64bit",
     "cloud-init": cloud_init(errors=[]),
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
+    "programs": "cosign 0 GitVersion: v3.0.5\ndocker-credential-pass 0 0.9.8\n"
+    "gpg 0 gpg (GnuPG) 2.4.7\npass 0 = v1.7.4 =",
+    "credentials": '{"ServerURL":"https://registry.invalid","Secret":"swordfish"}',
 }
+INSTALLED = frozenset({"cosign", "gnupg2", "/usr/bin/docker-credential-pass", "/usr/bin/pass"})
 MACHINE_ID = "8a67b8a2b0d94ba7a1ad1ed35a8d4a5c"
 AMAZON = FIRST | {
     "machine-id": MACHINE_ID,
     "os-release": 'NAME="Amazon Linux"\nID="amzn"\nVERSION_ID="2023"',
-    "rpm-packages": "\n".join(f"package-{number}" for number in range(180)),
+    "rpm-packages": "\n".join(f"package-{number}" for number in range(180))
+    + "\ncosign-3.0.5-1.x86_64",
     "rpm-missing": "",
     "repositories": "repo id repo name\namazonlinux Amazon Linux 2023 repository\n"
     "mirrorlist=https://cdn.amazonlinux.com/al2023/core/mirrors/$releasever/mirror.list",
@@ -96,6 +101,7 @@ def good() -> Facts:
         X86_64,
         Uki(cmdline=FIRST["cmdline"], uname=FIRST["kernel"], sha256="33188c8b"),
         disk_before="20eee7d6",
+        installed=INSTALLED,
         partitions=(ESP, ROOT),
         root=FileSystem("ext4"),
         esp_uki="33188c8b",
@@ -162,6 +168,11 @@ def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
         (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
         (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
          "cloud-init", "DataSourceNone"),
+        (in_first(programs="pass 0 1.7.4\ngpg 0 2.4"), "programs",
+         "cosign is not there; docker-credential-pass is not there"),
+        (in_first(programs=FIRST["programs"].replace("cosign 0", "cosign 127")), "programs",
+         "cosign ends with status 127"),
+        (in_first(credentials="gpg: decryption failed"), "credentials", "keeps no password"),
         (with_facts(host_keys={"first": ""}), "sshd", "no ed25519 host key"),
         (with_facts(power_offs={"first": "still up after 90 s"}), "power-off", "still up"),
         (in_second(file_systems="EXT4-fs (vda2): mounted filesystem\nvda2: recovering journal"),
@@ -213,6 +224,7 @@ def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
         (amazon(os_release='ID="fedora"\nVERSION_ID=43'), "os-release", "says fedora 43"),
         (amazon(rpm_missing="missing     /usr/bin/tar"), "packages", "1 files are missing"),
         (amazon(rpm_packages=""), "packages", "knows of 0 packages only"),
+        (amazon(rpm_packages="bash-5.2.15-1.amzn2023"), "rpm-knows", "rpm does not know cosign"),
         (amazon(repositories="amazonlinux x\nbaseurl=http://127.0.0.1:8023/al2023"),
          "repositories", "not on Amazon's CDN: http://127.0.0.1:8023"),
         (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),
@@ -233,6 +245,13 @@ def test_one_thing_wrong_with_amazon_linux_fails_its_check(
     found = {check.name: check for check in checks.check_all(facts)}
     assert found[name].status is Status.FAILED
     assert reason in found[name].reason
+
+
+def test_what_the_image_is_not_said_to_hold_is_not_missed() -> None:
+    change = in_first(programs="", credentials="")
+    facts = dataclasses.replace(change(good()), installed=frozenset({"bash"}))
+    found = {check.name: check.status for check in checks.check_all(facts)}
+    assert found["programs"] is found["credentials"] is Status.PASSED
 
 
 def test_what_the_test_has_not_come_to_is_skipped() -> None:

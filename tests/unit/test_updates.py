@@ -1,0 +1,339 @@
+"""update-pins, against GitHub, a CDN, a registry and Fedora's listings as loopback plays them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from scripts import places, registry, releases, thirdparty, updates
+from scripts.arch import AARCH64, X86_64
+from scripts.errors import HarnessError, UsageError
+from scripts.fetch import Settings
+from scripts.mkosi import Pin as MkosiPin
+from tests.unit.server import Server
+
+QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
+
+# The files that hold pins or addresses.
+FILES = (
+    "mkosi/pin.toml",
+    "mkosi.conf.d/amazonlinux.conf",
+    "scripts/releases.toml",
+    "scripts/updates.toml",
+    "third-party/pins.toml",
+)
+
+OURS = "al2023-package-build/packages.toml"
+
+MANIFEST = b'{"schemaVersion": 2, "manifests": []}'
+DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+OTHER = b'{"schemaVersion": 2, "manifests": [1]}'
+OTHER_DIGEST = f"sha256:{hashlib.sha256(OTHER).hexdigest()}"
+
+PACKAGES = f"""\
+# Whatever else stands here stays.
+[base-image]
+tag = "2023"
+digest = "{DIGEST}"  # of that tag
+
+[source.fedora]
+baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
+
+[package.fuse-sshfs]
+nevra = "fuse-sshfs-3.7.3-12.fc43"
+"""
+
+LATEST = "/api.github.com/repos/{}/releases/latest"
+COSIGN = "/github.com/sigstore/cosign/releases/download/v{}/cosign_checksums.txt"
+HELPERS = "/github.com/docker/docker-credential-helpers/releases/download/v{}/checksums.txt"
+LISTING = "/dl.fedoraproject.org/fedora/43/source/tree/Packages/f/"
+MANIFEST_PATH = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/2023"
+RELEASES = "/cdn.amazonlinux.com/al2023/core/releasemd.xml"
+
+ARM64 = "ab" * 32
+
+
+@pytest.fixture
+def root(checkout: Path, tmp_path: Path, server: Server) -> Path:
+    """A checkout whose addresses are all on the server, where nothing is newer than what it pins.
+
+    Only the digest is missing that this project does not know either.
+    """
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(checkout / name, tmp_path / name)
+    (tmp_path / OURS).parent.mkdir()
+    (tmp_path / OURS).write_text(PACKAGES)
+    for name in (*FILES, OURS):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace("https://", f"{server.url}/"))
+    publish(tmp_path, server)
+    return tmp_path
+
+
+def publish(root: Path, server: Server) -> None:
+    """What the servers say while nothing is new."""
+    pins = {pin.name: pin for pin in thirdparty.read_pins(root / thirdparty.PINS)}
+    tags = {
+        "systemd/mkosi": MkosiPin.read(root / "mkosi/pin.toml").version,
+        "sigstore/cosign": pins["cosign"].version,
+        "docker/docker-credential-helpers": pins["docker-credential-pass"].version,
+    }
+    for repository, version in tags.items():
+        server.files[LATEST.format(repository)] = answer({"tag_name": f"v{version}"})
+    server.files["/api.github.com/repos/zx2c4/password-store/tags"] = answer(
+        [{"name": "1.6.5"}, {"name": pins["pass"].version}, {"name": "debian/1.9"}]
+    )
+    listed(server, COSIGN, pins["cosign"], pins["cosign"].sha256)
+    helper = pins["docker-credential-pass"]
+    listed(server, HELPERS, helper, {**helper.sha256, "aarch64": ARM64})
+    release = places.release_of(root, "amazonlinux")
+    server.files[RELEASES] = f'<release version="{release}"/>'.encode()
+    server.files[MANIFEST_PATH] = MANIFEST
+    server.files[LISTING] = (
+        b'<a href="fuse-sshfs-3.7.3-12.fc43.src.rpm">fuse-sshfs-3.7.3-12.fc43.src.rpm</a>'
+        b'<a href="fuse-sshfs-3.7.6-1.fc43.src.rpm">fuse-sshfs-3.7.6-1.fc43.src.rpm</a>'
+    )
+
+
+def answer(data: Any) -> bytes:
+    return json.dumps(data).encode()
+
+
+def listed(server: Server, path: str, pin: thirdparty.Pin, digests: Any, version: str = "") -> None:
+    """Publish a version's checksums, by default of the pinned one."""
+    version = version or pin.version
+    lines = [
+        f"{digests[arch.name]}  {thirdparty.fill(pin.url, version, arch).rpartition('/')[2]}\n"
+        for arch in (X86_64, AARCH64)
+    ]
+    server.files[path.format(version)] = "".join(lines).encode()
+
+
+def run(root: Path, *, check: bool = False) -> str:
+    """The table of a run that succeeds."""
+    said = io.StringIO()
+    console = Console(file=said, width=300)
+    updates.update(root, check=check, console=console, settings=QUICK)
+    return said.getvalue()
+
+
+def row(table: str, name: str) -> str:
+    [line] = [line for line in table.splitlines() if re.match(rf"[│|] {name} ", line)]
+    return line
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {str(path): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def pin(root: Path, name: str) -> thirdparty.Pin:
+    return next(p for p in thirdparty.read_pins(root / thirdparty.PINS) if p.name == name)
+
+
+def test_the_missing_digest_is_filled_in_and_nothing_else_changes(root: Path) -> None:
+    before = contents(root)
+    table = run(root)
+
+    assert "no digest" in row(table, "docker-credential-pass")
+    path = str(root / thirdparty.PINS)
+    expected = before | {path: before[path].replace('aarch64 = ""', f'aarch64 = "{ARM64}"')}
+    assert contents(root) == expected != before
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
+
+
+def test_where_nothing_is_newer_a_check_succeeds_and_a_run_changes_nothing(root: Path) -> None:
+    run(root)
+    before = contents(root)
+
+    run(root, check=True)
+    run(root)
+    assert contents(root) == before
+
+
+def test_a_check_fails_on_a_difference_and_changes_nothing(root: Path) -> None:
+    before = contents(root)
+
+    with pytest.raises(HarnessError, match=r"1 of 7 pins.*: docker-credential-pass$") as caught:
+        run(root, check=True)
+    assert caught.value.exit_code == 1
+    assert contents(root) == before
+
+
+def test_a_newer_release_is_pinned_with_its_publishers_digests(root: Path, server: Server) -> None:
+    old = pin(root, "cosign")
+    server.files[LATEST.format("sigstore/cosign")] = answer({"tag_name": "v3.10.0"})
+    new = {"x86_64": "1" * 64, "aarch64": "2" * 64}
+    listed(server, COSIGN, old, new, "3.10.0")
+    text = (root / thirdparty.PINS).read_text()
+
+    table = run(root)
+
+    assert "3.0.5" in row(table, "cosign")
+    assert "3.10.0" in row(table, "cosign")
+    assert pin(root, "cosign").version == "3.10.0"
+    assert pin(root, "cosign").sha256 == new
+    after = (root / thirdparty.PINS).read_text()
+    assert [line for line in after.splitlines() if line.startswith("#")] == [
+        line for line in text.splitlines() if line.startswith("#")
+    ]
+
+
+def test_an_older_release_is_no_reason_to_go_back(root: Path, server: Server) -> None:
+    server.files[LATEST.format("sigstore/cosign")] = answer({"tag_name": "v2.6.1"})
+    run(root)
+
+    assert pin(root, "cosign").version == "3.0.5"
+
+
+def test_a_release_whose_published_digest_changed_is_refused(root: Path, server: Server) -> None:
+    old = pin(root, "cosign")
+    listed(server, COSIGN, old, {"x86_64": "6" * 64, "aarch64": old.sha256["aarch64"]})
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="cosign"):
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "cosign 3.0.5 is not what it was" in said.getvalue()
+    assert "6" * 64 in said.getvalue()
+    assert pin(root, "cosign") == old
+
+
+def test_checksums_that_do_not_name_the_file_are_no_digest(root: Path, server: Server) -> None:
+    server.files[COSIGN.format("3.0.5")] = f"{'0' * 64}  cosign-linux-amd64\n".encode()
+    old = pin(root, "cosign")
+
+    with pytest.raises(HarnessError, match="cosign"):
+        run(root)
+    assert pin(root, "cosign") == old
+
+
+def test_without_checksums_the_digest_is_that_of_the_download(root: Path, server: Server) -> None:
+    server.files["/api.github.com/repos/zx2c4/password-store/tags"] = answer([{"name": "1.8"}])
+    script = b"#!/bin/bash"
+    path = "/raw.githubusercontent.com/zx2c4/password-store/1.8/src/password-store.sh"
+    server.files[path] = script
+    table = run(root)
+
+    assert "computed from the download" in row(table, "pass")
+    assert pin(root, "pass").sha256 == {"noarch": hashlib.sha256(script).hexdigest()}
+
+
+def test_mkosi_is_pinned_with_version_address_and_digest(root: Path, server: Server) -> None:
+    server.files[LATEST.format("systemd/mkosi")] = answer({"tag_name": "v28"})
+    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = b"a tarball"
+    run(root)
+
+    pinned = MkosiPin.read(root / "mkosi/pin.toml")
+    assert pinned.version == "28"
+    assert pinned.url.endswith("/v28.tar.gz")
+    assert pinned.sha256 == hashlib.sha256(b"a tarball").hexdigest()
+
+
+def test_a_newer_amazon_linux_is_the_release_and_known(
+    root: Path, server: Server, checkout: Path
+) -> None:
+    name = "2023.13.20261109"
+    server.files[RELEASES] = (
+        f'<release version="2023.12.20260930"/><release version="{name}"/>'.encode()
+    )
+    run(root)
+
+    assert places.release_of(root, "amazonlinux") == name
+    listed_now = tomllib.loads((root / "scripts/releases.toml").read_text())["amazonlinux"]
+    assert listed_now == [*releases.known(), name]
+    conf = (checkout / "mkosi.conf.d/amazonlinux.conf").read_text()
+    changed = conf.replace("Release=2023.12.20260930", f"Release={name}")
+    assert (root / "mkosi.conf.d/amazonlinux.conf").read_text() == changed
+
+
+def ours(root: Path) -> str:
+    return (root / OURS).read_text()
+
+
+def test_another_image_under_the_tag_is_pinned_by_its_digest(root: Path, server: Server) -> None:
+    before = ours(root)
+    server.files[MANIFEST_PATH] = OTHER
+    run(root)
+
+    assert ours(root) == before.replace(DIGEST, OTHER_DIGEST)
+
+
+def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: Server) -> None:
+    before = ours(root)
+    server.files[LISTING] = (
+        b'"fuse-sshfs-3.7.3-9.fc43.src.rpm" "fuse-sshfs-3.7.3-100.fc43.src.rpm"'
+        b' "fuse-sshfs-3.7.6-1.fc43.src.rpm"'
+    )
+    table = run(root)
+
+    assert ours(root) == before.replace("3.7.3-12", "3.7.3-100")
+    assert "fuse-sshfs-3.7.6-1.fc43 is there too" in row(table, "fuse-sshfs")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (LATEST.format("systemd/mkosi"), "mkosi"),
+        (LATEST.format("sigstore/cosign"), "cosign"),
+        (RELEASES, "Amazon Linux"),
+        (MANIFEST_PATH, "base image"),
+        (LISTING, "fuse-sshfs"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [404, b"<html>Please log in</html>"], ids=["404", "a portal"])
+def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
+    root: Path, server: Server, path: str, name: str, wrong: int | bytes
+) -> None:
+    if isinstance(wrong, int):
+        server.statuses[path] = wrong
+    else:
+        server.files[path] = wrong
+    said = io.StringIO()
+    console = Console(file=said, width=300)
+
+    with pytest.raises(HarnessError, match="could not be asked") as caught:
+        updates.update(root, check=False, console=console, settings=QUICK)
+
+    assert name in caught.value.message
+    assert "not known" in row(said.getvalue(), name)
+    assert f"\n{name}: " in said.getvalue()
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError):
+        updates.main(["--chekc"])
+
+
+def test_checksums_are_read_as_sha256sum_writes_them() -> None:
+    text = f"{'A' * 64} *binary\n{'b' * 64}  text\nnonsense\n\n{'c' * 63}  short\n"
+    assert updates.checksums(text) == {"binary": "a" * 64, "text": "b" * 64}
+
+
+def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:
+    server.challenge = f'Bearer realm="{server.url}/token/",service="ecr",scope="aws"'
+    server.files["/v2/image/manifests/2023"] = MANIFEST
+    server.files["/token/?service=ecr&scope=aws"] = answer({"token": "a secret"})
+    server.token = "a secret"
+
+    assert registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
+    assert server.asked == [
+        "/v2/image/manifests/2023", "/token/?service=ecr&scope=aws", "/v2/image/manifests/2023",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', "Bearer", ""])
+def test_a_registry_that_wants_something_else_is_reported(server: Server, challenge: str) -> None:
+    server.challenge, server.token = challenge, "a secret"
+
+    with pytest.raises(HarnessError, match="credentials"):
+        registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)
