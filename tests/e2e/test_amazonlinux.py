@@ -139,8 +139,9 @@ def test_nothing_is_built_again_where_nothing_changed(
     assert (built / "os-image.raw").stat() == before
 
 
+@pytest.mark.usefixtures("built")
 def test_an_offline_build_asks_nobody_for_what_is_there(
-    built: Path, copied: Copy, lab: LabServer, made: World
+    copied: Copy, lab: LabServer, made: World
 ) -> None:
     every = Fault(Kind.UNAVAILABLE, "")
     with lab.broken(every):
