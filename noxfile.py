@@ -32,7 +32,7 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in options.IMAGES[name]]
 )
 
-GROUPS = ("nox", "harness", "boot", "test", "lint", "typecheck")
+GROUPS = ("nox", "harness", "boot", "diff", "publish", "test", "lint", "typecheck")
 
 
 @nox.session

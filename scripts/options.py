@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from scripts import arch as arches
 from scripts.arch import Arch
 from scripts.errors import UsageError
+from scripts.origin import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +44,7 @@ class Options:
     images are the ones asked for, none meaning all of the architecture. release, mirror,
     signing_key and mkosi_source are None where the project's own choice is meant. jobs is how many
     stages may be built at the same time. root is the checkout, work what is kept between builds,
-    out where the artifacts of all distributions go.
+    out where the artifacts of all distributions go, builder who builds.
     """
 
     distribution: str
@@ -60,6 +61,7 @@ class Options:
     root: Path
     work: Path
     out: Path
+    builder: Builder = field(default_factory=Builder)
 
     @property
     def target(self) -> Path:
@@ -92,6 +94,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         root=root,
         work=(given.work or root / ".work").absolute(),
         out=(given.out or root / "out").absolute(),
+        builder=Builder.of(environ),
     )
 
 
