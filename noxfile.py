@@ -135,6 +135,13 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def diff(session: nox.Session) -> None:
+    """Show what differs between two builds: `-- A B`, folders in out/ or their manifest.json."""
+    sessions.install(session, "diff")
+    sessions.harness(session, "diff", *session.posargs)
+
+
+@nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove what was built and what is kept to build faster."""
     sessions.install(session, "harness")

@@ -130,15 +130,16 @@ def built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
     return any((out / name / arch / OS_IMAGE).exists() for name in distributions)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ours."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
         raise UsageError(message, hint=f"`{self.prog} --help` lists the options")
 
 
 def _parser(root: Path) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="./nox -s SESSION --",
         description="Builds operating-system images and boots them. Not every option means "
         "something to every session.",
