@@ -141,6 +141,20 @@ def diff(session: nox.Session) -> None:
     sessions.harness(session, "diff", *session.posargs)
 
 
+@nox.session(default=False, name="ci-matrix")
+def ci_matrix(session: nox.Session) -> None:
+    """Print the jobs of CI as JSON: architecture, image, session and runner of each."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "matrix", sys.executable, *session.posargs)
+
+
+@nox.session(default=False)
+def publish(session: nox.Session) -> None:
+    """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
+    sessions.install(session, "publish")
+    sessions.harness(session, "publish", *session.posargs)
+
+
 @nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove what was built and what is kept to build faster."""
