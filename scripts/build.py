@@ -159,6 +159,7 @@ def _write_description(
         "images": {
             name: {
                 "stage_key": record.key,
+                "inputs": record.inputs,
                 "seconds": record.seconds,
                 "packages": [asdict(package) for package in record.packages],
             }

@@ -7,7 +7,6 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from scripts import errors

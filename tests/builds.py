@@ -12,15 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import archives, artifacts
+from scripts import arch, archives, artifacts, stages
 from scripts.boot.disk import ESP_TYPE, SECTOR
+from scripts.options import ROOT
+from scripts.stages import Target
 
 
-def write_manifest(out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str) -> None:
+def write_manifest(
+    out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str, root: Path = ROOT
+) -> None:
     """Write the manifest, and the checksums, of a build whose images hold packages (name: version).
 
-    outputs are those that stand in out already.
+    outputs are those that stand in out already, root the checkout that they were built from.
     """
+    target = Target("debian", arch.X86_64, {})
+    wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
+    inputs = {stage.name: stage.inputs for stage in stages.plan(root, wanted, target)}
     manifest: dict[str, Any] = {
         "distribution": "debian",
         "release": "trixie",
@@ -29,6 +36,7 @@ def write_manifest(out: Path, images: Mapping[str, Mapping[str, str]], *outputs:
         "images": {
             image: {
                 "stage_key": f"key of {image}",
+                "inputs": inputs.get(image, {}),
                 "seconds": 1.5,
                 "packages": [
                     {"name": name, "version": version, "architecture": "amd64"}

@@ -1,4 +1,4 @@
-"""The workflow of CI: well-formed, careful with what it is trusted with, and true to the noxfile."""
+"""The workflow of CI: well-formed, careful with its credentials, and true to the noxfile."""
 
 from __future__ import annotations
 
