@@ -93,7 +93,13 @@ def test_the_page_tells_what_was_built_from_what_and_how_long_it_took(out: Path)
 def test_packages_are_shown_with_licences_and_the_images_that_hold_them(out: Path) -> None:
     text = page(out).text
 
-    for part in ("1 package in all images", "bash", "7.0 kB", "GPL-3.0-or-later", "os-image, wsl-rootfs"):
+    for part in (
+        "1 package in all images",
+        "bash",
+        "7.0 kB",
+        "GPL-3.0-or-later",
+        "os-image, wsl-rootfs",
+    ):
         assert part in text
 
 
