@@ -139,6 +139,7 @@ def _timeline(timings: Mapping[str, float]) -> list[dict[str, Any]]:
 def _packages(bom: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The packages of a bill of materials, each with the images that hold it."""
     holders = _holders(bom.get("dependencies", []))
+    everywhere = sorted({image for images in holders.values() for image in images})
     return [
         {
             "name": component["name"],
@@ -152,11 +153,15 @@ def _packages(bom: Mapping[str, Any]) -> list[dict[str, Any]]:
                 0,
             ),
             "licences": [_licence(entry) for entry in component.get("licenses", [])],
-            "images": holders.get(component["bom-ref"], []),
+            "images": _images(holders.get(component["bom-ref"], []), everywhere),
         }
         for component in sorted(bom.get("components", []), key=lambda one: str(one["name"]))
         if "purl" in component
     ]
+
+
+def _images(images: Sequence[str], everywhere: Sequence[str]) -> Sequence[str]:
+    return ["all images"] if len(images) > 1 and sorted(images) == everywhere else images
 
 
 def _holders(dependencies: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

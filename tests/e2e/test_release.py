@@ -146,7 +146,15 @@ def test_a_diff_of_two_builds_that_differ_in_one_package_shows_that_package(
     build = copied.build("--image", "wsl-rootfs", within=600)
     assert build.process.returncode == 0, build.output
 
-    diff: list[str | Path] = [sys.executable, "-m", "scripts.diff", tmp_path / "before", out, "--format", "json"]
+    diff: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "scripts.diff",
+        tmp_path / "before",
+        out,
+        "--format",
+        "json",
+    ]
     told = subprocess.run(diff, cwd=copied.root, capture_output=True, text=True, check=True).stdout
     changes = json.loads(told)["changes"]
     assert [(one["kind"], one["name"]) for one in changes["packages"]] == [
