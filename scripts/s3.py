@@ -33,6 +33,12 @@ SHA512 = "sha512"
 # S3's answers, by code, of HeadObject and HeadBucket, whose answers have no body to say more.
 MISSING = ("404", "NoSuchKey", "NotFound")
 
+# S3 answers 403 for an object that is not there, too, to who may not list the bucket.
+PERMISSIONS = (
+    "what it takes: s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
+    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR what `docker push` takes"
+)
+
 AGAIN = "run the same command again; what has arrived is not sent again"
 
 
@@ -187,7 +193,9 @@ def explained(what: str) -> Iterator[None]:
         if code in {*MISSING, "NoSuchBucket", "RepositoryNotFoundException"}:
             raise UsageError(f"there is no such thing as {what}", hint="make it first") from None
         if code in {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId"}:
-            raise HarnessError(f"{what} may not be used: {code} {text}".rstrip()) from None
+            raise HarnessError(
+                f"{what} may not be used: {code} {text}".rstrip(), hint=PERMISSIONS
+            ) from None
         raise HarnessError(f"{what} answers {code}: {text}", hint=AGAIN) from None
     except aws.BotoCoreError as error:
         raise HarnessError(f"the connection to {what} failed: {error}", hint=AGAIN) from None
