@@ -13,7 +13,7 @@ from rich.table import Table
 
 from scripts import artifacts, doctor, errors, mkosi, options, places, releases, stages
 from scripts.builder import Builder
-from scripts.errors import UsageError
+from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
@@ -187,7 +187,10 @@ def _describe(
     # Its libraries take half a second to load, which a build with nothing to do has not.
     from scripts import description  # noqa: PLC0415
 
-    description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, manifest)
+    try:
+        description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, manifest)
+    except OSError as error:
+        raise HarnessError(f"what was built cannot be described: {error}") from error
 
 
 def _show(

@@ -26,12 +26,14 @@ def write(
 ) -> None:
     """Write all of it for the images of records that have artifacts; manifest is manifest.json's.
 
+    An image keeps the description that it has where what it stood on has been built anew since.
     Raises HarnessError where the package database of an image cannot be read.
     """
     finished = [
         name
         for name in OUTPUTS
-        if name in records and all(a.stands_in(opts.target) for a in records[name].artifacts)
+        if _is_current(name, opts.root, records)
+        and all(artifact.stands_in(opts.target) for artifact in records[name].artifacts)
     ]
     if not finished:
         return
@@ -51,6 +53,17 @@ def write(
     )
     write_text(opts.target / PROVENANCE, text)
     report.write(opts.target)
+
+
+def _is_current(name: str, root: Path, records: Mapping[str, Record]) -> bool:
+    """Whether what the image name was made from is what is kept now."""
+    if name not in records:
+        return False
+    return all(
+        _is_current(need, root, records)
+        and records[name].inputs.get(f"stage {need}") == records[need].key
+        for need in stages.dependencies(root, name)
+    )
 
 
 def _image(
