@@ -32,7 +32,7 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in options.IMAGES[name]]
 )
 
-GROUPS = ("nox", "harness", "boot", "diff", "publish", "test", "lint", "typecheck")
+GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
 
 
 @nox.session
@@ -137,7 +137,7 @@ def lab(session: nox.Session) -> None:
 @nox.session(default=False)
 def diff(session: nox.Session) -> None:
     """Show what differs between two builds: `-- A B`, folders in out/ or their manifest.json."""
-    sessions.install(session, "diff")
+    sessions.install(session, "boot")
     sessions.harness(session, "diff", *session.posargs)
 
 
