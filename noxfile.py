@@ -32,7 +32,7 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in options.IMAGES[name]]
 )
 
-GROUPS = ("nox", "harness", "boot", "test", "lint", "typecheck")
+GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
 
 
 @nox.session
@@ -139,6 +139,27 @@ def update_pins(session: nox.Session) -> None:
     """Renew all that is pinned, with a table of old and new; `-- --check` only compares."""
     sessions.install(session, "harness")
     sessions.harness(session, "updates", *session.posargs)
+
+
+@nox.session(default=False)
+def diff(session: nox.Session) -> None:
+    """Show what differs between two builds: `-- A B`, folders in out/ or their manifest.json."""
+    sessions.install(session, "boot")
+    sessions.harness(session, "diff", *session.posargs)
+
+
+@nox.session(default=False, name="ci-matrix")
+def ci_matrix(session: nox.Session) -> None:
+    """Print the jobs of CI as JSON: architecture, image, session and runner of each."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "matrix", sys.executable, *session.posargs)
+
+
+@nox.session(default=False)
+def publish(session: nox.Session) -> None:
+    """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
+    sessions.install(session, "publish")
+    sessions.harness(session, "publish", *session.posargs)
 
 
 @nox.session(default=False)

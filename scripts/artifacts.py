@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,12 +21,16 @@ from scripts.tools import Tools
 # By image: what of mkosi's output is an artifact, under its final name.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "os-image": ("os-image.raw", "os-image.efi", "os-image.qcow2"),
-    "container-with-kernel": ("container-with-kernel",),
-    "wsl-rootfs": ("wsl-rootfs.tar.gz",),
+    "container-with-kernel": ("container-with-kernel", "container-with-kernel.tar"),
+    "wsl-rootfs": ("wsl-rootfs.tar.gz", "wsl-rootfs.wsl"),
 }
 
 CHECKSUMS = "SHA512SUMS"
 MANIFEST = "manifest.json"
+SBOM = "sbom.cdx.json"
+PROVENANCE = "provenance.intoto.json"
+REPORT = "report.html"
+BOOT_TEST = "boot-test/result.json"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
     try:
         for output, path in new.items():
             _remove(path)
-            shutil.move(source / output, path)  # a copy where out is on another file system
+            # Copied where out is on another file system, but not the holes of a disk image.
+            shutil.move(source / output, path, copy_function=copy_sparse)
         yield
         for output, path in new.items():
             target = out / output
@@ -121,6 +127,35 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
     finally:
         for path in (*new.values(), *old.values()):
             _remove(path)
+
+
+def copy_sparse(source: str, target: str) -> str:
+    """Copy a file as `shutil.copy2` does, but leave holes where it has holes; returns target."""
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        size = os.fstat(old.fileno()).st_size
+        for start, end in _data(old.fileno(), size):
+            new.seek(start)
+            while start < end and (
+                sent := os.sendfile(new.fileno(), old.fileno(), start, end - start)
+            ):
+                start += sent  # noqa: PLW2901 - a write may be short
+        new.truncate(size)
+    shutil.copystat(source, target)
+    return target
+
+
+def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """The ranges of a file that are no holes, in bytes (lseek(2), SEEK_DATA)."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _remove(path: Path) -> None:

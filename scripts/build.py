@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -25,7 +26,7 @@ from scripts import (
 from scripts.additions import Additions
 from scripts.builder import Builder
 from scripts.digests import file_digest
-from scripts.errors import UsageError
+from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
@@ -33,6 +34,7 @@ from scripts.places import Places
 from scripts.progress import Progress
 from scripts.records import Record
 from scripts.stages import TOOLS_TREE, Stage, Target
+from scripts.tools import Tools
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +53,8 @@ def build(opts: Options, progress: Progress) -> None:
     planned = plan(opts, using, at, added)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
-    _write_description(opts, using, at, records, added)
+    manifest = _write_description(opts, using, at, records, added)
+    _describe(opts, using, at, records, manifest, built=bool(built))
     _show(opts, at, planned, records, built=built)
 
 
@@ -178,8 +181,8 @@ def _records(at: Places) -> dict[str, Record]:
 
 def _write_description(
     opts: Options, using: Mkosi, at: Places, records: Mapping[str, Record], added: Additions
-) -> None:
-    """Write checksums and manifest.json over what stands in out/."""
+) -> Mapping[str, Any]:
+    """Write checksums and manifest.json over what stands in out/; what the latter says."""
     standing = [
         artifact
         for record in records.values()
@@ -203,6 +206,8 @@ def _write_description(
         "images": {
             name: {
                 "stage_key": record.key,
+                "inputs": record.inputs,
+                "seconds": record.seconds,
                 "packages": [asdict(package) for package in record.packages],
             }
             for name, record in records.items()
@@ -210,6 +215,29 @@ def _write_description(
     }
     artifacts.write_checksums(opts.target, standing)
     artifacts.write_manifest(opts.target, manifest, standing)
+    return manifest
+
+
+def _describe(
+    opts: Options,
+    using: Mkosi,
+    at: Places,
+    records: Mapping[str, Record],
+    manifest: Mapping[str, Any],
+    *,
+    built: bool,
+) -> None:
+    """Write bills of materials, provenance and report, unless they are there already."""
+    files = (artifacts.SBOM, artifacts.PROVENANCE, artifacts.REPORT)
+    if not built and all((opts.target / name).exists() for name in files):
+        return
+    # Its libraries take half a second to load, which a build with nothing to do has not.
+    from scripts import description  # noqa: PLC0415
+
+    try:
+        description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, manifest)
+    except OSError as error:
+        raise HarnessError(f"what was built cannot be described: {error}") from error
 
 
 def _show(

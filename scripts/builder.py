@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, artifacts, failures, records
+from scripts import additions, archives, artifacts, failures, records
 from scripts.artifacts import Artifact
 from scripts.errors import UsageError
 from scripts.mkosi import Mkosi
@@ -212,6 +212,13 @@ class Builder:
         if "os-image.qcow2" in outputs:
             task.step("Converting to qcow2")
             artifacts.to_qcow2(folder / "os-image.raw", self._tools)
+        if "container-with-kernel.tar" in outputs:
+            task.step("Writing the layout as one tar")
+            archives.pack_oci(folder / "container-with-kernel")
+        if "wsl-rootfs.wsl" in outputs:
+            task.step("Packing the rootfs")
+            compressor = self._tools.command(["pigz", "--no-name", "--stdout"])
+            archives.link_wsl(archives.pack_rootfs(folder / "wsl-rootfs.tar", compressor))
         if outputs:
             task.step("Computing checksums")
         return artifacts.describe(folder, outputs)

@@ -43,7 +43,11 @@ DOCKER_SECONDS = 20
 
 BUILDS = ("quickstart", "build", "image", "mkosi", "bench")
 BOOTS = ("quickstart", "boot-test")
-SESSIONS = ("tests", "lint", "typecheck", "e2e", "clean", "doctor", *BUILDS, *BOOTS)
+RELEASES = ("diff", "ci-matrix", "publish")
+SESSIONS = (
+    *("tests", "lint", "typecheck", "e2e", "clean", "doctor"),
+    *BUILDS, *BOOTS, *RELEASES,
+)  # fmt: skip
 
 MKOSI_PYTHON = "3.12"
 

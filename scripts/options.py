@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from scripts import arch as arches
 from scripts.arch import Arch
 from scripts.errors import UsageError
+from scripts.origin import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +45,7 @@ class Options:
     signing_key, third_party_mirror, third_party_pins and mkosi_source are None where the project's
     own choice is meant. allow_missing are third-party files to do without. jobs is how many
     stages may be built at the same time. root is the checkout, work what is kept between builds,
-    out where the artifacts of all distributions go.
+    out where the artifacts of all distributions go, builder who builds.
     """
 
     distribution: str
@@ -64,6 +65,7 @@ class Options:
     root: Path
     work: Path
     out: Path
+    builder: Builder = field(default_factory=Builder)
 
     @property
     def target(self) -> Path:
@@ -99,6 +101,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         root=root,
         work=(given.work or root / ".work").absolute(),
         out=(given.out or root / "out").absolute(),
+        builder=Builder.of(environ),
     )
 
 
@@ -134,15 +137,16 @@ def built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
     return any((out / name / arch / OS_IMAGE).exists() for name in distributions)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ours."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
         raise UsageError(message, hint=f"`{self.prog} --help` lists the options")
 
 
 def _parser(root: Path) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="./nox -s SESSION --",
         description="Builds operating-system images and boots them. Not every option means "
         "something to every session.",

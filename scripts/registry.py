@@ -1,61 +1,140 @@
-"""Questions to an OCI registry, by the distribution specification."""
+"""Pushes container images to a registry.
+
+skopeo does it: it copies an OCI layout as it is, so that the digest is the layout's own, tries
+again where a transfer breaks, sends no layer twice, and knows every registry's authentication. The
+tag comes last, so nothing is half-published.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import contextlib
 import json
 import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from scripts.errors import HarnessError
-from scripts.fetch import PATIENT, Settings, UnauthorizedError, read
+import boto3
 
-# An index comes first: its digest is the same for all architectures.
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
+from scripts import s3
+from scripts.errors import HarnessError, UsageError
+from scripts.release import CONTAINER, Image
+from scripts.run import Arg, CommandError, run
 
-# What a registry says of where a token is to be had: RFC 6750's challenge.
-PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+# A repository of Amazon's Elastic Container Registry.
+ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
+
+# Docker too speaks plain HTTP with a registry on this machine.
+LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
+
+# What skopeo says of a tag, or of a whole repository, that is not there.
+ABSENT = re.compile(r"manifest unknown|name unknown|name_unknown|not found", re.IGNORECASE)
+
+MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 
-def digest(url: str, *, settings: Settings = PATIENT) -> str:
-    """The digest of the manifest at url, as in image@digest.
+@dataclass(frozen=True)
+class Registry:
+    """A repository of a registry; skopeo is the command that starts it.
 
-    A registry that wants a token is asked for one, as anybody gets it. Raises HarnessError where
-    url cannot be had or is no manifest.
+    authentication is a file as `docker login` writes it, None for the user's own.
     """
-    headers = {"Accept": ", ".join(MANIFESTS)}
-    try:
-        body = read(url, headers=headers, settings=settings)
-    except UnauthorizedError as error:
-        token = _token(error.challenge, url, settings)
-        headers["Authorization"] = f"Bearer {token}"
-        body = read(url, headers=headers, settings=settings)
-    if not _is_manifest(body):
-        raise HarnessError(f"{url} is no manifest of an image")
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+    skopeo: Sequence[Arg]
+    repository: str
+    authentication: Path | None = None
+
+    @property
+    def host(self) -> str:
+        """The registry's host, with its port."""
+        return self.repository.partition("/")[0]
+
+    def digest(self, tag: str) -> str:
+        """The digest of what tag names, "" where there is nothing. Raises HarnessError."""
+        command = ["inspect", "--format", "{{.Digest}}", self._plain(""), self._reference(tag)]
+        try:
+            return self._skopeo(*command).strip()
+        except CommandError as error:
+            if ABSENT.search(error.output):
+                return ""
+            raise self._explain(error) from error
+
+    def check(self, image: Image) -> bool:
+        """Whether image is there already. Raises HarnessError where its tag names another one."""
+        there = self.digest(image.tag)
+        if there and there != image.digest:
+            raise HarnessError(
+                f"{self.repository}:{image.tag} is there already, and another image: {there}",
+                hint="what is published is never replaced; publish under another --run-id",
+            )
+        return bool(there)
+
+    def push(self, image: Image) -> None:
+        """Push image, unless it is there already. Raises HarnessError."""
+        source = f"oci:{image.layout}:{CONTAINER}"
+        try:
+            self._skopeo(
+                "copy", "--preserve-digests", "--retry-times", "3",
+                self._plain("dest-"), source, self._reference(image.tag),
+            )  # fmt: skip
+        except CommandError as error:
+            raise self._explain(error) from error
+        there = self.digest(image.tag)
+        if there != image.digest:
+            raise HarnessError(
+                f"{self.repository}:{image.tag} came out as {there}, not as {image.digest}"
+            )
+
+    def _reference(self, tag: str) -> str:
+        return f"docker://{self.repository}:{tag}"
+
+    def _plain(self, side: str) -> str:
+        is_local = LOOPBACK.fullmatch(self.host) is not None
+        return f"--{side}tls-verify={'false' if is_local else 'true'}"
+
+    def _skopeo(self, command: str, *args: str) -> str:
+        known: list[Arg] = ["--authfile", self.authentication] if self.authentication else []
+        # Which images this machine may take from where is no question for those that it has made.
+        return run([*self.skopeo, "--insecure-policy", command, *known, *args]).stdout
+
+    def _explain(self, error: CommandError) -> HarnessError:
+        said = MESSAGE.findall(error.output)
+        text = said[-1].replace('\\"', '"') if said else error.output.strip()
+        if ABSENT.search(text):
+            return UsageError(
+                f"there is no repository {self.repository}: {text}",
+                hint="make it first; names of repositories are not made up here",
+            )
+        if re.search(r"unauthorized|denied|authentication required", text, re.IGNORECASE):
+            return UsageError(
+                f"{self.host} does not let us in: {text}", hint=f"docker login {self.host}"
+            )
+        return HarnessError(
+            f"{self.repository} cannot be used: {text}",
+            hint="run the same command again; what has arrived is not sent again",
+        )
 
 
-def _is_manifest(body: bytes) -> bool:
-    try:
-        data = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(data, dict) and data.get("schemaVersion") == 2
+@contextlib.contextmanager
+def opened(skopeo: Sequence[Arg], repository: str) -> Iterator[Registry]:
+    """The registry of repository, with a password of ECR's where it is one of ECR's.
 
-
-def _token(challenge: str, url: str, settings: Settings) -> str:
-    parameters = dict(PARAMETER.findall(challenge))
-    realm = parameters.pop("realm", "")
-    if not challenge.startswith("Bearer ") or not realm:
-        raise HarnessError(f"{url} asks for credentials of a kind that is not known: {challenge}")
-    answer = read(realm, parameters=parameters, settings=settings)
-    try:
-        data = json.loads(answer)
-        token = data.get("token") or data["access_token"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise HarnessError(f"{realm} gives no token: {error!r}") from error
-    return str(token)
+    The password is in a file that nobody else may read, and gone after the with block.
+    """
+    match = ECR.match(repository)
+    if not match:
+        yield Registry(skopeo, repository)
+        return
+    with tempfile.TemporaryDirectory() as folder, s3.explained("ECR"):
+        client: Any = boto3.Session().client("ecr", region_name=match["region"])
+        [data] = client.get_authorization_token()["authorizationData"]
+        token = data["authorizationToken"]
+        user = base64.b64decode(token).decode().partition(":")[0]
+        assert user == "AWS"
+        path = Path(folder, "auth.json")
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"auths": {match[0]: {"auth": token}}}))
+        yield Registry(skopeo, repository, path)

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,10 +162,16 @@ def _debian_codename() -> str:
 
 
 def download(package: str, suites: list[str], folder: Path) -> Path:
-    """Download package from the first of suites that has it, authenticated by apt, into folder.
+    """Download package as `download_all` does; its .deb."""
+    [path] = download_all([package], suites, folder)
+    return path
+
+
+def download_all(packages: Sequence[str], suites: list[str], folder: Path) -> list[Path]:
+    """Download each of packages from the first of suites that has it, authenticated by apt.
 
     apt gets a configuration, lists and cache of its own below folder, so the
-    machine's are neither read nor changed. Returns the .deb. Raises
+    machine's are neither read nor changed. Returns each one's .deb. Raises
     MachineError where this is no Debian machine, CommandError where apt fails.
     """
     archive = _of_this_machine()
@@ -189,8 +196,8 @@ def download(package: str, suites: list[str], folder: Path) -> Path:
         *(arg for key in options for arg in ("-o", f"{key}={options[key]}")),
     ]
     run([*apt, "update"])
-    run([*apt, "download", package], cwd=folder)
-    return next(folder.glob(f"{package}_*.deb"))
+    run([*apt, "download", *packages], cwd=folder)
+    return [next(folder.glob(f"{package}_*.deb")) for package in packages]
 
 
 def _stanza(uri: str, suites: list[str]) -> str:

@@ -139,6 +139,11 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return f"{changed[0]} changed{more}" if changed else "its key changed"
 
 
+def of_tree(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Those inputs of a stage that are files of the checkout, and so the same on every machine."""
+    return {name: text for name, text in inputs.items() if name.startswith("mkosi.")}
+
+
 def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
     inputs = {
         "distribution": target.distribution,

@@ -17,7 +17,7 @@ import tomlkit
 from rich.console import Console
 from rich.table import Table
 
-from scripts import errors, places, registry, releases, thirdparty
+from scripts import errors, oci, places, releases, thirdparty
 from scripts.arch import ARCHES, X86_64
 from scripts.artifacts import write_text
 from scripts.errors import HarnessError, UsageError
@@ -204,7 +204,7 @@ class _Asking:
     def base_image(self, *, manifest: str, file: str, table: str) -> Finding:
         path = self.root / file
         tag, pinned = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
-        newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
+        newest = oci.digest(manifest.format(tag=tag), settings=self.settings)
         edits = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
         return Finding("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", edits)
 

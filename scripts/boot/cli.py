@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import artifacts, build, errors, options, places
+from scripts import artifacts, build, errors, options, places, report
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.errors import HarnessError
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     )
     tools = _tools(opts, progress)
     result = boot_test(subject, tools, opts.target / "boot-test", progress, accel=opts.accel)
+    report.write(opts.target)
     _show(result)
     if not result.passed:
         raise HarnessError(

@@ -42,8 +42,9 @@ class Result:
     seconds is the wall time of the whole test, timings those from a QEMU's
     start to a milestone of its boot ("first boot: login"), console_tail the
     last lines of the boot that went wrong (else of the last one), note what
-    should be known of a test that passed ("passed on the second boot"), logs
-    the folder of console.log and the other files.
+    should be known of a test that passed ("passed on the second boot"), disk the
+    sha512 of the image that was booted, logs the folder of console.log and the
+    other files.
     """
 
     distribution: str
@@ -54,6 +55,7 @@ class Result:
     qemu: str
     seconds: float
     note: str = ""
+    disk: str = ""
     console_tail: str = ""
     guest: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)

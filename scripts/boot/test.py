@@ -339,6 +339,7 @@ class _Test:
             qemu=self.qemu,
             seconds=round(time.monotonic() - self.started, 1),
             note=self.note,
+            disk=facts.disk_before,
             console_tail=self._tail(),
             guest=_guest(facts),
             timings=self.timings,

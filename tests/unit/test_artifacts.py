@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,12 +74,12 @@ def test_a_full_disk_leaves_the_good_artifacts_and_no_halves(
     (out / "image.raw").write_text("old")
     move = shutil.move
 
-    def fails_on_the_second(source: Path, target: Path) -> None:
+    def fails_on_the_second(source: Path, target: Path, **how: Any) -> None:
         if source.name == "oci":
             target.mkdir()
             (target / "half").touch()
             raise OSError(errno.ENOSPC, "No space left on device")
-        move(source, target)
+        move(source, target, **how)
 
     monkeypatch.setattr(shutil, "move", fails_on_the_second)
     with pytest.raises(OSError, match="No space left"):
@@ -156,3 +158,18 @@ def test_without_a_manifest_nothing_is_said_to_be_held(tmp_path: Path) -> None:
     assert artifacts.installed(tmp_path) == frozenset()
     (tmp_path / artifacts.MANIFEST).write_text("{}")
     assert artifacts.installed(tmp_path) == frozenset()
+
+
+def test_a_copy_has_holes_where_the_disk_image_has_them(tmp_path: Path) -> None:
+    image = tmp_path / "image.raw"
+    with image.open("wb") as file:
+        file.write(b"begin")
+        file.seek(64 << 20)
+        file.write(b"middle")
+        file.truncate(128 << 20)
+    artifacts.copy_sparse(str(image), str(tmp_path / "copy"))
+
+    copy = (tmp_path / "copy").stat()
+    assert (copy.st_size, copy.st_mtime_ns) == (128 << 20, image.stat().st_mtime_ns)
+    assert copy.st_blocks * 512 < 1 << 20
+    assert filecmp.cmp(image, tmp_path / "copy", shallow=False)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scripts import places, registry, releases, thirdparty, updates
+from scripts import oci, places, releases, thirdparty, updates
 from scripts.arch import AARCH64, X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.fetch import Settings
@@ -325,7 +325,7 @@ def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:
     server.files["/token/?service=ecr&scope=aws"] = answer({"token": "a secret"})
     server.token = "a secret"
 
-    assert registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
+    assert oci.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
     assert server.asked == [
         "/v2/image/manifests/2023", "/token/?service=ecr&scope=aws", "/v2/image/manifests/2023",
     ]  # fmt: skip
@@ -336,4 +336,4 @@ def test_a_registry_that_wants_something_else_is_reported(server: Server, challe
     server.challenge, server.token = challenge, "a secret"
 
     with pytest.raises(HarnessError, match="credentials"):
-        registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)
+        oci.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)

@@ -1,0 +1,82 @@
+"""The jobs of CI, from the sessions that Nox lists: `./nox -s ci-matrix`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scripts import errors
+from scripts.artifacts import OUTPUTS
+from scripts.errors import HarnessError
+from scripts.options import ROOT, Parser
+from scripts.run import CommandError, run
+
+RUNNERS = ROOT / "scripts/runners.toml"
+
+# What a job builds that names no image.
+ALL = "all"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the matrix; argv begins with the Python that Nox runs in."""
+    parser = Parser(
+        prog="./nox -s ci-matrix --",
+        description='Prints what GitHub Actions takes for strategy.matrix: {"include": [{"arch", '
+        '"image", "session", "boot_test", "runner"}, …]}. One job builds all images of an '
+        "architecture, which share most of the work and are described and published together.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("python", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--by-image", action="store_true", help="a job for each image instead, to spread the work"
+    )
+    given = parser.parse_args(argv)
+    try:
+        listed = run([given.python, "-m", "nox", "--list", "--json"], cwd=ROOT).stdout
+    except CommandError as error:
+        raise HarnessError(f"Nox cannot list its sessions: {error.output.strip()}") from error
+    runners = tomllib.loads(RUNNERS.read_text())
+    matrix = {"include": jobs(json.loads(listed), runners, by_image=given.by_image)}
+    json.dump(matrix, sys.stdout)
+    print()
+
+
+def jobs(
+    listed: Iterable[Mapping[str, Any]], runners: Mapping[str, str], *, by_image: bool
+) -> list[dict[str, str]]:
+    """A job for each session that builds; listed is what `nox --list --json` prints.
+
+    Raises HarnessError for an architecture without a runner.
+    """
+    sessions = list(listed)
+    boots = {
+        one["call_spec"]["arch"]: one["session"] for one in sessions if one["name"] == "boot-test"
+    }
+    found = []
+    for session in sessions:
+        arch = session["call_spec"].get("arch", "")
+        image = session["call_spec"].get("image", ALL)
+        wanted = image in OUTPUTS if by_image else session["name"] == "build"
+        if not wanted:
+            continue
+        if arch not in runners:
+            raise HarnessError(f"{RUNNERS.name} names no runner for {arch}")
+        bootable = image in {ALL, "os-image"}
+        found.append(
+            {
+                "arch": arch,
+                "image": image,
+                "session": session["session"],
+                "boot_test": boots[arch] if bootable else "",
+                "runner": runners[arch],
+            }
+        )
+    return found
+
+
+if __name__ == "__main__":
+    errors.main(main)

@@ -1,0 +1,60 @@
+"""Where a build comes from: the checkout, and who ran it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.run import Arg, CommandError, run
+
+LOCAL = "https://github.com/runfinch/finch-core/finch-os-images/a-persons-machine"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkout: its commit in hex ("" where git knows of none), and what differs from it."""
+
+    commit: str
+    modified: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, root: Path) -> Source:
+        """What git says of the checkout at root."""
+        git: list[Arg] = ["git", "-C", root]
+        try:
+            commit = run([*git, "rev-parse", "--verify", "HEAD"]).stdout.strip()
+            status = run([*git, "status", "--porcelain=v1", "-z"]).stdout
+        except (CommandError, FileNotFoundError):
+            return cls("")
+        return cls(commit, tuple(sorted(line[3:] for line in status.split("\0") if line[3:])))
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Who ran the build: id, a URI, and the run of it ("" for a person's machine).
+
+    repository is the URI of the sources, "" where only this machine has them.
+    """
+
+    id: str = LOCAL
+    invocation: str = ""
+    repository: str = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Builder:
+        """The builder that GitHub Actions tells of in environ, else a person's machine.
+
+        https://docs.github.com/actions/reference/workflows-and-actions/variables
+        """
+        if environ.get("GITHUB_ACTIONS") != "true":
+            return cls()
+        server, repository, workflow, run_id, attempt = (
+            environ.get(f"GITHUB_{name}", "unknown")
+            for name in ("SERVER_URL", "REPOSITORY", "WORKFLOW_REF", "RUN_ID", "RUN_ATTEMPT")
+        )
+        return cls(
+            id=f"{server}/{workflow}",
+            invocation=f"{server}/{repository}/actions/runs/{run_id}/attempts/{attempt}",
+            repository=f"git+{server}/{repository}",
+        )

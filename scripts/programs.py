@@ -1,0 +1,74 @@
+"""Programs out of Debian's packages, run here without being installed.
+
+Publishing needs skopeo and cosign. A tools tree with them would be larger for every build, for the
+sake of one session; and what a machine has installed differs from what has been tested here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import sources
+from scripts.digests import text_digest
+from scripts.errors import MachineError
+from scripts.progress import Progress
+from scripts.run import Arg, CommandError, run
+
+SUITE = "trixie"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A program in Debian: its path in its package, and that package with those it needs."""
+
+    path: str
+    packages: Sequence[str]
+
+
+def known() -> Mapping[str, Source]:
+    """The programs that publishing needs, by name."""
+    data = tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
+    return {name: Source(entry["path"], entry["packages"]) for name, entry in data.items()}
+
+
+def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Arg]:
+    """The command that starts the program called name, to which its arguments are appended.
+
+    On Debian it is downloaded to below work, authenticated by apt, and started by its own dynamic
+    linker; elsewhere it is the one on PATH. Raises MachineError where there is none.
+    """
+    if not sources.find():
+        found = shutil.which(name)
+        if not found:
+            raise MachineError(f"{name} is not installed", hint=f"install {name}, or use Debian")
+        return [found]
+    identity = text_digest(" ".join([SUITE, source.path, *source.packages]))[:16]
+    root = work / "programs" / f"{name}-{identity}"
+    if not root.exists():
+        with progress.task(name) as task:
+            task.step("downloading it from Debian")
+            _unpack(name, source, root)
+    [loader] = root.glob("usr/lib/*-linux-gnu/ld-linux-*.so.?")
+    return [loader, "--library-path", loader.parent, root / source.path]
+
+
+def _unpack(name: str, source: Source, root: Path) -> None:
+    partial = root.with_name(f".{root.name}.{os.getpid()}")
+    debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
+    try:
+        for deb in sources.download_all(source.packages, [SUITE], debs):
+            run(["dpkg-deb", "--extract", deb, partial])
+        partial.replace(root)
+    except CommandError as error:
+        raise MachineError(
+            f"{name} cannot be had from Debian: {error.output.strip().splitlines()[-1]}",
+            hint="check the network",
+        ) from error
+    finally:
+        shutil.rmtree(debs, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""How the artifacts were made: an in-toto statement with a SLSA provenance predicate.
+
+Forms: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. The statement is signed
+when it is published, not when it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from scripts.artifacts import Artifact
+from scripts.origin import Builder, Source
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+
+# What externalParameters mean; a name of our own, as the specification asks for.
+BUILD_TYPE = "https://github.com/runfinch/finch-core/finch-os-images/build/v1"
+
+
+def to_json(
+    artifacts: Iterable[Artifact],
+    manifest: Mapping[str, Any],
+    materials: Mapping[str, str],
+    source: Source,
+    builder: Builder,
+    made: float,
+) -> str:
+    """The statement over artifacts.
+
+    manifest is manifest.json's, materials the sha256 by name of the files that were put into the
+    images beside packages, made when the last artifact was finished, in seconds since 1970.
+    """
+    statement = {
+        "_type": STATEMENT,
+        "subject": [
+            {"name": artifact.name, "digest": {"sha512": artifact.sha512}} for artifact in artifacts
+        ],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    name: manifest[name] for name in ("distribution", "release", "arch")
+                },
+                "internalParameters": {
+                    "stage_keys": {
+                        name: image["stage_key"] for name, image in manifest["images"].items()
+                    },
+                    "modified": list(source.modified),
+                },
+                "resolvedDependencies": _materials(manifest, materials, source, builder),
+            },
+            "runDetails": {
+                "builder": {"id": builder.id},
+                "metadata": {
+                    **({"invocationId": builder.invocation} if builder.invocation else {}),
+                    "finishedOn": datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                },
+            },
+        },
+    }
+    return json.dumps(statement, indent=2, ensure_ascii=False) + "\n"
+
+
+def _materials(
+    manifest: Mapping[str, Any], materials: Mapping[str, str], source: Source, builder: Builder
+) -> Sequence[Mapping[str, Any]]:
+    used = manifest["mkosi"]
+    found: list[Mapping[str, Any]] = []
+    if source.commit:
+        uri = {"uri": builder.repository} if builder.repository else {}
+        found.append({"name": "sources", **uri, "digest": {"gitCommit": source.commit}})
+    found.append(
+        {
+            "name": f"mkosi {used['version']}, from {used['source']}, patched",
+            "digest": {"sha256": used["digest"]},
+        }
+    )
+    return found + [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(materials.items())
+    ]

@@ -1,0 +1,282 @@
+"""What a release consists of: which builds may be published, under which names, and its manifest.
+
+Names and manifest are those of finch-core, whose updater reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from scripts import arch as arches
+from scripts import stages
+from scripts.arch import Arch
+from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
+from scripts.digests import file_digest
+from scripts.errors import HarnessError, UsageError
+from scripts.options import OS_IMAGE
+from scripts.stages import Target
+
+# What the distribution is called in the names of files.
+PRODUCTS = {"amazonlinux": "al2023"}
+
+# By artifact: the name it is published under. arch is mkosi's, run the number of CI's run.
+NAMES: Mapping[str, str] = {
+    "os-image.qcow2": "finch-{product}-os-image-{arch}-{run}.qcow2",
+    "wsl-rootfs.tar.gz": "common/{arch}/finch-{product}-rootfs-{arch}-{run}.tar.gz",
+    "wsl-rootfs.wsl": "common/{arch}/finch-{product}-rootfs-{arch}-{run}.wsl",
+    "container-with-kernel.tar": "finch-{product}-container-with-kernel-{arch}-{run}.tar",
+}
+DESCRIPTIONS: Mapping[str, str] = {
+    name: f"finch-{{product}}-{{arch}}-{{run}}.{name}" for name in (SBOM, PROVENANCE, REPORT)
+}
+TAG = "{arch}-with-kernel-{run}"
+
+# Who downloads what, in the words of Go's GOOS.
+PLATFORMS: Mapping[str, str] = {"os-image.qcow2": "darwin", "wsl-rootfs.tar.gz": "windows"}
+
+CONTAINER = "container-with-kernel"
+
+# The updater compares releases by this number.
+RUN_ID = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build in the folder out; manifest is what its manifest.json says."""
+
+    out: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def distribution(self) -> str:
+        """The distribution."""
+        return str(self.manifest["distribution"])
+
+    @property
+    def product(self) -> str:
+        """What the distribution is called in the names of files."""
+        return PRODUCTS.get(self.distribution, f"{self.distribution}-{self.manifest['release']}")
+
+    @property
+    def arch(self) -> Arch:
+        """The architecture."""
+        return arches.parse(self.manifest["arch"])
+
+    @property
+    def sha512(self) -> Mapping[str, str]:
+        """The sha512 of each file, by name, as it was built."""
+        return {entry["name"]: entry["sha512"] for entry in self.manifest["artifacts"]}
+
+    def named(self, template: str, run: str) -> str:
+        """The name of a file, by its template."""
+        return template.format(product=self.product, arch=self.arch.mkosi, run=run)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file, and the key it is published under; sha512 in hex, size in bytes.
+
+    replaces: other bytes may stand under its key, as under that of manifest.json.
+    """
+
+    source: Path
+    key: str
+    sha512: str
+    size: int
+    replaces: bool = False
+
+    @classmethod
+    def of(cls, source: Path, key: str, *, replaces: bool = False) -> Upload:
+        """The upload of the file source, which is read once."""
+        digest = file_digest(source, "sha512")
+        return cls(source, key, digest, source.stat().st_size, replaces)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image: its OCI layout, the tag it gets, and the digest of its manifest."""
+
+    layout: Path
+    tag: str
+    arch: Arch
+    digest: str
+
+
+def load(out: Path) -> Build:
+    """The build in the folder out. Raises UsageError where none is finished there."""
+    path = out / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        build = Build(out, manifest)
+        _ = build.arch, build.product, build.sha512
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no finished build in {out}", hint="./nox -s build makes one"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{path} is no manifest of a build: {error!r}") from error
+    return build
+
+
+def check(build: Build, root: Path, *, allow_unbooted: bool) -> None:
+    """Raise HarnessError unless build is whole, fresh and has booted.
+
+    Fresh means of the checkout at root as it is: an image that another configuration would give is
+    not the one that people will look for in it. Of the package sources, which may differ from
+    machine to machine, nothing is asked.
+    """
+    _check_files(build)
+    _check_fresh(build, root)
+    if not allow_unbooted:
+        _check_booted(build)
+
+
+def _check_files(build: Build) -> None:
+    if not any(name in build.sha512 for name in NAMES):
+        raise HarnessError(f"{build.out} holds nothing that is published")
+    for name, sha512 in build.sha512.items():
+        path = build.out / name
+        is_wanted = name in NAMES or name.startswith(f"{CONTAINER}/")
+        if is_wanted and not path.is_file():
+            raise HarnessError(f"{path} is gone", hint="build it again")
+        if is_wanted and file_digest(path, "sha512") != sha512:
+            raise HarnessError(f"{path} was written to since it was built", hint="build it again")
+    for name in DESCRIPTIONS:
+        if not (build.out / name).is_file():
+            raise HarnessError(f"{build.out / name} is gone", hint="build again")
+
+
+def _check_fresh(build: Build, root: Path) -> None:
+    images = build.manifest["images"]
+    target = Target(build.distribution, build.arch, {})
+    wanted = [name for name in OUTPUTS if name in images]
+    for stage in stages.plan(root, wanted, target):
+        before = stages.of_tree(images.get(stage.name, {}).get("inputs", {}))
+        now = stages.of_tree(stage.inputs)
+        if before != now:
+            raise HarnessError(
+                f"{stage.name} in {build.out} is stale: {stages.difference(before, now)}",
+                hint="build it again",
+            )
+    for name, digest in build.manifest["mkosi"]["patches"].items():
+        patch = root / "mkosi" / name
+        if not patch.exists() or file_digest(patch) != digest:
+            raise HarnessError(f"{build.out} is stale: mkosi/{name} changed", hint="build it again")
+
+
+def _check_booted(build: Build) -> None:
+    if OS_IMAGE not in build.sha512:
+        return
+    again = f"./nox -s \"boot-test(arch='{build.arch}')\" -- --distribution {build.distribution}"
+    try:
+        result = json.loads((build.out / BOOT_TEST).read_text())
+        passed, reason, disk = result["passed"], result["reason"], result["disk"]
+    except (OSError, ValueError, KeyError):
+        raise HarnessError(
+            f"the os-image in {build.out} has not been booted",
+            hint=f"{again}; -- --allow-unbooted publishes it all the same",
+        ) from None
+    if disk != build.sha512[OS_IMAGE]:
+        raise HarnessError(
+            f"the boot test in {build.out} was of another os-image than this one", hint=again
+        )
+    if not passed:
+        raise HarnessError(
+            f"the os-image in {build.out} failed its boot test: {reason}",
+            hint="-- --allow-unbooted publishes it all the same",
+        )
+
+
+def uploads(build: Build, run: str) -> list[Upload]:
+    """The files of build that are published, those that people download first."""
+    found = [
+        Upload(
+            build.out / name,
+            build.named(template, run),
+            build.sha512[name],
+            (build.out / name).stat().st_size,
+        )
+        for name, template in NAMES.items()
+        if name in build.sha512
+    ]
+    described = [
+        Upload.of(build.out / name, build.named(template, run))
+        for name, template in DESCRIPTIONS.items()
+    ]
+    return [*found, *described]
+
+
+def image(build: Build, run: str) -> Image | None:
+    """The container image of build, None where it has none."""
+    layout = build.out / CONTAINER
+    if not any(name.startswith(f"{CONTAINER}/") for name in build.sha512):
+        return None
+    [entry] = json.loads((layout / "index.json").read_text())["manifests"]
+    return Image(layout, build.named(TAG, run), build.arch, entry["digest"])
+
+
+def checksums(files: Iterable[Upload]) -> str:
+    """SHA512SUMS over files, under the names they are published with."""
+    return "".join(f"{file.sha512}  {file.key}\n" for file in files)
+
+
+def manifest(
+    builds: Iterable[Build],
+    images: Iterable[Image],
+    *,
+    run: str,
+    base_url: str,
+    repository: str,
+    now: datetime,
+    days: int,
+) -> dict[str, Any]:
+    """The release manifest, which is good for days from now on.
+
+    digest repeats sha512 the way finch-core's updater reads it.
+    """
+    published = [
+        {
+            "platform": platform,
+            "arch": build.arch.debian,  # as Go's GOARCH
+            "url": f"{base_url.rstrip('/')}/{build.named(NAMES[name], run)}",
+            "sha512": build.sha512[name],
+            "digest": f"sha512:{build.sha512[name]}",
+        }
+        for build in builds
+        for name, platform in PLATFORMS.items()
+        if name in build.sha512
+    ]
+    return {
+        "published_at": _stamp(now),
+        "expires_at": _stamp(now + timedelta(days=days)),
+        "artifacts": published,
+        "container_images": [
+            {
+                "arch": one.arch.debian,
+                "image": f"{repository}:{one.tag}",
+                "digest": one.digest,
+            }
+            for one in images
+            if repository
+        ],
+    }
+
+
+def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two release manifests tell of the same release, whenever they were written."""
+    dates = ("published_at", "expires_at")
+    return _without(ours, dates) == _without(theirs, dates)
+
+
+def _without(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in names}
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,160 @@
+"""Finished builds in little, for the tests of what is done with builds."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import struct
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts import arch, archives, artifacts, stages
+from scripts.boot.disk import ESP_TYPE, SECTOR
+from scripts.options import ROOT
+from scripts.stages import Target
+
+
+def write_manifest(
+    out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str, root: Path = ROOT
+) -> None:
+    """Write the manifest, and the checksums, of a build whose images hold packages (name: version).
+
+    outputs are those that stand in out already, root the checkout that they were built from.
+    """
+    target = Target("debian", arch.X86_64, {})
+    wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
+    inputs = {stage.name: stage.inputs for stage in stages.plan(root, wanted, target)}
+    manifest: dict[str, Any] = {
+        "distribution": "debian",
+        "release": "trixie",
+        "arch": "x86_64",
+        "mkosi": {"version": "27.1", "source": "upstream", "digest": "0" * 64, "patches": {}},
+        "images": {
+            image: {
+                "stage_key": f"key of {image}",
+                "inputs": inputs.get(image, {}),
+                "seconds": 1.5,
+                "packages": [
+                    {"name": name, "version": version, "architecture": "amd64"}
+                    for name, version in packages.items()
+                ],
+            }
+            for image, packages in images.items()
+        },
+    }
+    described = artifacts.describe(out, outputs)
+    artifacts.write_checksums(out, described)
+    artifacts.write_manifest(out, manifest, described)
+
+
+def write_rootfs(out: Path, files: Mapping[str, str]) -> None:
+    """Write a WSL rootfs that holds files (path: text), and a link to the first of them."""
+    tree = out / "tree"
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+        (tree / name).chmod(0o644)
+    first = tree / next(iter(files))
+    first.with_name("linked").hardlink_to(first)
+    tar = out / "wsl-rootfs.tar"
+    subprocess.run(
+        ["tar", "-C", tree, "--owner=0", "--group=0", "--mtime=@0", "-cf", tar, "."], check=True
+    )
+    archives.link_wsl(archives.pack_rootfs(tar, ["gzip", "--no-name"]))
+    subprocess.run(["rm", "-r", tree], check=True)
+
+
+def write_disk(path: Path, sizes: Mapping[str, int]) -> None:
+    """Write a disk image that is nothing but a GPT, of partitions with these labels and MiB."""
+    start, table = 2048, b""
+    for label, mib in sizes.items():
+        end = start + mib * 2048 - 1
+        type_ = uuid.UUID(ESP_TYPE).bytes_le
+        name = label.encode("utf-16-le").ljust(72, b"\0")
+        table += type_ + uuid.uuid5(uuid.NAMESPACE_DNS, label).bytes_le
+        table += struct.pack("<QQQ", start, end, 0) + name
+        start = end + 1
+    header = b"EFI PART" + bytes(64) + struct.pack("<QII", 2, len(sizes), 128)
+    with path.open("wb") as file:
+        file.seek(SECTOR)
+        file.write(header)
+        file.seek(2 * SECTOR)
+        file.write(table)
+        file.truncate(start * SECTOR)
+
+
+def write_uki(path: Path, sections: Mapping[str, bytes]) -> None:
+    """Write a PE file that is nothing but sections (PE format, Microsoft's specification)."""
+    headers, contents, offset = b"", b"", 0x400
+    for name, data in sections.items():
+        padded = data.ljust(-(-len(data) // 512) * 512, b"\0")
+        headers += struct.pack(
+            "<8sIIIIIIHHI", name.encode(), len(data), 0x1000 * (len(contents) // 512 + 1),
+            len(padded), offset, 0, 0, 0, 0, 0x40000040,
+        )  # fmt: skip
+        contents += padded
+        offset += len(padded)
+    coff = struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, 240, 0x2022)
+    optional = struct.pack("<HBBIIIII", 0x20B, 0, 0, 0, 0, 0, 0x1000, 0x1000)
+    optional += struct.pack("<QIIHHHHHHIIIIHHQQQQII", 0, 4096, 512, *[0] * 6, 0, 1 << 20, 0x400,
+                            0, 10, 0, 0, 0, 0, 0, 0, 16)  # fmt: skip
+    dos = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64)
+    head = dos + b"PE\0\0" + coff + optional.ljust(240, b"\0") + headers
+    path.write_bytes(head.ljust(0x400, b"\0") + contents)
+
+
+def write_layout(folder: Path, layer: bytes) -> None:
+    """Write an OCI image layout of one layer, a gzipped tar."""
+
+    def blob(data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+        (folder / "blobs/sha256" / digest).write_bytes(data)
+        return f"sha256:{digest}"
+
+    packed = gzip.compress(layer, mtime=0)
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],
+            },
+            "config": {"Cmd": ["/sbin/init"]},
+        }
+    ).encode()
+    media = "application/vnd.oci.image"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{media}.manifest.v1+json",
+            "config": {
+                "mediaType": f"{media}.config.v1+json",
+                "digest": blob(config),
+                "size": len(config),
+            },
+            "layers": [
+                {
+                    "mediaType": f"{media}.layer.v1.tar+gzip",
+                    "digest": blob(packed),
+                    "size": len(packed),
+                }
+            ],
+        }
+    ).encode()
+    entry = {
+        "mediaType": f"{media}.manifest.v1+json",
+        "digest": blob(manifest),
+        "size": len(manifest),
+        "annotations": {"org.opencontainers.image.ref.name": "container-with-kernel"},
+    }
+    index = {
+        "schemaVersion": 2, "mediaType": f"{media}.index.v1+json", "manifests": [entry]
+    }  # fmt: skip
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

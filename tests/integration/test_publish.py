@@ -1,0 +1,488 @@
+"""Publishing to a real registry and an S3 server on loopback, and fetching back what went there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from scripts import archives, artifacts, programs, publish, registry, release, s3
+from scripts.errors import HarnessError, UsageError
+from scripts.options import ROOT
+from scripts.progress import Progress
+from scripts.run import run
+from scripts.s3 import Bucket
+from tests import builds, services
+
+WORK = ROOT / ".work"
+
+RUN = "4711"
+
+QCOW2 = "finch-debian-trixie-os-image-x86-64-4711.qcow2"
+ROOTFS = "common/x86-64/finch-debian-trixie-rootfs-x86-64-4711.tar.gz"
+SUMS = "finch-debian-trixie-4711.SHA512SUMS"
+MANIFEST = "finch-debian-trixie-manifest-4711.json"
+
+IMAGES = {
+    name: {"bash": "5.2"}
+    for name in (
+        "base", "base-with-kernel", "initrd", "os-image", "container-with-kernel", "wsl-rootfs",
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def skopeo() -> list[Any]:
+    return programs.obtain("skopeo", programs.known()["skopeo"], WORK, Progress(live=False))
+
+
+@pytest.fixture(scope="module")
+def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with services.docker_registry(tmp_path_factory.mktemp("registry"), WORK) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    with services.s3(Path(sys.executable)) as url:
+        yield url
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, s3_url: str, tmp_path: Path) -> Any:
+    """A client of the S3 that the harness is pointed at, as with any other S3 there is."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "ACTIONS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return boto3.client("s3", config=Config(retries={"max_attempts": 1}))
+
+
+@pytest.fixture
+def bucket(aws: Any, tmp_path: Path) -> str:
+    name = "finch-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
+    aws.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def repository(registry_host: str, bucket: str) -> str:
+    return f"{registry_host}/{bucket}"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A checkout's configuration."""
+    root = tmp_path / "checkout"
+    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi"):
+        shutil.copytree(ROOT / name, root / name, symlinks=True)
+    shutil.copy(ROOT / "mkosi.conf", root)
+    return root
+
+
+@pytest.fixture
+def out(root: Path) -> Path:
+    """A build of that checkout, finished and booted, of files that are small."""
+    out = root / "out/debian/x86_64"
+    out.mkdir(parents=True)
+    builds.write_rootfs(out, {"etc/hostname": "finch"})
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("etc"))
+    builds.write_layout(out / "container-with-kernel", layer.getvalue())
+    archives.pack_oci(out / "container-with-kernel")
+    (out / "os-image.raw").write_bytes(b"raw" * 100)
+    (out / "os-image.qcow2").write_bytes(b"qcow2" * 1000)
+    (out / artifacts.REPORT).write_text("<!doctype html>")
+    (out / artifacts.SBOM).write_text("{}")
+    (out / artifacts.PROVENANCE).write_text("{}")
+    builds.write_manifest(
+        out,
+        IMAGES,
+        "os-image.raw", "os-image.qcow2", "container-with-kernel", "container-with-kernel.tar",
+        "wsl-rootfs.tar.gz", "wsl-rootfs.wsl",
+        root=root,
+    )  # fmt: skip
+    boot(out)
+    return out
+
+
+def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
+    """Note a boot test of the os-image that stands in out."""
+    sha512 = hashlib.sha512((out / "os-image.raw").read_bytes()).hexdigest()
+    (out / "boot-test").mkdir(exist_ok=True)
+    result = {"passed": passed, "reason": reason, "disk": sha512}
+    (out / artifacts.BOOT_TEST).write_text(json.dumps(result))
+
+
+@pytest.fixture
+def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., None]:
+    """Publishes the build, as the session does."""
+    assert out.exists()
+
+    def tell(*more: str, **environ: str) -> None:
+        argv = ["--distribution", "debian", "--run-id", RUN, "--bucket", bucket,
+                "--repository", repository, "--work", str(WORK), *more]  # fmt: skip
+        wanted = publish.parse(argv, environ, root=root)
+        publish.publish(wanted, Progress(live=False))
+
+    return tell
+
+
+def keys(aws: Any, bucket: str) -> set[str]:
+    return {one["Key"] for one in aws.list_objects_v2(Bucket=bucket).get("Contents", [])}
+
+
+def fetch(aws: Any, bucket: str, key: str) -> bytes:
+    body: bytes = aws.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body
+
+
+def test_files_come_back_under_finch_s_names_with_their_checksums(
+    tell: Callable[..., None], aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    tell()
+
+    assert {QCOW2, ROOTFS, SUMS, MANIFEST} <= keys(aws, bucket)
+    for key in keys(aws, bucket):
+        (tmp_path / "back" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "back" / key).write_bytes(fetch(aws, bucket, key))
+    subprocess.run(
+        ["sha512sum", "--quiet", "--strict", "--check", SUMS], cwd=tmp_path / "back", check=True
+    )
+    manifest = json.loads(fetch(aws, bucket, MANIFEST))
+    assert {(one["platform"], one["arch"]) for one in manifest["artifacts"]} == {
+        ("darwin", "amd64"),
+        ("windows", "amd64"),
+    }
+    qcow2 = next(one for one in manifest["artifacts"] if one["platform"] == "darwin")
+    assert qcow2["url"] == f"https://{bucket}.s3.amazonaws.com/{QCOW2}"
+    assert qcow2["digest"] == "sha512:" + hashlib.sha512(b"qcow2" * 1000).hexdigest()
+    assert manifest["published_at"] < manifest["expires_at"]
+
+
+def test_the_image_comes_back_from_the_registry_with_the_layout_s_digest(
+    tell: Callable[..., None], repository: str, out: Path, skopeo: list[Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], aws: Any, bucket: str,
+) -> None:  # fmt: skip
+    tell()
+
+    index = json.loads((out / "container-with-kernel/index.json").read_text())
+    digest = index["manifests"][0]["digest"]
+    assert f"{repository}:x86-64-with-kernel-4711 is {digest}" in capsys.readouterr().out
+    back = tmp_path / "back"
+    run(
+        [*skopeo, "--insecure-policy", "copy", "--preserve-digests", "--src-tls-verify=false",
+         f"docker://{repository}@{digest}", f"oci:{back}:it"]
+    )  # fmt: skip
+    for path in (out / "container-with-kernel/blobs/sha256").iterdir():
+        assert (back / "blobs/sha256" / path.name).read_bytes() == path.read_bytes()
+    manifest = json.loads(fetch(aws, bucket, MANIFEST))
+    assert manifest["container_images"] == [
+        {"arch": "amd64", "image": f"{repository}:x86-64-with-kernel-4711", "digest": digest}
+    ]
+
+
+def test_the_tar_is_taken_as_an_oci_archive_and_as_docker_s(out: Path, skopeo: list[Any]) -> None:
+    tar = out / "container-with-kernel.tar"
+    for kind in ("oci-archive", "docker-archive"):
+        told = json.loads(run([*skopeo, "inspect", f"{kind}:{tar}"]).stdout)
+        assert (told["Architecture"], told["Os"], len(told["Layers"])) == ("amd64", "linux", 1)
+
+
+@pytest.fixture(scope="module")
+def cosign() -> list[Any]:
+    return programs.obtain("cosign", programs.known()["cosign"], WORK, Progress(live=False))
+
+
+@pytest.fixture
+def key(cosign: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COSIGN_PASSWORD", "secret")
+    run([*cosign, "generate-key-pair"], cwd=tmp_path)
+    return tmp_path / "cosign.key"
+
+
+def test_manifest_and_checksums_are_signed_so_that_cosign_verifies_them(
+    tell: Callable[..., None], key: Path, cosign: list[Any], aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    tell("--key", str(key), "--latest")
+
+    for name in (SUMS, MANIFEST, "manifest.json"):
+        for part in (name, f"{name}.bundle"):
+            (tmp_path / part).write_bytes(fetch(aws, bucket, part))
+        verify = [*cosign, "verify-blob", "--key", tmp_path / "cosign.pub",
+                  "--insecure-ignore-tlog", "--bundle", tmp_path / f"{name}.bundle"]  # fmt: skip
+        run([*verify, tmp_path / name])
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b" ")
+        assert run([*verify, tmp_path / name], check=False).returncode != 0
+    assert fetch(aws, bucket, "manifest.json") == fetch(aws, bucket, MANIFEST)
+
+
+def test_a_wrong_password_of_the_key_is_one_sentence(
+    tell: Callable[..., None], key: Path, aws: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "wrong")
+    with pytest.raises(HarnessError, match=r"SHA512SUMS cannot be signed: .*decrypt"):
+        tell("--key", str(key))
+    assert keys(aws, bucket) == set()
+
+
+def test_the_same_again_does_nothing(
+    tell: Callable[..., None], key: Path, aws: Any, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell("--key", str(key), "--latest")
+    before = {key: fetch(aws, bucket, key) for key in keys(aws, bucket)}
+    dates = {one["Key"]: one["LastModified"]
+             for one in aws.list_objects_v2(Bucket=bucket)["Contents"]}  # fmt: skip
+    tell("--key", str(key), "--latest")
+
+    assert "everything was published already" in capsys.readouterr().out
+    assert {key: fetch(aws, bucket, key) for key in keys(aws, bucket)} == before
+    assert dates == {
+        one["Key"]: one["LastModified"] for one in aws.list_objects_v2(Bucket=bucket)["Contents"]
+    }
+
+
+def test_other_bytes_under_a_published_name_are_refused_before_anything_goes_out(
+    tell: Callable[..., None], aws: Any, bucket: str, repository: str, skopeo: list[Any]
+) -> None:
+    aws.put_object(Bucket=bucket, Key=ROOTFS, Body=b"other")
+    with pytest.raises(HarnessError, match=rf"s3://{bucket}/{ROOTFS} is there already, with other"):
+        tell()
+
+    assert keys(aws, bucket) == {ROOTFS}
+    assert registry.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
+
+
+def test_another_image_under_a_published_tag_is_refused(
+    tell: Callable[..., None], out: Path, root: Path, aws: Any, bucket: str
+) -> None:
+    tell()
+    published = keys(aws, bucket)
+    shutil.rmtree(out / "container-with-kernel")
+    builds.write_layout(out / "container-with-kernel", b"")
+    builds.write_manifest(
+        out, IMAGES, "container-with-kernel", "container-with-kernel.tar", root=root
+    )
+    with pytest.raises(HarnessError, match="is there already, and another image"):
+        tell()
+    assert keys(aws, bucket) == published
+
+
+def test_a_dry_run_tells_the_plan_without_credentials_or_a_server(
+    tell: Callable[..., None], bucket: str, repository: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    tell("--dry-run")
+
+    told = capsys.readouterr().out
+    for name in (QCOW2, ROOTFS, SUMS, MANIFEST):
+        assert f"s3://{bucket}/{name}" in told
+    assert f"{repository}:x86-64-with-kernel-4711" in told
+    assert "nothing is signed" in told
+    monkeypatch.undo()
+
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> release.Upload:
+    """A file of three parts."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(12 * MIB))
+    return release.Upload.of(path, "large-4711")
+
+
+def open_uploads(aws: Any, bucket: str) -> list[Any]:
+    found: list[Any] = aws.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return found
+
+
+def test_an_upload_whose_connection_was_cut_goes_on_where_it_broke(
+    upload: release.Upload, aws: Any, s3_url: str, bucket: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with services.cutting(s3_url, 7 * MIB) as url, Progress(live=False).task("upload") as task:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        broken = Bucket.open(bucket, tmp_path / "uploads")
+        with pytest.raises(HarnessError, match=f"the connection to the bucket {bucket} failed"):
+            s3.Bucket(bucket, broken.client, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+    assert keys(aws, bucket) == set()
+    [begun] = open_uploads(aws, bucket)
+    arrived = aws.list_parts(Bucket=bucket, Key=upload.key, UploadId=begun["UploadId"])["Parts"]
+    assert [part["PartNumber"] for part in arrived] == [1]
+
+    sent: list[int] = []
+    aws.meta.events.register(
+        "before-call.s3.UploadPart", lambda params, **_: sent.append(params["url_path"])
+    )
+    with Progress(live=False).task("upload") as task:
+        s3.Bucket(bucket, aws, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+    assert len(sent) == 2
+    assert fetch(aws, bucket, upload.key) == upload.source.read_bytes()
+    assert open_uploads(aws, bucket) == []
+    assert s3.Bucket(bucket, aws, tmp_path / "uploads").check(upload)
+
+
+def test_an_upload_that_another_machine_left_half_done_is_removed(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    left = aws.create_multipart_upload(Bucket=bucket, Key=upload.key)
+    aws.upload_part(Bucket=bucket, Key=upload.key, UploadId=left["UploadId"], PartNumber=1,
+                    Body=b"x" * 5 * MIB)  # fmt: skip
+    with Progress(live=False).task("upload") as task:
+        s3.Bucket(bucket, aws, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+
+    assert open_uploads(aws, bucket) == []
+    assert fetch(aws, bucket, upload.key) == upload.source.read_bytes()
+
+
+def test_what_another_published_meanwhile_is_not_written_over(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    aws.put_object(Bucket=bucket, Key=upload.key, Body=b"other")
+    small = s3.Bucket(bucket, aws, tmp_path / "uploads")
+    with (
+        pytest.raises(HarnessError, match="is there already, with other bytes"),
+        Progress(live=False).task("upload") as task,
+    ):
+        small.upload(upload, task)
+    assert fetch(aws, bucket, upload.key) == b"other"
+
+
+def test_without_credentials_nothing_happens_and_the_hint_tells_where_they_go(
+    tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UsageError, match="there are no AWS credentials") as caught:
+        tell()
+    assert "AWS_PROFILE" in caught.value.hint
+
+
+def test_a_bucket_that_is_not_there_is_named(tell: Callable[..., None]) -> None:
+    with pytest.raises(UsageError, match="there is no such thing as the bucket no-such-bucket"):
+        tell("--bucket", "no-such-bucket")
+
+
+def test_a_repository_that_is_not_there_is_named_and_no_file_goes_out(
+    tell: Callable[..., None], aws: Any, bucket: str
+) -> None:
+    with (
+        services.refusing(404, "NAME_UNKNOWN") as host,
+        pytest.raises(UsageError, match=f"there is no repository {host}/finch"),
+    ):
+        tell("--repository", f"{host}/finch")
+    assert keys(aws, bucket) == set()
+
+
+def test_a_registry_that_wants_a_password_is_named(
+    tell: Callable[..., None], aws: Any, bucket: str
+) -> None:
+    with (
+        services.refusing(401, "UNAUTHORIZED") as host,
+        pytest.raises(UsageError, match=f"{host} does not let us in"),
+    ):
+        tell("--repository", f"{host}/finch")
+    assert keys(aws, bucket) == set()
+
+
+def test_what_is_no_finished_build_is_refused(tell: Callable[..., None], out: Path) -> None:
+    (out / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="there is no finished build in"):
+        tell()
+
+
+def test_what_was_not_booted_is_refused_unless_that_is_allowed(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    shutil.rmtree(out / "boot-test")
+    with pytest.raises(HarnessError, match="has not been booted"):
+        tell()
+    assert keys(aws, bucket) == set()
+    tell("--allow-unbooted")
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_what_failed_its_boot_test_is_refused_with_the_reason(
+    tell: Callable[..., None], out: Path
+) -> None:
+    boot(out, passed=False, reason="kernel panic")
+    with pytest.raises(HarnessError, match="failed its boot test: kernel panic"):
+        tell()
+
+
+def test_a_boot_test_of_another_image_does_not_count(tell: Callable[..., None], out: Path) -> None:
+    result = json.loads((out / artifacts.BOOT_TEST).read_text())
+    (out / artifacts.BOOT_TEST).write_text(json.dumps(result | {"disk": "0" * 128}))
+    with pytest.raises(HarnessError, match="was of another os-image"):
+        tell()
+
+
+def test_what_the_checkout_would_build_otherwise_is_stale(
+    tell: Callable[..., None], root: Path
+) -> None:
+    path = root / "mkosi.images/base/mkosi.conf"
+    path.write_text(path.read_text() + "# changed\n")
+    with pytest.raises(HarnessError, match=r"base in .* is stale: .*base/mkosi\.conf changed"):
+        tell()
+
+
+def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out: Path) -> None:
+    (out / "os-image.qcow2").write_bytes(b"tampered")
+    with pytest.raises(HarnessError, match=r"os-image\.qcow2 was written to since it was built"):
+        tell()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--run-id", "1"], "nowhere to publish"),
+        (["--bucket", "b"], "no number of a run"),
+        (["--bucket", "b", "--run-id", "v1"], "no number of a run"),
+        (["--bucket", "b", "--run-id", "1", "--distribution", "arch"], "unknown distribution"),
+        (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
+        (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
+        (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "of no use"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        publish.parse(argv, {})
+
+
+def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: Any) -> None:
+    assert aws
+    host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+    with registry.opened(["skopeo"], f"{host}/finch") as place:
+        assert place.authentication
+        assert place.authentication.stat().st_mode & 0o777 == 0o600
+        [auth] = json.loads(place.authentication.read_text())["auths"].items()
+    assert auth[0] == host
+    assert base64.b64decode(auth[1]["auth"]).startswith(b"AWS:")
+    assert not place.authentication.exists()
+
+
+def test_another_registry_gets_the_user_s_own_password() -> None:
+    with registry.opened(["skopeo"], "ghcr.io/owner/finch") as place:
+        assert place.authentication is None

@@ -1,0 +1,155 @@
+"""Servers on loopback that releases are published to: Debian's docker-registry, moto's S3.
+
+And two that stand in the way: one that cuts connections, one that lets nobody in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from scripts import programs
+from scripts.programs import Source
+from scripts.progress import Progress
+from scripts.run import Arg, running, start
+
+REGISTRY = Source("usr/bin/docker-registry", ("docker-registry", "libc6"))
+
+CONFIG = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: "{folder}"}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def docker_registry(folder: Path, work: Path) -> Iterator[str]:
+    """An empty registry that keeps its blobs in folder; its host and port."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = folder / "config.yml"
+    config.write_text(CONFIG.format(folder=folder / "data", port=port))
+    command = programs.obtain("docker-registry", REGISTRY, work, Progress(live=False))
+    with _serving([*command, "serve", config], port, "/v2/"):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def s3(python: Path) -> Iterator[str]:
+    """An empty S3; its URL."""
+    port = free_port()
+    command: list[Arg] = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _serving(command, port, "/moto-api/"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _serving(command: list[Arg], port: int, path: str) -> Iterator[None]:
+    quiet = subprocess.DEVNULL
+    with running(start(command, stdout=quiet, stderr=quiet)) as process:
+        deadline = time.monotonic() + 60
+        while not _answers(f"http://127.0.0.1:{port}{path}"):
+            assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
+            assert time.monotonic() < deadline, f"{command[0]} does not answer"
+            time.sleep(0.1)
+        yield
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def cutting(upstream: str, after: int) -> Iterator[str]:
+    """A way to the S3 at upstream that breaks after so many bytes have gone through it."""
+    server = urlsplit(upstream)
+    left = [after]
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((server.hostname or "", server.port or 0)) as out:
+                back = threading.Thread(target=self.pump, args=(out, self.request, False))
+                back.start()
+                self.pump(self.request, out, True)
+                back.join()
+
+        def pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(1 << 16):
+                    if counted:
+                        left[0] -= len(data)
+                    if left[0] < 0:
+                        break
+                    target.sendall(data)
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        proxy.shutdown()
+        thread.join()
+
+
+@contextmanager
+def refusing(code: int, error: str) -> Iterator[str]:
+    """A registry that answers everything but its greeting with an error, as ECR does."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b"{}" if self.path == "/v2/" else json.dumps(
+                {"errors": [{"code": error, "message": f"{error} it is"}]}
+            ).encode()  # fmt: skip
+            self.send_response(200 if self.path == "/v2/" else code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = answer  # noqa: N815 - as http.server has it
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import arch, artifacts, description, options
+from scripts.artifacts import Artifact
+from scripts.options import Options
+from scripts.places import Place, Places
+from scripts.records import Package, Record
+from scripts.tools import Tools
+from tests import builds
+
+NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))
+
+STATUS = """\
+Package: {name}
+Status: install ok installed
+Architecture: amd64
+Version: 1
+"""
+
+
+@pytest.fixture
+def opts(tmp_path: Path) -> Options:
+    """A checkout of a base, an initrd, and an os-image that stands on both."""
+    for name, needs in {"base": "", "initrd": "", "os-image": "base initrd"}.items():
+        folder = tmp_path / "mkosi.images" / name
+        folder.mkdir(parents=True)
+        (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
+    argv = ["--distribution", "debian", "--arch", "x86_64"]
+    return options.parse(argv, {}, root=tmp_path)
+
+
+@pytest.fixture
+def at(opts: Options) -> Places:
+    """Where the tree of the base is kept."""
+    place = Place(opts.work, "debian", "trixie", arch.X86_64, opts.work / "sandbox")
+    tree = place.stage("base") / "base"
+    for path, text in {
+        "var/lib/dpkg/status": STATUS.format(name="bash"),
+        "usr/lib/os-release": 'ID=debian\nVERSION_ID="13"\n',
+    }.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(text)
+    return Places(images=place, tools=place)
+
+
+@pytest.fixture
+def records(opts: Options) -> dict[str, Record]:
+    """What is remembered of a build in which everything is up to date."""
+    opts.target.mkdir(parents=True)
+    (opts.target / "os-image.raw").write_text("disk")
+    made = (Artifact.of(opts.target, "os-image.raw"),)
+    inputs = {"stage base": "b", "stage initrd": "i"}
+    added = {"file /usr/bin/helper": "ab" * 32}
+    return {
+        "base": Record("b", added, 1, (), (Package("bash", "1", "amd64"),)),
+        "initrd": Record("i", {}, 1, (), (Package("kmod", "2", "amd64"),)),
+        "os-image": Record("o", inputs, 1, made, (Package("grown", "3", "amd64"),)),
+    }
+
+
+def write(opts: Options, at: Places, records: dict[str, Record]) -> None:
+    builds.write_manifest(opts.target, {"base": {"bash": "1"}}, "os-image.raw")
+    manifest = json.loads((opts.target / artifacts.MANIFEST).read_text())
+    description.write(opts, at, NO_TOOLS, records, manifest)
+
+
+def parts(opts: Options, name: str) -> dict[str, Any]:
+    bom = json.loads((opts.target / name).read_text())
+    return {part["name"]: part for part in bom["components"]}
+
+
+def test_an_image_holds_its_base_s_packages_and_its_own_and_those_of_its_initrd(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    write(opts, at, records)
+    found = parts(opts, "os-image.sbom.cdx.json")
+
+    assert {"bash", "grown", "initrd", "/usr/bin/helper"} <= found.keys()
+    assert [part["name"] for part in found["initrd"]["components"]] == ["kmod"]
+
+
+def test_all_that_is_promised_is_written(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    write(opts, at, records)
+
+    for name in (artifacts.SBOM, artifacts.PROVENANCE, artifacts.REPORT):
+        assert (opts.target / name).exists()
+    statement = json.loads((opts.target / artifacts.PROVENANCE).read_text())
+    dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {"name": "file /usr/bin/helper", "digest": {"sha256": "ab" * 32}} in dependencies
+
+
+def test_an_image_of_an_older_base_keeps_the_description_that_it_has(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    write(opts, at, records)
+    before = (opts.target / "os-image.sbom.cdx.json").read_text()
+    status = at.images.stage("base") / "base/var/lib/dpkg/status"
+    status.write_text(STATUS.format(name="zsh"))
+    write(opts, at, records | {"base": Record("b2", {}, 1, (), ())})
+
+    assert (opts.target / "os-image.sbom.cdx.json").read_text() == before
+
+
+def test_an_image_that_somebody_wrote_to_is_not_described(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    (opts.target / "os-image.raw").write_text("another disk")
+    write(opts, at, records)
+
+    assert not (opts.target / "os-image.sbom.cdx.json").exists()

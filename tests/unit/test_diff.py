@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import diff
+from scripts.diff import Change, Kind
+from scripts.errors import HarnessError, UsageError
+from tests import builds
+
+PACKAGES = {"base": {"bash": "5.2-1", "zlib1g": "1:1.3"}, "initrd": {"kmod": "34"}}
+
+
+def build(
+    folder: Path,
+    *,
+    cmdline: bytes = b"root=/dev/vda2 quiet",
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """A build of everything that is compared."""
+    folder.mkdir()
+    builds.write_rootfs(folder, {"etc/hostname": "finch", "usr/bin/tool": "1", **(files or {})})
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("etc"))
+    builds.write_layout(folder / "container-with-kernel", layer.getvalue())
+    builds.write_disk(folder / "os-image.raw", {"esp": 16, "root": 32})
+    builds.write_uki(folder / "os-image.efi", {".cmdline": cmdline, ".linux": b"kernel" * 1000})
+    builds.write_manifest(folder, PACKAGES, "wsl-rootfs.tar.gz", "os-image.raw", "os-image.efi")
+    return folder
+
+
+def repack(folder: Path, packages: dict[str, dict[str, str]]) -> None:
+    builds.write_manifest(folder, packages, "wsl-rootfs.tar.gz", "os-image.raw", "os-image.efi")
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Path:
+    return build(tmp_path / "a")
+
+
+def test_equal_builds_do_not_differ(a: Path, tmp_path: Path) -> None:
+    found = diff.difference(a, build(tmp_path / "b"))
+
+    assert set(found.changes) == {
+        "packages", "packages of the initrd", "sizes", "UKI sections", "partitions",
+        "files of wsl-rootfs", "files of container-with-kernel",
+    }  # fmt: skip
+    assert not any(found.changes.values())
+
+
+def test_packages_that_came_went_and_changed_are_shown(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b")
+    repack(b, {"base": {"bash": "5.2-2", "nano": "8"}, "initrd": {"kmod": "35"}})
+    changes = diff.difference(a, b).changes
+
+    assert changes["packages"] == [
+        Change(Kind.CHANGED, "bash (amd64)", "5.2-1", "5.2-2"),
+        Change(Kind.ADDED, "nano (amd64)", after="8"),
+        Change(Kind.REMOVED, "zlib1g (amd64)", before="1:1.3"),
+    ]
+    assert [change.name for change in changes["packages of the initrd"]] == ["kmod (amd64)"]
+
+
+def test_files_differ_by_content_and_mode_not_by_time(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b", files={"etc/hostname": "other", "etc/new": "new"})
+    changes = diff.difference(a, b).changes["files of wsl-rootfs"]
+
+    assert [(change.kind.value, change.name) for change in changes] == [
+        ("changed", "/etc/hostname"),
+        ("changed", "/etc/linked"),
+        ("added", "/etc/new"),
+    ]
+
+
+def test_the_kernel_command_line_is_shown_whole(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b", cmdline=b"root=/dev/vda2")
+    changes = diff.difference(a, b).changes["UKI sections"]
+
+    assert changes == [Change(Kind.CHANGED, ".cmdline", "root=/dev/vda2 quiet", "root=/dev/vda2")]
+
+
+def test_partitions_differ_by_place_and_size(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b")
+    builds.write_disk(b / "os-image.raw", {"esp": 16, "root": 40, "data": 8})
+    changes = diff.difference(a, b).changes["partitions"]
+
+    assert [(change.kind.value, change.name) for change in changes] == [
+        ("changed", "2 root"),
+        ("added", "3 data"),
+    ]
+
+
+def test_of_a_mere_manifest_packages_and_sizes_are_compared(a: Path, tmp_path: Path) -> None:
+    found = diff.difference(a / "manifest.json", build(tmp_path / "b"))
+
+    assert set(found.changes) == {"packages", "packages of the initrd", "sizes"}
+    assert "UKI sections" in found.skipped
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("text", "  ~ bash (amd64): 5.2-1 → 5.2-2\n"),
+        ("markdown", "| ~ | `bash (amd64)` | `5.2-1` | `5.2-2` |\n"),
+    ],
+)
+def test_the_difference_is_told_in_the_form_that_is_asked_for(
+    a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, expected: str
+) -> None:
+    b = build(tmp_path / "b")
+    repack(b, {"base": {"bash": "5.2-2", "zlib1g": "1:1.3"}, "initrd": {"kmod": "34"}})
+    diff.main([str(a), str(b), "--format", form])
+
+    assert expected in capsys.readouterr().out
+
+
+def test_json_is_for_programs(a: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diff.main([str(a), str(a), "--format", "json"])
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+
+    assert told["changes"]["packages"] == []
+
+
+def test_markdown_stays_short_and_cells_stay_cells() -> None:
+    changes = [Change(Kind.ADDED, f"/a|`{number}", after="x") for number in range(100)]
+    text = diff.to_markdown(diff.Difference("a", "b", {"files": changes}, []))
+
+    assert "| + | `/a\\|'0` |  | `x` |" in text
+    assert "… and 40 more" in text
+    assert "100 added" in text
+
+
+def test_where_no_build_is_the_hint_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no .*manifest\.json"):
+        diff.difference(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [], "artifacts": []}'])
+def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(HarnessError, match="is no manifest of a build"):
+        diff.difference(tmp_path, tmp_path)
+
+
+def test_a_damaged_artifact_is_named(a: Path) -> None:
+    (a / "wsl-rootfs.tar.gz").write_bytes((a / "wsl-rootfs.tar.gz").read_bytes()[:100])
+    with pytest.raises(HarnessError, match=f"an artifact in {a} cannot be read"):
+        diff.difference(a, a)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scripts import matrix
+from scripts.errors import HarnessError
+
+
+def session(name: str, **call: str) -> dict[str, Any]:
+    values = ", ".join(f"{key}='{value}'" for key, value in call.items())
+    return {"name": name, "session": f"{name}({values})", "call_spec": call}
+
+
+LISTED = [
+    session("lint"),
+    session("build", arch="x86_64"),
+    session("build", arch="aarch64"),
+    session("image", arch="x86_64", image="os-image"),
+    session("image", arch="x86_64", image="base"),
+    session("image", arch="x86_64", image="wsl-rootfs"),
+    session("boot-test", arch="x86_64"),
+    session("boot-test", arch="aarch64"),
+]
+
+RUNNERS = {"x86_64": "intel", "aarch64": "arm"}
+
+
+def test_a_job_builds_all_images_of_an_architecture_on_its_own_runner() -> None:
+    assert matrix.jobs(LISTED, RUNNERS, by_image=False) == [
+        {
+            "arch": arch,
+            "image": "all",
+            "session": f"build(arch='{arch}')",
+            "boot_test": f"boot-test(arch='{arch}')",
+            "runner": runner,
+        }
+        for arch, runner in RUNNERS.items()
+    ]
+
+
+def test_by_image_each_has_its_job_and_the_disk_is_booted() -> None:
+    found = matrix.jobs(LISTED, RUNNERS, by_image=True)
+
+    assert [(job["image"], bool(job["boot_test"])) for job in found] == [
+        ("os-image", True),
+        ("wsl-rootfs", False),
+    ]
+
+
+def test_an_architecture_without_a_runner_is_named() -> None:
+    with pytest.raises(HarnessError, match="no runner for aarch64"):
+        matrix.jobs(LISTED, {"x86_64": "intel"}, by_image=False)

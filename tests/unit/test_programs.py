@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import programs, sources
+from scripts.errors import MachineError
+from scripts.programs import Source
+from scripts.progress import Progress
+
+SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose apt knows no archive of Debian; its PATH."""
+    monkeypatch.setattr(sources, "find", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_where_there_is_no_debian_the_program_on_path_is_taken(elsewhere: Path) -> None:
+    (elsewhere / "skopeo").touch(mode=0o755)
+
+    found = programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
+    assert found == [str(elsewhere / "skopeo")]
+
+
+def test_a_program_that_is_nowhere_is_named(elsewhere: Path) -> None:
+    with pytest.raises(MachineError, match="skopeo is not installed"):
+        programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
+
+
+def test_the_package_of_a_program_comes_with_it() -> None:
+    for name, source in programs.known().items():
+        assert name in source.packages
+        assert source.path == f"usr/bin/{name}"

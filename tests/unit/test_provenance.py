@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scripts import provenance
+from scripts.artifacts import Artifact
+from scripts.origin import LOCAL, Builder, Source
+
+MANIFEST = {
+    "distribution": "debian",
+    "release": "trixie",
+    "arch": "x86_64",
+    "mkosi": {"version": "27.1", "source": "upstream", "digest": "aa"},
+    "images": {"base": {"stage_key": "k1"}, "os-image": {"stage_key": "k2"}},
+}
+
+GITHUB = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "owner/finch",
+    "GITHUB_WORKFLOW_REF": "owner/finch/.github/workflows/build-os.yaml@refs/heads/main",
+    "GITHUB_RUN_ID": "42",
+    "GITHUB_RUN_ATTEMPT": "1",
+}
+
+
+def statement(source: Source, builder: Builder) -> dict[str, Any]:
+    text = provenance.to_json(
+        [Artifact("os-image.raw", 1, 0, "ff")], MANIFEST, {"file /usr/bin/x": "dd"},
+        source, builder, made=0,
+    )  # fmt: skip
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def test_the_statement_is_about_the_artifacts_by_digest() -> None:
+    made = statement(Source("c0ffee"), Builder())
+
+    assert made["_type"] == "https://in-toto.io/Statement/v1"
+    assert made["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert made["subject"] == [{"name": "os-image.raw", "digest": {"sha512": "ff"}}]
+
+
+def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
+    definition = statement(Source("c0ffee", ("noxfile.py",)), Builder())["predicate"][
+        "buildDefinition"
+    ]
+
+    digests = [material["digest"] for material in definition["resolvedDependencies"]]
+    assert digests == [{"gitCommit": "c0ffee"}, {"sha256": "aa"}, {"sha256": "dd"}]
+    assert definition["internalParameters"] == {
+        "stage_keys": {"base": "k1", "os-image": "k2"},
+        "modified": ["noxfile.py"],
+    }
+    assert definition["externalParameters"] == {
+        "distribution": "debian",
+        "release": "trixie",
+        "arch": "x86_64",
+    }
+
+
+def test_github_s_runner_is_named_by_workflow_and_run() -> None:
+    predicate = statement(Source("c0ffee"), Builder.of(GITHUB))["predicate"]
+
+    assert predicate["runDetails"]["builder"]["id"] == (
+        "https://github.com/owner/finch/.github/workflows/build-os.yaml@refs/heads/main"
+    )
+    assert predicate["runDetails"]["metadata"]["invocationId"].endswith(
+        "/actions/runs/42/attempts/1"
+    )
+    assert predicate["buildDefinition"]["resolvedDependencies"][0]["uri"] == (
+        "git+https://github.com/owner/finch"
+    )
+
+
+def test_a_person_s_machine_says_so_and_no_more() -> None:
+    details = statement(Source(""), Builder.of({}))["predicate"]["runDetails"]
+
+    assert details["builder"]["id"] == LOCAL
+    assert "invocationId" not in details["metadata"]
+
+
+def test_git_tells_the_commit_and_what_differs_from_it(tmp_path: Path) -> None:
+    assert Source.of(tmp_path) == Source("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=T", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    (tmp_path / "file ä").write_text("1")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
+
+    clean = Source.of(tmp_path)
+    (tmp_path / "file ä").write_text("2")
+
+    assert len(clean.commit) == 40
+    assert clean.modified == ()
+    assert Source.of(tmp_path) == Source(clean.commit, ("file ä",))
