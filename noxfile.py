@@ -114,6 +114,13 @@ def patch_check(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def binfmt(session: nox.Session) -> None:
+    """Let this machine run the other architecture's programs: `-- setup`, or `-- teardown`."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "binfmt", *session.posargs)
+
+
+@nox.session(default=False)
 def doctor(session: nox.Session) -> None:
     """Say what this machine lacks for which session, and the command that mends it."""
     sessions.install(session, "harness")

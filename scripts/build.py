@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import artifacts, doctor, errors, mkosi, options, places, releases, stages
+from scripts import (
+    artifacts,
+    binfmt,
+    doctor,
+    emulators,
+    errors,
+    mkosi,
+    options,
+    places,
+    releases,
+    stages,
+    standins,
+)
 from scripts.builder import Builder
+from scripts.emulators import Emulators
 from scripts.errors import UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
@@ -34,7 +48,10 @@ def build(opts: Options, progress: Progress) -> None:
     opts = _with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
-    planned = plan(opts, using, at)
+    carried = obtain_emulators(opts, progress)
+    planned = plan(opts, using, at, carried)
+    if any(_reason(stage, at, opts) for stage in planned):
+        write_trees(carried, at)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
     _write_description(opts, using, at, records)
@@ -60,7 +77,7 @@ def _with_dated_release(opts: Options, progress: Progress) -> Options:
 
 def build_tools_tree(opts: Options, progress: Progress, using: Mkosi, at: Places) -> None:
     """Build the tools tree alone, if it is out of date."""
-    _build_stages(plan(opts, using, at)[:1], opts, progress, using, at)
+    _build_stages([_plan_tools_tree(opts, using, at)], opts, progress, using, at)
 
 
 def _build_stages(
@@ -76,7 +93,9 @@ def _build_stages(
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
-        Builder(opts, using, progress, at).build(todo)
+        has_images = any(stage.name != TOOLS_TREE for stage in todo)
+        with emulation(opts, progress) if has_images else nullcontext():
+            Builder(opts, using, progress, at).build(todo)
     return {stage.name for stage in todo}
 
 
@@ -91,27 +110,68 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
     )
 
 
-def plan(opts: Options, using: Mkosi, at: Places) -> list[Stage]:
-    """The tools tree and the stages of the wanted images, each after those that it needs."""
-    common = {"mkosi": using.digest}
-    tools = Target(
-        at.tools.distribution,
-        at.tools.arch,
-        {**common, "release": at.tools.release, "package sources": at.tools.sources_digest},
+def obtain_emulators(opts: Options, progress: Progress) -> Emulators:
+    """The emulators that the images carry, fetched if need be; see `emulators.obtain`."""
+    return emulators.obtain(opts.root, opts.work, opts.arch, offline=opts.offline, say=progress.say)
+
+
+def write_trees(carried: Emulators, at: Places) -> None:
+    """Write what the configuration of the images takes from the harness: see `Place`."""
+    emulators.write_tree(carried, at.images.arch, at.images.emulators)
+    standins.write_tree(at.images.standins)
+
+
+def emulation(opts: Options, progress: Progress) -> AbstractContextManager[None]:
+    """What runs the programs of the images, where this machine does not."""
+    return binfmt.emulated(
+        opts.arch,
+        opts.root,
+        opts.work,
+        may_register=opts.binfmt,
+        offline=opts.offline,
+        say=progress.say,
     )
+
+
+def _plan_tools_tree(opts: Options, using: Mkosi, at: Places) -> Stage:
+    values = {
+        "mkosi": using.digest,
+        "release": at.tools.release,
+        "package sources": at.tools.sources_digest,
+    }
+    tools = Target(at.tools.distribution, at.tools.arch, values)
     [tree] = stages.plan(opts.root, [TOOLS_TREE], tools)
+    return tree
+
+
+def plan(opts: Options, using: Mkosi, at: Places, carried: Emulators) -> list[Stage]:
+    """The tools tree and the stages of the wanted images, each after those that it needs.
+
+    carried are the emulators that the images carry.
+    """
+    tree = _plan_tools_tree(opts, using, at)
     images = Target(
         at.images.distribution,
         at.images.arch,
         {
-            **common,
+            "mkosi": using.digest,
             "release": at.images.release,
             "package sources": at.images.sources_digest,
             "tools tree": tree.key,
         },
+        _own_inputs(opts, carried),
     )
     wanted = opts.images or options.IMAGES[opts.arch.name]
     return [tree, *stages.plan(opts.root, wanted, images)]
+
+
+def _own_inputs(opts: Options, carried: Emulators) -> dict[str, dict[str, str]]:
+    """What decides the output of single stages beside their configuration."""
+    spared = {} if opts.arch.is_native else {"stand-ins": ", ".join(standins.PROGRAMS)}
+    return {
+        "base": {"emulators": carried.digest, **spared},
+        "base-with-kernel": spared,
+    }
 
 
 def _reason(stage: Stage, at: Places, opts: Options) -> str:

@@ -179,8 +179,9 @@ class Builder:
         tree = "no" if stage.name == TOOLS_TREE else self._at.tools_tree
         cache = place.folder / "cache" / stage.name
         cache.mkdir(parents=True, exist_ok=True)
+        foreign = [] if place.arch.is_native else ["--profile", "foreign"]
         return [
-            "--profile", "staged",
+            "--profile", "staged", *foreign,
             "--image-id", stage.name,
             *place.arguments(),
             "--tools-tree", tree,

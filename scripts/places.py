@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import releases, sources, stages
-from scripts.arch import Arch, native
+from scripts.arch import AARCH64, Arch, native
 from scripts.digests import text_digest
 from scripts.options import RPM_DISTRIBUTIONS, Options
 from scripts.run import Arg
@@ -20,6 +20,8 @@ from scripts.stages import TOOLS_TREE
 OUTPUT = "FINCH_OUTPUT"
 SANDBOX_TREE = "FINCH_SANDBOX_TREE"
 TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
+EMULATORS = "FINCH_EMULATORS"
+STANDINS = "FINCH_STANDINS"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Place:
     def stage(self, name: str) -> Path:
         """The folder that holds the finished output and the record of the stage called name."""
         return self.folder / "stages" / name
+
+    @property
+    def emulators(self) -> Path:
+        """The tree of emulators that goes into the base image."""
+        return self.folder / "emulators"
+
+    @property
+    def standins(self) -> Path:
+        """The tree of stand-ins for what would be emulated; see `standins`."""
+        return self.folder / "standins"
 
     def workspace(self, name: str) -> Path:
         """The folder called name that mkosi works in.
@@ -73,6 +85,8 @@ class Place:
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
+            EMULATORS: os.fspath(self.emulators),
+            STANDINS: os.fspath(self.standins),
         }
 
     def arguments(self) -> list[Arg]:
@@ -138,8 +152,12 @@ def of(opts: Options) -> Places:
     release = opts.release or release_of(opts.root, opts.distribution)
     # What this machine can bootstrap: Debian with apt, Fedora with dnf.
     bootstrap = "debian" if shutil.which("apt-get") else "fedora"
-    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without.
-    profiles = ("rpm",) if opts.distribution in RPM_DISTRIBUTIONS else ()
+    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without; a
+    # QEMU and its firmware as much.
+    profiles = (
+        *(["rpm"] if opts.distribution in RPM_DISTRIBUTIONS else []),
+        *(["aarch64"] if opts.arch is AARCH64 else []),
+    )
     return Places(
         images=_place(
             opts, opts.distribution, release, opts.arch, f"{opts.distribution}/{opts.arch}"

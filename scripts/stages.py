@@ -11,7 +11,7 @@ import configparser
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.arch import Arch
@@ -35,12 +35,13 @@ class Target:
     """What a build is for.
 
     values are further things that decide every stage's output, such as the
-    package sources and mkosi's digest, by name.
+    package sources and mkosi's digest, by name. own are those of a single stage, by its name.
     """
 
     distribution: str
     arch: Arch
     values: Mapping[str, str]
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
         "distribution": target.distribution,
         "architecture": target.arch.name,
         **target.values,
+        **target.own.get(name, {}),
     }
     image = f"mkosi.images/{name}"
     files = {file: describe(root / file) for file in ROOT_FILES if (root / file).exists()}
