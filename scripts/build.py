@@ -116,9 +116,8 @@ def obtain_emulators(opts: Options, progress: Progress) -> Emulators:
 
 
 def write_trees(carried: Emulators, at: Places) -> None:
-    """Write what the configuration of the images takes from the harness: see `Place`."""
+    """Write the trees that the configuration of the images names: see `Place`."""
     emulators.write_tree(carried, at.images.arch, at.images.emulators)
-    standins.write_tree(at.images.standins)
 
 
 def emulation(opts: Options, progress: Progress) -> AbstractContextManager[None]:
@@ -150,6 +149,7 @@ def plan(opts: Options, using: Mkosi, at: Places, carried: Emulators) -> list[St
     carried are the emulators that the images carry.
     """
     tree = _plan_tools_tree(opts, using, at)
+    spared = {} if opts.arch.is_native else {"stand-ins": standins.DIGEST}
     images = Target(
         at.images.distribution,
         at.images.arch,
@@ -159,19 +159,14 @@ def plan(opts: Options, using: Mkosi, at: Places, carried: Emulators) -> list[St
             "package sources": at.images.sources_digest,
             "tools tree": tree.key,
         },
-        _own_inputs(opts, carried),
+        {
+            "base": {"emulators": carried.digest, **spared},
+            "base-with-kernel": spared,
+            "initrd": spared,
+        },
     )
     wanted = opts.images or options.IMAGES[opts.arch.name]
     return [tree, *stages.plan(opts.root, wanted, images)]
-
-
-def _own_inputs(opts: Options, carried: Emulators) -> dict[str, dict[str, str]]:
-    """What decides the output of single stages beside their configuration."""
-    spared = {} if opts.arch.is_native else {"stand-ins": ", ".join(standins.PROGRAMS)}
-    return {
-        "base": {"emulators": carried.digest, **spared},
-        "base-with-kernel": spared,
-    }
 
 
 def _reason(stage: Stage, at: Places, opts: Options) -> str:

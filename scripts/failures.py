@@ -64,7 +64,12 @@ TRANSIENT = re.compile(
 )
 
 SPACE_HINT = "free some space: a build needs about 10 GiB"
+# Every image of Debian's has it, so that an archive without has nothing for the architecture.
+APT_NOTHING = "Unable to locate package base-files"
+
 NETWORK_HINT = "check the network; -- --mirror URL names another archive"
+NOTHING = "the archive has no packages for this architecture and release"
+NOTHING_HINT = "-- --arch and -- --release name others, -- --mirror URL another archive"
 TRUST_HINT = "-- --mirror URL names another mirror, -- --signing-key FILE the key of this one"
 
 
@@ -114,7 +119,7 @@ def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]
         return cause, ""
     for line in lines:
         if match := APT_ERROR.match(line):
-            return match[1], ""
+            return (NOTHING, NOTHING_HINT) if match[1] == APT_NOTHING else (match[1], "")
     for line in reversed(lines):
         if match := MKOSI_LINE.match(line):
             return "" if match[1].startswith('"') else match[1], ""

@@ -83,13 +83,15 @@ def read_configuration(
         "--distribution", distribution,
         "--architecture", target.mkosi,
         "--image-id", image,
-        "--profile", "staged,rpm",
+        "--profile", "staged,rpm,foreign",
         "--output-directory", root / "mkosi.output",
         "--json", "summary",
     ]  # fmt: skip
     env = {
         "PYTHONPATH": os.fspath(using.folder),
         places.OUTPUT: os.fspath(root / "mkosi.output"),
+        # mkosi wants skeleton trees to be there when it reads of them.
+        places.STANDINS: os.fspath(root),
     }
     result = run(command, cwd=root, env=env, check=False)
     if result.returncode or result.stderr:

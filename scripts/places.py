@@ -48,11 +48,6 @@ class Place:
         """The tree of emulators that goes into the base image."""
         return self.folder / "emulators"
 
-    @property
-    def standins(self) -> Path:
-        """The tree of stand-ins for what would be emulated; see `standins`."""
-        return self.folder / "standins"
-
     def workspace(self, name: str) -> Path:
         """The folder called name that mkosi works in.
 
@@ -86,7 +81,6 @@ class Place:
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
             EMULATORS: os.fspath(self.emulators),
-            STANDINS: os.fspath(self.standins),
         }
 
     def arguments(self) -> list[Arg]:

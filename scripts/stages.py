@@ -35,13 +35,14 @@ class Target:
     """What a build is for.
 
     values are further things that decide every stage's output, such as the
-    package sources and mkosi's digest, by name. own are those of a single stage, by its name.
+    package sources and mkosi's digest, by name; of_stage has those that
+    decide one stage only, by the name of the stage.
     """
 
     distribution: str
     arch: Arch
     values: Mapping[str, str]
-    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    of_stage: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _inputs(root: Path, name: str, target: Target) -> dict[str, str]:
         "distribution": target.distribution,
         "architecture": target.arch.name,
         **target.values,
-        **target.own.get(name, {}),
+        **target.of_stage.get(name, {}),
     }
     image = f"mkosi.images/{name}"
     files = {file: describe(root / file) for file in ROOT_FILES if (root / file).exists()}

@@ -129,6 +129,10 @@ def explained(output: str, status: int = 1) -> str:
             "could not fetch http://mirror.example.org/debian/pool/main/h/hello/"
             "hello_2.10-3_amd64.deb: 404 Not Found",
         ),
+        (
+            UNKNOWN_PACKAGE.replace("helo", "base-files"),
+            "the archive has no packages for this architecture and release",
+        ),
         (UNKNOWN_PACKAGE, "Unable to locate package helo"),
         (
             DPKG,
