@@ -2,11 +2,12 @@
 
 Every run takes the image that `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian` has
 left, and begins to build one in which the script of a package crashes: half a minute. With --full
-an image is built from nothing and compared with plain mkosi's time: half an hour.
+all images are built from nothing and booted, and a base of Amazon Linux is: a quarter of an hour.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,8 @@ from scripts.options import Options
 from scripts.progress import Progress
 from scripts.tools import Tools
 from tests.e2e.checkout import DEBIAN, Copy, copy
+from tests.lab import world
+from tests.lab.server import LabServer
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
 
@@ -156,3 +159,36 @@ def test_a_package_script_that_crashes_is_named_with_its_last_words(copied: Copy
     assert "the last words of a script" in failed.output
     assert failed.error[-1].strip().startswith("log: ")
     assert copied.leftovers(within=5) == []
+
+
+@pytest.mark.full
+def test_from_nothing_all_images_are_built_and_the_disk_boots(copied: Copy) -> None:
+    build = copied.nox(f"build-3.12(arch='{FOREIGN}')", *DEBIAN)
+    assert build.wait(within=1800) == 0, build.output
+    assert copied.leftovers(within=5) == []
+
+    boot = copied.nox(f"boot-test(arch='{FOREIGN}')", *DEBIAN)
+
+    assert boot.wait(within=1200) == 0, boot.output
+    result = json.loads((copied.root / f"out/debian/{FOREIGN}/boot-test/result.json").read_text())
+    outcomes = {check["name"]: check["status"] for check in result["checks"]}
+    assert set(outcomes.values()) == {"passed"}
+    assert {"emulators", "foreign-program"} <= outcomes.keys()
+
+
+@pytest.mark.full
+def test_the_base_of_amazon_linux_is_built_from_the_lab(checkout: Path, copied: Copy) -> None:
+    world.provide()
+    made = world.make(checkout / ".work/lab", FOREIGN, print)
+    with LabServer(made.www) as lab:
+        build = copied.nox(
+            f"image-3.12(arch='{FOREIGN}', image='base')",
+            "--distribution", "amazonlinux",
+            "--mirror", lab.mirror,
+            "--signing-key", made.key_file,
+        )  # fmt: skip
+        assert build.wait(within=1800) == 0, build.output
+
+    tree = copied.work / f"amazonlinux/{FOREIGN}/stages/base/base"
+    assert 'ID="amzn"' in (tree / "etc/os-release").read_text()
+    assert machine_of((tree / "usr/bin/bash").read_bytes()) == MACHINES[FOREIGN.name]

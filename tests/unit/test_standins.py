@@ -45,7 +45,7 @@ def test_what_is_in_perl_runs_with_the_perl_and_libraries_of_the_tools_tree(
     standins.write_tree(tmp_path / "tree", tools)
 
     folder = tmp_path / "tree" / standins.FOLDER
-    first = (folder / "adduser").read_text().splitlines()[0]
+    first = (folder / "deb-systemd-helper").read_text().splitlines()[0]
     assert first == f"#!/{standins.FOLDER}/ld.so /{standins.FOLDER}/perl"
     assert (folder / "ld.so").read_text() == "loader"
     assert (tmp_path / "tree/usr/lib" / TRIPLET / "perl-base/strict.pm").exists()
@@ -61,13 +61,13 @@ def test_without_debians_perl_only_what_does_nothing_stands_in(tmp_path: Path) -
 def test_the_launcher_runs_the_program_of_its_own_name(tmp_path: Path) -> None:
     """The paths below /usr are put into a folder of the test's, all else is as in an image."""
     (tmp_path / "sbin").mkdir()
-    (tmp_path / "sbin/adduser").write_text('print "$0: @ARGV\\n"; exit 3;')
-    launcher = tmp_path / "adduser"
+    (tmp_path / "sbin/deb-systemd-helper").write_text('print "$0: @ARGV\\n"; exit 3;')
+    launcher = tmp_path / "deb-systemd-helper"
     launcher.write_text(standins.LAUNCHER.replace("/usr/sbin", f"{tmp_path}/sbin"))
 
     ran = subprocess.run(
-        ["perl", launcher, "--system", "ada"], capture_output=True, text=True, check=False
+        ["perl", launcher, "enable", "a.service"], capture_output=True, text=True, check=False
     )
 
-    assert ran.stdout == f"{tmp_path}/sbin/adduser: --system ada\n"
+    assert ran.stdout == f"{tmp_path}/sbin/deb-systemd-helper: enable a.service\n"
     assert ran.returncode == 3
