@@ -2,8 +2,8 @@
 
 Linux hands programs of a format that it is told of to an interpreter, here QEMU
 (Documentation/admin-guide/binfmt-misc.rst in its sources). A build of a foreign architecture
-registers its emulator for as long as it runs; `setup` does so until `teardown` or the next boot,
-for users who may not.
+registers its emulator for as long as it runs; `setup` does so until `teardown` or the next boot.
+Who may not is told the one command that an administrator runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ LASTING = "finch-"
 OF_BUILDS = "finch-build-"
 
 GREETING = "this is a foreign program"
+
+# What an administrator runs where a user's build may not register.
+SCRIPT = """\
+#!/bin/sh
+# Have this machine run {target} programs until its next start.
+set -e
+test -e {mount}/register || mount -t binfmt_misc binfmt_misc {mount}
+printf %s {line} > {mount}/register
+"""
 
 
 @dataclass(frozen=True)
@@ -137,28 +147,28 @@ def emulated(
         _use(arch, entry, say)
         yield
         return
+    own = emulators.obtain(root, work, native(), offline=offline, say=say)
+    registrar = _Registrar(target, own)
     if not may_register:
-        raise _forbidden(
+        raise registrar.forbidden(
             f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
         )
-
-    def register() -> None:
-        own = emulators.obtain(root, work, native(), offline=offline, say=say)
-        _register(arch, ours, own)
-
-    with _mounted(), _shared(arch, ours, register):
+    with registrar.mounted(), registrar.shared(ours):
         if problem := complaint(arch, find(target)):
             raise MachineError(problem, hint=f"see that {work} is on no file system mounted noexec")
         yield
 
 
-def require(arch: Arch, root: Path) -> None:
+def require(arch: Arch, root: Path, work: Path) -> None:
     """Raise MachineError, with what mends it, unless programs of arch run here and in chroots."""
     if arch.is_native:
         return
-    entry = find(Table.read(root / TABLE).targets[arch.name])
+    target = Table.read(root / TABLE).targets[arch.name]
+    entry = find(target)
     if not entry and (refusal := _refusal(arch)):
-        raise _forbidden(f"this machine does not run {arch} programs: {refusal}")
+        own = emulators.obtain(root, work, native())
+        message = f"this machine does not run {arch} programs: {refusal}"
+        raise _Registrar(target, own).forbidden(message)
     _use(arch, entry, lambda _: None)
 
 
@@ -189,87 +199,99 @@ def _refusal(arch: Arch) -> str:
     return "" if printed == GREETING else f"it printed {printed!r}"
 
 
-def _register(arch: Arch, name: str, own: Emulators) -> None:
-    """Register the emulator of arch among own under name. Raises MachineError where refused."""
-    target = own.table.targets[arch.name]
-    line = target.entry(name, os.fspath(own.program(target)), own.table.flags)
-    try:
-        (MOUNT / "register").write_text(line)
-    except FileExistsError:
-        return  # by another build, just now
-    except OSError as error:
-        raise _forbidden(f"an emulator of {arch} cannot be registered: {error.strerror}") from error
+@dataclass(frozen=True)
+class _Registrar:
+    """Registers the emulator of target, one of own, which run on this machine."""
 
+    target: Target
+    own: Emulators
 
-def _forbidden(message: str) -> MachineError:
-    return MachineError(
-        message, hint="an administrator does what is needed, once: sudo ./nox -s binfmt -- setup"
-    )
+    def line(self, name: str) -> str:
+        """What registers it under name. Raises HarnessError where the emulator is corrupt."""
+        interpreter = os.fspath(self.own.program(self.target))
+        return self.target.entry(name, interpreter, self.own.table.flags)
 
+    def forbidden(self, message: str) -> MachineError:
+        """The error of a user who may not, with the command for who may."""
+        script = self.own.folder / f"register-{self.target.name}.sh"
+        line = shlex.quote(self.line(f"{LASTING}{self.target.name}"))
+        script.write_text(SCRIPT.format(target=self.target.name, mount=MOUNT, line=line))
+        return MachineError(
+            message,
+            hint="an administrator runs, once after each start of the machine: "
+            f"sudo sh {shlex.quote(os.fspath(script))}",
+        )
 
-@contextlib.contextmanager
-def _shared(arch: Arch, name: str, register: Callable[[], None]) -> Iterator[None]:
-    """Hold the entry called name, registered if need be; the last who holds it removes it.
-
-    The lock is on the entry itself, which all containers of a machine see alike.
-    """
-    path = MOUNT / name
-    while True:
-        if not path.exists():
-            register()
+    def register(self, name: str) -> None:
+        """Register it under name. Raises MachineError where that is refused."""
+        line = self.line(name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # the last of its users has just removed it
-            continue
+            (MOUNT / "register").write_text(line)
+        except FileExistsError:
+            return  # by another build, just now
         except OSError as error:
-            raise _forbidden(f"the emulator of {arch} cannot be used: {error.strerror}") from error
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if path.exists():
-            break
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(path)
-        os.close(descriptor)
+            raise self.forbidden(
+                f"an emulator of {self.target.name} programs cannot be registered: {error.strerror}"
+            ) from error
+
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Hold the entry called name, registered if need be; the last who holds it removes it.
+
+        The lock is on the entry itself, which all containers of a machine see alike.
+        """
+        path = MOUNT / name
+        while True:
+            if not path.exists():
+                self.register(name)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # the last of its users has just removed it
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if path.exists():
+                break
+            os.close(descriptor)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[None]:
+        """Have binfmt_misc mounted; where it was not, unmount it once nothing is registered."""
+        if (MOUNT / "register").exists():
+            yield
+            return
+        self.mount()
+        try:
+            yield
+        finally:
+            if not entries():
+                run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
+
+    def mount(self) -> None:
+        """Mount binfmt_misc. Raises MachineError where there is none or this user may not."""
+        try:
+            run(["mount", "-t", "binfmt_misc", "binfmt_misc", MOUNT])
+        except CommandError as error:
+            if not has_kernel_support():
+                raise MachineError(
+                    "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
+                    hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
+                    "the architecture",
+                ) from error
+            cause = error.output.strip().partition("\n")[0]
+            raise self.forbidden(f"binfmt_misc cannot be mounted: {cause}") from error
 
 
 def _remove(path: Path) -> None:
     """Take back an entry; one that another user made is left for its maker."""
     with contextlib.suppress(PermissionError, FileNotFoundError):
         path.write_text("-1")
-
-
-@contextlib.contextmanager
-def _mounted() -> Iterator[None]:
-    """Have binfmt_misc mounted; where it was not before, unmount it once nothing is registered."""
-    if (MOUNT / "register").exists():
-        yield
-        return
-    mount()
-    try:
-        yield
-    finally:
-        if not entries():
-            run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
-
-
-def mount() -> None:
-    """Mount binfmt_misc. Raises MachineError where the kernel has none or this user may not."""
-    try:
-        run(["mount", "-t", "binfmt_misc", "binfmt_misc", MOUNT])
-    except FileNotFoundError as error:
-        raise MachineError(f"there is no program {error.filename}") from error
-    except CommandError as error:
-        if not has_kernel_support():
-            raise MachineError(
-                "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
-                hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
-                "the architecture",
-            ) from error
-        raise _forbidden(f"binfmt_misc cannot be mounted: {error.output.strip()}") from error
 
 
 def has_kernel_support(filesystems: Path = Path("/proc/filesystems")) -> bool:
@@ -301,16 +323,17 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
 
     One that works is left as it is. Raises MachineError as `emulated` does.
     """
-    target = Table.read(root / TABLE).targets[arch.name]
+    own = emulators.obtain(root, work, native(), say=say)
+    target = own.table.targets[arch.name]
+    registrar = _Registrar(target, own)
     if not (MOUNT / "register").exists():
-        mount()
+        registrar.mount()
     entry = find(target)
     if entry and not entry.name.startswith(OF_BUILDS):
         _use(arch, entry, say)
         say(f"{arch} programs run: {entry.name} is registered")
         return
-    own = emulators.obtain(root, work, native(), say=say)
-    _register(arch, f"{LASTING}{target.name}", own)
+    registrar.register(f"{LASTING}{target.name}")
     entry = Entry.parse(target.name, (MOUNT / f"{LASTING}{target.name}").read_text())
     if problem := complaint(arch, entry):
         raise HarnessError(problem)
@@ -328,7 +351,7 @@ def teardown(arch: Arch, *, say: Callable[[str], None] = print) -> None:
     except OSError as error:
         raise MachineError(
             f"{path.name} cannot be removed: {error.strerror}",
-            hint="sudo ./nox -s binfmt -- teardown",
+            hint=f"sudo sh -c 'echo -1 > {path}'",
         ) from error
     say(f"{path.name} is not registered any more")
 

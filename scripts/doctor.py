@@ -204,7 +204,7 @@ def binfmt(machine: Machine) -> Finding:
         found=found,
         mend="sudo modprobe binfmt_misc, if it is a module"
         if machine.binfmt
-        else "sudo ./nox -s binfmt -- setup, once after each start of the machine",
+        else "./nox -s binfmt -- setup says what an administrator runs, once after each start",
         helps=f"build of {', '.join(foreign)}",
     )
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
         mkosi.install(using)
         tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
-            binfmt.require(opts.arch, opts.root)
+            binfmt.require(opts.arch, opts.root, opts.work)
             build.write_trees(build.obtain_emulators(opts, Progress()), at)
             build.build_tools_tree(opts, Progress(), using, at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]

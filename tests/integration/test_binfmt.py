@@ -16,7 +16,19 @@ from scripts.emulators import Emulators
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
 
-MOUNTED = 'mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && exec "$@"'
+MOUNT = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
+
+MOUNTED = f'{MOUNT} && exec "$@"'
+
+# Once mounted, a namespace knows nothing of the machine's registrations any more.
+NOT_MOUNTED = f'{MOUNT} && mount -t tmpfs none /proc/sys/fs/binfmt_misc && exec "$@"'
+
+FORBIDDEN = NOT_MOUNTED.replace('"$@"', 'setpriv --bounding-set -sys_admin -- "$@"')
+
+WITHOUT = (
+    "grep -v binfmt_misc /proc/filesystems > {0} && mount --bind {0} /proc/filesystems && "
+    f"{FORBIDDEN}"
+)
 
 # Says what is registered, and what a foreign program does.
 PRELUDE = f"""
@@ -59,7 +71,7 @@ def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
     program.write_bytes(elf.says(FOREIGN, "foreign"))
     program.chmod(0o755)
 
-    def in_namespace(code: str, *, mounted: bool = True) -> list[str]:
+    def in_namespace(code: str, *, prepare: str = MOUNTED) -> list[str]:
         python: list[str | Path] = [
             sys.executable,
             "-c",
@@ -68,7 +80,7 @@ def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
             program,
             own.folder,
         ]
-        shell = ["sh", "-c", MOUNTED, "sh"] if mounted else []
+        shell = ["sh", "-c", prepare, "sh"]
         done: subprocess.CompletedProcess[str] = subprocess.run(
             [*NAMESPACE, *shell, *python], cwd=checkout, capture_output=True, text=True, check=False
         )
@@ -127,15 +139,13 @@ print(names())
 
 
 def test_binfmt_misc_is_mounted_for_a_build_where_it_was_not(run: Run) -> None:
-    # The namespace sees the mount of the machine, if there is one: it is covered.
     assert run(
         """
-subprocess.run(["mount", "-t", "tmpfs", "none", str(binfmt.MOUNT)], check=True)
 with emulated():
     print(runs())
 print(names())
 """,
-        mounted=False,
+        prepare=NOT_MOUNTED,
     ) == ["foreign", "[]"]
 
 
@@ -177,20 +187,24 @@ print(names())
     assert lines[2] == "['theirs']"
 
 
-def test_no_binfmt_leaves_the_machine_alone_and_says_what_an_administrator_runs(run: Run) -> None:
+def test_no_binfmt_leaves_the_machine_alone_and_the_command_that_it_tells_works(run: Run) -> None:
     lines = run("""
 try:
     with emulated(may_register=False):
         print("built")
 except errors.MachineError as error:
+    error_hint = error.hint
     print(error.message)
     print(error.hint)
 print(names())
+command = error_hint.partition(": sudo ")[2]
+subprocess.run(["sh", "-c", command], check=True)
+print(runs())
 """)
 
     assert "--no-binfmt" in lines[0]
-    assert "sudo ./nox -s binfmt -- setup" in lines[1]
-    assert lines[2] == "[]"
+    assert "an administrator runs" in lines[1]
+    assert lines[2:] == ["[]", "foreign"]
 
 
 def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:
@@ -205,7 +219,34 @@ except errors.MachineError as error:
 """)
 
     assert "cannot be registered: Read-only file system" in lines[0]
-    assert "sudo ./nox -s binfmt -- setup" in lines[1]
+    assert "an administrator runs, once after each start of the machine: sudo sh " in lines[1]
+
+
+BUILD = """
+os.environ["PATH"] = "/usr/bin:/bin"  # without modprobe, which tests of the kernel at hand
+try:
+    with emulated():
+        print("built")
+except errors.MachineError as error:
+    print(error.message)
+    print(error.hint)
+"""
+
+
+def test_who_may_not_mount_binfmt_misc_is_told_what_an_administrator_runs(run: Run) -> None:
+    message, hint = run(BUILD, prepare=FORBIDDEN)
+
+    assert message.startswith("binfmt_misc cannot be mounted: mount: ")
+    assert "an administrator runs, once after each start of the machine: sudo sh " in hint
+
+
+def test_a_kernel_without_binfmt_misc_is_called_that(run: Run, tmp_path: Path) -> None:
+    filesystems = tmp_path / "filesystems"
+
+    message, hint = run(BUILD, prepare=WITHOUT.format(filesystems))
+
+    assert message.startswith("this kernel has no binfmt_misc")
+    assert hint.startswith("sudo modprobe binfmt_misc, if it is a module")
 
 
 def test_a_corrupt_emulator_is_not_registered(run: Run, tmp_path: Path) -> None:
