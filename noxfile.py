@@ -59,9 +59,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
-    """Run the end-to-end tests, real builds and boots (an hour); takes pytest's arguments."""
+    """Run the end-to-end tests, real builds and boots (an hour); `-- --full` runs all of them."""
     sessions.install(session, "test")
-    sessions.check(session, "pytest", *(session.posargs or ["tests/e2e"]))
+    chosen = any(arg.startswith("tests") for arg in session.posargs)
+    sessions.check(session, "pytest", *([] if chosen else ["tests/e2e"]), *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
@@ -111,6 +112,13 @@ def patch_check(session: nox.Session) -> None:
     """See that our patches apply to the pinned and the newest mkosi, which reads our files."""
     sessions.install(session, "harness")
     sessions.harness(session, "patches", *session.posargs)
+
+
+@nox.session(default=False)
+def binfmt(session: nox.Session) -> None:
+    """Let this machine run the other architecture's programs: `-- setup`, or `-- teardown`."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "binfmt", *session.posargs)
 
 
 @nox.session(default=False)

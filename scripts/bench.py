@@ -54,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
         mkosi.install(using)
         bench = _Bench(opts, using, progress)
         try:
-            measurements = bench.measure()
+            with build.emulation(opts, progress):
+                measurements = bench.measure()
         finally:
             builder.remove(bench.home)
     _show(measurements, bench.peak_bytes)
@@ -117,7 +118,8 @@ class _Bench:
         for folder in self.opts.work.rglob("packages"):
             if self.home not in folder.parents and folder.is_dir():
                 builder.share(folder, work / folder.relative_to(self.opts.work))
-        shutil.copytree(self.opts.work / "mkosi", work / "mkosi", symlinks=True)
+        for name in ("mkosi", "emulators"):
+            shutil.copytree(self.opts.work / name, work / name, symlinks=True)
 
     def _ours(self) -> float:
         command: list[Arg] = [
@@ -149,6 +151,7 @@ class _Bench:
 
     def _plain(self, image: str = IMAGE) -> float:
         at = self._plain_places()
+        build.write_trees(build.obtain_emulators(self.opts, self.progress), at)
         arguments, env = at.plain(self._folder("plain/built/output"))
         command = self.using.command(
             "--image-id", image,

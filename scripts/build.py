@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,18 +15,22 @@ from rich.table import Table
 from scripts import (
     additions,
     artifacts,
+    binfmt,
     doctor,
+    emulators,
     errors,
     mkosi,
     options,
     places,
     releases,
     stages,
+    standins,
     thirdparty,
 )
 from scripts.additions import Additions
 from scripts.builder import Builder
 from scripts.digests import file_digest
+from scripts.emulators import Emulators
 from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
@@ -50,7 +55,10 @@ def build(opts: Options, progress: Progress) -> None:
     using = obtain(opts, progress)
     at = places.of(opts)
     added = add(opts, progress, at)
-    planned = plan(opts, using, at, added)
+    carried = obtain_emulators(opts, progress)
+    planned = plan(opts, using, at, added, carried)
+    if any(_reason(stage, at, opts) for stage in planned):
+        write_trees(carried, at)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
     manifest = _write_description(opts, using, at, records, added)
@@ -77,7 +85,7 @@ def _with_dated_release(opts: Options, progress: Progress) -> Options:
 
 def build_tools_tree(opts: Options, progress: Progress, using: Mkosi, at: Places) -> None:
     """Build the tools tree alone, if it is out of date."""
-    _build_stages(plan(opts, using, at)[:1], opts, progress, using, at)
+    _build_stages([_plan_tools_tree(opts, using, at)], opts, progress, using, at)
 
 
 def _build_stages(
@@ -91,7 +99,9 @@ def _build_stages(
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
-        Builder(opts, using, progress, at).build(todo)
+        has_images = any(stage.name != TOOLS_TREE for stage in todo)
+        with emulation(opts, progress) if has_images else nullcontext():
+            Builder(opts, using, progress, at).build(todo)
     return {stage.name for stage in todo}
 
 
@@ -133,28 +143,63 @@ def _check_allowed(opts: Options, names: Sequence[str]) -> None:
             )
 
 
-def plan(opts: Options, using: Mkosi, at: Places, added: Additions = additions.NONE) -> list[Stage]:
+def obtain_emulators(opts: Options, progress: Progress) -> Emulators:
+    """The emulators that the images carry, fetched if need be; see `emulators.obtain`."""
+    return emulators.obtain(opts.root, opts.work, opts.arch, offline=opts.offline, say=progress.say)
+
+
+def write_trees(carried: Emulators, at: Places) -> None:
+    """Write the trees that the configuration of the images names: see `Place`."""
+    emulators.write_tree(carried, at.images.arch, at.images.emulators)
+
+
+def emulation(opts: Options, progress: Progress) -> AbstractContextManager[None]:
+    """What runs the programs of the images, where this machine does not."""
+    return binfmt.emulated(
+        opts.arch,
+        opts.root,
+        opts.work,
+        may_register=opts.binfmt,
+        offline=opts.offline,
+        say=progress.say,
+    )
+
+
+def _plan_tools_tree(opts: Options, using: Mkosi, at: Places) -> Stage:
+    values = {
+        "mkosi": using.digest,
+        "release": at.tools.release,
+        "package sources": at.tools.sources_digest,
+    }
+    tools = Target(at.tools.distribution, at.tools.arch, values)
+    [tree] = stages.plan(opts.root, [TOOLS_TREE], tools)
+    return tree
+
+
+def plan(
+    opts: Options, using: Mkosi, at: Places, added: Additions, carried: Emulators
+) -> list[Stage]:
     """The tools tree and the stages of the wanted images, each after those that it needs.
 
-    added is what the base holds beside the distribution's packages.
+    added is what the base holds beside the distribution's packages, carried the emulators that it
+    carries.
     """
-    common = {"mkosi": using.digest}
-    tools = Target(
-        at.tools.distribution,
-        at.tools.arch,
-        {**common, "release": at.tools.release, "package sources": at.tools.sources_digest},
-    )
-    [tree] = stages.plan(opts.root, [TOOLS_TREE], tools)
+    tree = _plan_tools_tree(opts, using, at)
+    spared = {} if opts.arch.is_native else {"stand-ins": standins.DIGEST}
     images = Target(
         at.images.distribution,
         at.images.arch,
         {
-            **common,
+            "mkosi": using.digest,
             "release": at.images.release,
             "package sources": at.images.sources_digest,
             "tools tree": tree.key,
         },
-        {additions.STAGE: added.inputs()},
+        {
+            additions.STAGE: {**added.inputs(), "emulators": carried.digest, **spared},
+            "base-with-kernel": spared,
+            "initrd": spared,
+        },
     )
     wanted = opts.images or options.IMAGES[opts.arch.name]
     return [tree, *stages.plan(opts.root, wanted, images)]

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, archives, artifacts, failures, records
+from scripts import additions, archives, artifacts, failures, records, standins
 from scripts.artifacts import Artifact
 from scripts.errors import UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
-from scripts.places import RPMS, Place, Places
+from scripts.places import RPMS, STANDINS, Place, Places
 from scripts.progress import Progress, Task
 from scripts.records import Record
 from scripts.run import GRACE_SECONDS, Arg, CommandError, run, signal_all, stream
@@ -150,7 +150,7 @@ class Builder:
     def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
         with _package_cache(self._at.of_stage(stage.name), stage) as packages:
             command = self._using.command(*self._arguments(stage, folder, packages))
-            env = self._at.of_stage(stage.name).environment(folder)
+            env = self._at.of_stage(stage.name).environment(folder) | self._spare(stage, folder)
             for pause in PAUSES:
                 try:
                     return self._stream(command, env, task, log)
@@ -161,6 +161,14 @@ class Builder:
                     if self._ending.wait(pause):
                         raise
             return self._stream(command, env, task, log)
+
+    def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
+        """What mkosi needs in its environment to find stand-ins for what would be emulated."""
+        if self._at.of_stage(stage.name).arch.is_native:
+            return {}
+        tree = folder.with_name(f"{stage.name}.standins")
+        standins.write_tree(tree, self._at.tools_tree)
+        return {STANDINS: os.fspath(tree)}
 
     def _stream(
         self, command: Sequence[Arg], env: Mapping[str, str], task: Task, log: _StageLog
@@ -179,8 +187,9 @@ class Builder:
         tree = "no" if stage.name == TOOLS_TREE else self._at.tools_tree
         cache = place.folder / "cache" / stage.name
         cache.mkdir(parents=True, exist_ok=True)
+        foreign = [] if place.arch.is_native else ["--profile", "foreign"]
         return [
-            "--profile", "staged",
+            "--profile", "staged", *foreign,
             "--image-id", stage.name,
             *place.arguments(),
             *(["--package-directory", RPMS] if stage.name == additions.STAGE else []),

@@ -19,6 +19,21 @@ APT_FETCH = re.compile(r"^[EW]: Failed to fetch (\S+)\s+(.+)$")
 APT_ERROR = re.compile(r"^E: (.+)$")
 DPKG_ERROR = re.compile(r"^dpkg: error processing (?:package|archive) (\S+) \((.+)\):")
 
+# rpm, of a scriptlet that failed: its kind and package.
+RPM_SCRIPTLET = re.compile(r"%(\w+)\((\S+)\) scriptlet failed, (?:exit status|signal) (\d+)")
+
+# QEMU's user-mode emulation, of a program that it cannot go on with: a crash of the program, which
+# under emulation may be the emulator's fault, and one of its own.
+EMULATOR = re.compile(
+    r"^(qemu: (?:uncaught target signal|fatal:|unhandled CPU exception).*"
+    r"|qemu-\w+(?:-static)?: .*|\*\*\s?ERROR:.*)"
+)
+EMULATOR_HINT = (
+    "the image's program crashed under emulation; a machine of the architecture shows whether "
+    "the emulator is to blame. The last lines of the script:"
+)
+SCRIPT_LINES = 8
+
 # dnf and librepo. The first two name what could not be had, metadata of a repository or a package.
 # The causes are before it: "  - cause" and "[MIRROR] file: cause".
 DNF_METADATA = re.compile(r"^Error: Failed to download metadata for repo '([^']+)': (.+)$")
@@ -49,7 +64,12 @@ TRANSIENT = re.compile(
 )
 
 SPACE_HINT = "free some space: a build needs about 10 GiB"
+# Every image of Debian's has it, so that an archive without has nothing for the architecture.
+APT_NOTHING = "Unable to locate package base-files"
+
 NETWORK_HINT = "check the network; -- --mirror URL names another archive"
+NOTHING = "the archive has no packages for this architecture and release"
+NOTHING_HINT = "-- --arch and -- --release name others, -- --mirror URL another archive"
 TRUST_HINT = "-- --mirror URL names another mirror, -- --signing-key FILE the key of this one"
 
 
@@ -92,17 +112,34 @@ def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]
         return cause, NETWORK_HINT
     if cause := _untrusted(lines, repository):
         return cause, TRUST_HINT
+    cause, hint = _script(lines)
+    if cause:
+        return cause, hint
     if cause := _dnf_error(lines):
         return cause, ""
-    for line, after in pairwise([*lines, ""]):
-        if match := DPKG_ERROR.match(line):
-            return f"package {match[1]}, {match[2]}: {after.strip()}", ""
     for line in lines:
         if match := APT_ERROR.match(line):
-            return match[1], ""
+            return (NOTHING, NOTHING_HINT) if match[1] == APT_NOTHING else (match[1], "")
     for line in reversed(lines):
         if match := MKOSI_LINE.match(line):
             return "" if match[1].startswith('"') else match[1], ""
+    return "", ""
+
+
+def _script(lines: Sequence[str]) -> tuple[str, str]:
+    """The script of a package that failed, and a hint where it crashed ("" if none did)."""
+    for number, (line, after) in enumerate(pairwise([*lines, ""])):
+        if match := DPKG_ERROR.match(line):
+            cause = f"package {match[1]}, {match[2]}: {after.strip()}"
+        elif match := RPM_SCRIPTLET.search(line):
+            cause = f"package {match[2]}, its scriptlet %{match[1]} ended with status {match[3]}"
+        else:
+            continue
+        before = [text for text in lines[:number] if text.strip()][-SCRIPT_LINES:]
+        crashes = [text.strip() for text in before if EMULATOR.match(text)]
+        if crashes:
+            return f"{cause}: {crashes[-1]}", "\n       ".join([EMULATOR_HINT, *before])
+        return cause, ""
     return "", ""
 
 

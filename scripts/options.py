@@ -44,8 +44,9 @@ class Options:
     images are the ones asked for, none meaning all of the architecture. release, mirror,
     signing_key, third_party_mirror, third_party_pins and mkosi_source are None where the project's
     own choice is meant. allow_missing are third-party files to do without. jobs is how many
-    stages may be built at the same time. root is the checkout, work what is kept between builds,
-    out where the artifacts of all distributions go, builder who builds.
+    stages may be built at the same time, binfmt whether a build may register an emulator on this
+    machine. root is the checkout, work what is kept between builds, out where the artifacts of all
+    distributions go, builder who builds.
     """
 
     distribution: str
@@ -60,6 +61,7 @@ class Options:
     force: bool
     offline: bool
     jobs: int
+    binfmt: bool
     accel: str
     mkosi_source: Path | None
     root: Path
@@ -96,6 +98,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         force=given.force,
         offline=given.offline,
         jobs=given.jobs,
+        binfmt=not given.no_binfmt,
         accel=given.accel,
         mkosi_source=Path(source).absolute() if source else None,
         root=root,
@@ -216,6 +219,11 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         type=_count,
         default=2,
         help="stages that are built at the same time (default: 2)",
+    )
+    how.add_argument(
+        "--no-binfmt",
+        action="store_true",
+        help="register no emulator here, for as long as a build of another architecture runs",
     )
     how.add_argument(
         "--accel",

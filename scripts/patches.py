@@ -83,15 +83,17 @@ def read_configuration(
         "--distribution", distribution,
         "--architecture", target.mkosi,
         "--image-id", image,
-        "--profile", "staged,rpm",
+        "--profile", "staged,rpm,foreign",
         "--output-directory", root / "mkosi.output",
         "--json", "summary",
     ]  # fmt: skip
+    # mkosi wants what the configuration includes, and skeleton trees, to be there when it reads it.
     with tempfile.TemporaryDirectory() as nothing:
         env = {
             "PYTHONPATH": os.fspath(using.folder),
             places.OUTPUT: os.fspath(root / "mkosi.output"),
             places.ADDITIONS: nothing,
+            places.STANDINS: nothing,
         }
         result = run(command, cwd=root, env=env, check=False)
     if result.returncode or result.stderr:

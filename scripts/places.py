@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import additions, releases, sources, stages
-from scripts.arch import Arch, native
+from scripts.arch import AARCH64, Arch, native
 from scripts.digests import text_digest
 from scripts.options import RPM_DISTRIBUTIONS, Options
 from scripts.run import Arg
@@ -21,6 +21,8 @@ OUTPUT = "FINCH_OUTPUT"
 SANDBOX_TREE = "FINCH_SANDBOX_TREE"
 TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
 ADDITIONS = "FINCH_ADDITIONS"
+EMULATORS = "FINCH_EMULATORS"
+STANDINS = "FINCH_STANDINS"
 
 # The RPMs among the additions, as mkosi takes the path.
 RPMS = f"${ADDITIONS}/rpms"
@@ -44,6 +46,11 @@ class Place:
     def stage(self, name: str) -> Path:
         """The folder that holds the finished output and the record of the stage called name."""
         return self.folder / "stages" / name
+
+    @property
+    def emulators(self) -> Path:
+        """The tree of emulators that goes into the base image."""
+        return self.folder / "emulators"
 
     def workspace(self, name: str) -> Path:
         """The folder called name that mkosi works in.
@@ -83,6 +90,7 @@ class Place:
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
             ADDITIONS: os.fspath(self.additions),
+            EMULATORS: os.fspath(self.emulators),
         }
 
     def arguments(self) -> list[Arg]:
@@ -149,8 +157,12 @@ def of(opts: Options) -> Places:
     release = opts.release or release_of(opts.root, opts.distribution)
     # What this machine can bootstrap: Debian with apt, Fedora with dnf.
     bootstrap = "debian" if shutil.which("apt-get") else "fedora"
-    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without.
-    profiles = ("rpm",) if opts.distribution in RPM_DISTRIBUTIONS else ()
+    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without; a
+    # QEMU and its firmware as much.
+    profiles = (
+        *(["rpm"] if opts.distribution in RPM_DISTRIBUTIONS else []),
+        *(["aarch64"] if opts.arch is AARCH64 else []),
+    )
     return Places(
         images=_place(
             opts, opts.distribution, release, opts.arch, f"{opts.distribution}/{opts.arch}"

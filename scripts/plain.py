@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, errors, mkosi, options, places
+from scripts import binfmt, build, errors, mkosi, options, places
 from scripts.locks import only_build
 from scripts.progress import Progress
 
@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
         mkosi.install(using)
         tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
+            binfmt.require(opts.arch, opts.root, opts.work)
+            build.write_trees(build.obtain_emulators(opts, Progress()), at)
             build.build_tools_tree(opts, Progress(), using, at)
             build.add(opts, Progress(), at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]

@@ -37,11 +37,13 @@ ROLLING = ("sid", "unstable")
 # A transfer that stalls is given up after twice the timeout (apt connects again once), and tried
 # again twice: for two suites, one after the other, a dead mirror is named after two minutes.
 # Without the error mode apt goes on with the lists that it could get, or with none.
+# Stand-ins (scripts/standins.py) are in foreign images only; the rest of the path is apt's own.
 APT_CONF = """\
 Acquire::Retries "2";
 Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
 APT::Update::Error-Mode "any";
+DPkg::Path "/usr/lib/finch-natively:/usr/sbin:/usr/bin:/sbin:/bin";
 """
 
 # A server that stalls is given up after three times 15 seconds. One that sends less than 1000 bytes
@@ -161,25 +163,35 @@ def _debian_codename() -> str:
     return fields.get("VERSION_CODENAME", "") if fields["ID"] == "debian" else ""
 
 
-def download(package: str, suites: list[str], folder: Path) -> Path:
+def download(
+    package: str, suites: list[str], folder: Path, *, arch: str = "", archive: str = ""
+) -> Path:
     """Download package as `download_all` does; its .deb."""
-    [path] = download_all([package], suites, folder)
+    [path] = download_all([package], suites, folder, arch=arch, archive=archive)
     return path
 
 
-def download_all(packages: Sequence[str], suites: list[str], folder: Path) -> list[Path]:
+def download_all(
+    packages: Sequence[str],
+    suites: list[str],
+    folder: Path,
+    *,
+    arch: str = "",
+    archive: str = "",
+) -> list[Path]:
     """Download each of packages from the first of suites that has it, authenticated by apt.
 
-    apt gets a configuration, lists and cache of its own below folder, so the
-    machine's are neither read nor changed. Returns each one's .deb. Raises
-    MachineError where this is no Debian machine, CommandError where apt fails.
+    arch is Debian's name of the packages' architecture, this machine's if ""; archive the URL of
+    the archive to use where this machine knows none. apt gets a configuration, lists and cache of
+    its own below folder, so the machine's are neither read nor changed. Returns each one's .deb.
+    Raises MachineError where there is no archive or no apt, CommandError where apt fails.
     """
-    archive = _of_this_machine()
-    if not archive:
+    own = _of_this_machine()
+    if not (own or archive) or not shutil.which("apt-get"):
         raise MachineError("this machine has no Debian archive in its apt configuration")
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    stanza = _stanza(archive.main, suites)
+    stanza = _stanza(own.main if own else archive, suites)
     _write(folder / "debian.sources", stanza)
     options = {
         "Dir::Etc::SourceList": folder / "debian.sources",
@@ -189,6 +201,9 @@ def download_all(packages: Sequence[str], suites: list[str], folder: Path) -> li
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
+        # Else a foreign package would be unknown unless dpkg is told of its architecture.
+        **({"APT::Architecture": arch, "APT::Architectures": arch} if arch else {}),
+        "Dir::State::Status": "/dev/null",
     }
     apt = [
         "apt-get",

@@ -13,7 +13,7 @@ from scripts.arch import Arch
 from scripts.boot.console import plain
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
 from scripts.boot.machine import ROOM
-from scripts.boot.probes import Answers
+from scripts.boot.probes import GREETING, Answers
 from scripts.boot.results import Check, Status
 from scripts.boot.uki import Uki
 
@@ -66,7 +66,8 @@ class Facts:
 
     Of the host: the UKI as built, the digests of the UKI on the ESP and of the
     disk before and after, the partition table, root's file system and the
-    machine-id in it; installed are the packages and files that the image is said to hold. Of the
+    machine-id in it; installed are the packages and files that the image is said to hold, emulated
+    the architectures that it has emulators for. Of the
     guest, by boot ("first", "second", "other"): what went wrong in it ("" for
     nothing) with the last lines of its console, its host key, and how it ended.
     """
@@ -81,6 +82,7 @@ class Facts:
     machine_id: str | None = None
     esp_uki: str | None = None
     esp_complaint: str = ""
+    emulated: Sequence[str] = ()
     boots: dict[str, Verdict] = field(default_factory=dict)
     first: Answers | None = None
     second: Answers | None = None
@@ -498,6 +500,30 @@ def _credentials(facts: Facts) -> Verdict | None:
     return _verdict({"docker-credential-pass keeps no password": wanted and lost}, answer.text)
 
 
+def _emulators(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    text = facts.first["emulators"].text
+    lines = set(text.splitlines())
+    missing = [name for name in facts.emulated if f"qemu-{name}:enabled" not in lines]
+    flags = [line.split(":", 1) for line in lines if ":flags:" in line]
+    loose = [name for name, letters in flags if "F" not in letters.removeprefix("flags:")]
+    problems = {
+        f"nothing is registered for programs of {', '.join(missing)}": missing,
+        f"without flag F, no container has the emulator: {', '.join(loose)}": loose,
+    }
+    return _verdict(problems, text)
+
+
+def _foreign_program(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    answer = facts.first["foreign-program"]
+    fails = (answer.text, answer.status) != (GREETING, 0)
+    problems = {"a static program of another architecture does not run": fails}
+    return _verdict(problems, f"{answer.text} (status {answer.status})")
+
+
 def _boot(name: str) -> Decide:
     return lambda facts: facts.boots.get(name)
 
@@ -526,6 +552,8 @@ RULES = (
     Rule("second-boot-same", "machine ID and host key outlast the first boot", _second_same),
     Rule("other-instance", "another instance boots", _boot("other")),
     Rule("host-keys-differ", "two instances have different SSH host keys", _host_keys),
+    Rule("emulators", "emulators of foreign programs are registered", _emulators),
+    Rule("foreign-program", "a program of another architecture runs", _foreign_program),
     Rule("os-release", "os-release is amzn 2023", _amazon, distribution="amazonlinux"),
     Rule("packages", "rpm -Va misses no file", _packages, distribution="amazonlinux"),
     Rule("rpm-knows", "rpm knows cosign", _rpm_knows, distribution="amazonlinux"),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from scripts import elf
+from scripts.arch import ARCHES, Arch
+
+# What the program of another architecture prints.
+GREETING = "a foreign program runs"
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,17 @@ def _table() -> dict[str, dict[str, object]]:
     return tomllib.loads(Path(__file__).with_name("probes.toml").read_text())
 
 
-def script(mark: str, boot_file: str, *, distribution: str, again: bool) -> str:
-    """The shell script that asks a guest of distribution; mark is a word that no answer holds.
+def script(mark: str, arch: Arch, *, distribution: str, again: bool) -> str:
+    """The shell script that asks a guest of arch and distribution.
 
-    again: only what is asked in a second boot.
+    mark is a word that no answer holds. again: only what is asked in a second boot.
     """
-    lines = [f"BOOT_FILE={shlex.quote(boot_file)}", "export LC_ALL=C.UTF-8 PAGER="]
+    program = elf.says(next(other for other in ARCHES if other is not arch), GREETING)
+    lines = [
+        f"BOOT_FILE={shlex.quote(arch.boot_file)}",
+        f"PROGRAM={b64encode(program).decode()}",
+        "export LC_ALL=C.UTF-8 PAGER=",
+    ]
     for name, probe in _table().items():
         if again and not probe.get("again"):
             continue

@@ -50,9 +50,7 @@ class Session:
         mark = f"boot-test-{secrets.token_hex(8)}"
         script, output = self._file("probes.sh"), self._file("answers")
         script.write_text(
-            probes.script(
-                mark, self.machine.arch.boot_file, distribution=self.distribution, again=again
-            )
+            probes.script(mark, self.machine.arch, distribution=self.distribution, again=again)
         )
         while True:
             last = self.watch.scanner.reported_at is not None

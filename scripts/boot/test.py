@@ -21,7 +21,9 @@ from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.digests import file_digest
+from scripts.emulators import TABLE, Table, Target
 from scripts.errors import HarnessError, MachineError, UsageError
+from scripts.options import ROOT
 from scripts.progress import Progress, Task
 from scripts.tools import Tools
 
@@ -159,6 +161,7 @@ class _Test:
             disk_before="",
             distribution=subject.distribution,
             installed=subject.installed,
+            emulated=[target.name for target in _emulated(subject.arch)],
         )
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"
         self.qemu = self.note = ""
@@ -344,6 +347,10 @@ class _Test:
             guest=_guest(facts),
             timings=self.timings,
         )
+
+
+def _emulated(arch: Arch) -> list[Target]:
+    return Table.read(ROOT / TABLE).foreign_to(arch)
 
 
 def _guest(facts: Facts) -> dict[str, str]:

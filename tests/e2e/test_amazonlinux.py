@@ -47,7 +47,7 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     root = tmp_path_factory.mktemp("amazon") / "finch ä images"
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
-        return copy(checkout, root, checkout / ".work", ["mkosi", "tools/*/stages"])
+        return copy(checkout, root, checkout / ".work", ["mkosi", "emulators", "tools/*/stages"])
 
 
 def amazonlinux(lab: LabServer, made: World) -> list[Arg]:

@@ -37,7 +37,7 @@ BASE_SESSION = f"image-3.12(arch='{NATIVE}', image='base')"
 STALL_SECONDS = 180
 
 # What a build has in .work that spares another one the downloads and the tools tree.
-TOOLS = ("mkosi", "tools/*/stages", "*/*/packages")
+TOOLS = ("mkosi", "emulators", "tools/*/stages", "*/*/packages")
 
 STEP_BYTES = 16 << 20
 
@@ -123,7 +123,7 @@ def builds_from(
     with ExitStack() as stack:
         for kind in MIRRORS:
             root = tmp_path_factory.mktemp("mirror") / kind
-            own = copy(checkout, root, copied.work, ["mkosi"])
+            own = copy(checkout, root, copied.work, ["mkosi", "emulators"])
             served = stack.enter_context(mirror(kind))
             builds[kind] = (served, own.start("--image", "base", "--mirror", served.url))
         yield builds

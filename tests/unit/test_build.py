@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from scripts import build, options, releases
+from scripts import additions, arch, build, options, places, releases
+from scripts.emulators import TABLE, Emulators, Table
 from scripts.errors import UsageError
+from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.progress import Progress
 from tests.unit.server import Server
@@ -44,3 +47,43 @@ def test_any_other_release_stays_what_it_is(
 def test_offline_the_latest_release_is_not_known() -> None:
     with pytest.raises(UsageError, match="--offline"):
         build._with_dated_release(parse("--release", "latest", "--offline"), Progress())
+
+
+def inputs(
+    checkout: Path, work: Path, target: str, digests: dict[str, str]
+) -> dict[str, Mapping[str, str]]:
+    """What decides each stage of a Debian build for target, as planned."""
+    argv = ["--distribution", "debian", "--arch", target, "--work", str(work)]
+    opts = options.parse(argv, {}, root=checkout)
+    using = Mkosi(work, "27.1", "nowhere", "digest")
+    carried = Emulators(work, Table.read(checkout / TABLE), "a.deb", digests)
+    planned = build.plan(opts, using, places.of(opts), additions.NONE, carried)
+    return {stage.name: stage.inputs for stage in planned}
+
+
+def test_other_emulators_build_the_base_and_what_stands_on_it_again(
+    checkout: Path, tmp_path: Path
+) -> None:
+    before = inputs(checkout, tmp_path, "native", {"qemu-arm": "1"})
+    after = inputs(checkout, tmp_path, "native", {"qemu-arm": "2"})
+
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {
+        "base", "base-with-kernel", "os-image", "container-with-kernel", "wsl-rootfs",
+    } & before.keys()  # fmt: skip
+
+
+def test_stand_ins_decide_what_is_emulated_here_only(checkout: Path, tmp_path: Path) -> None:
+    native = arch.native().name
+    foreign = next(name for name in arch.NAMES if name != native)
+
+    spared = {
+        target: {
+            name
+            for name, facts in inputs(checkout, tmp_path / target, target, {}).items()
+            if "stand-ins" in facts
+        }
+        for target in (native, foreign)
+    }
+
+    assert spared == {native: set(), foreign: {"base", "base-with-kernel", "initrd"}}

@@ -98,6 +98,27 @@ def test_kvm_that_is_forbidden_is_a_pity_but_no_obstacle() -> None:
     assert "usermod --append --groups kvm ada" in finding.mend
 
 
+def test_a_root_whose_kernel_has_binfmt_misc_builds_for_other_architectures() -> None:
+    finding = doctor.binfmt(replace(ROOT, emulated=frozenset()))
+    assert finding.ok
+    assert "a build by root sees to it" in finding.found
+
+
+def test_a_user_is_told_what_an_administrator_runs_once() -> None:
+    finding = doctor.binfmt(replace(USER, emulated=frozenset()))
+    assert not finding.ok
+    assert "./nox -s binfmt -- setup says what an administrator runs" in finding.mend
+
+
+@pytest.mark.parametrize("machine", [ROOT, USER])
+def test_a_kernel_without_binfmt_misc_is_mended_by_its_module(machine: Machine) -> None:
+    lacking = "this kernel has no binfmt_misc"
+    finding = doctor.binfmt(replace(machine, emulated=frozenset(), binfmt=lacking))
+    assert not finding.ok
+    assert finding.found == lacking
+    assert "modprobe binfmt_misc" in finding.mend
+
+
 def test_docker_that_is_installed_but_down_is_to_be_started() -> None:
     down = doctor.docker(replace(ROOT, docker="Cannot connect to the Docker daemon"))
     absent = doctor.docker(replace(ROOT, docker=doctor.NOT_INSTALLED))

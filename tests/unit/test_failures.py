@@ -75,6 +75,27 @@ Errors were encountered while processing:
 E: Sub-process dpkg returned an error code (1)
 """
 
+# dpkg and QEMU 10.0, of a script that was killed by SIGSEGV.
+CRASH = """\
+Setting up hello (2.10-3) ...
+Adding greetings
+qemu: uncaught target signal 11 (Segmentation fault) - core dumped
+dpkg: error processing package hello (--configure):
+ installed hello package post-installation script subprocess was killed by signal \
+(Segmentation fault), core dumped
+Errors were encountered while processing:
+ hello
+E: Sub-process dpkg returned an error code (1)
+"""
+
+RPM_CRASH = """\
+  Installing       : ca-certificates-2023.2.68-1.0.amzn2023.0.1.noarch    4/9
+qemu: uncaught target signal 6 (Aborted) - core dumped
+warning: %post(ca-certificates-2023.2.68-1.0.amzn2023.0.1.noarch) scriptlet failed, signal 6
+Error in POSTIN scriptlet in rpm package ca-certificates
+Error: Transaction failed
+"""
+
 DISK_FULL = """\
 Unpacking hello (2.10-3) ...
 dpkg: error processing archive /var/cache/apt/archives/hello_2.10-3_amd64.deb (--unpack):
@@ -108,6 +129,10 @@ def explained(output: str, status: int = 1) -> str:
             "could not fetch http://mirror.example.org/debian/pool/main/h/hello/"
             "hello_2.10-3_amd64.deb: 404 Not Found",
         ),
+        (
+            UNKNOWN_PACKAGE.replace("helo", "base-files"),
+            "the archive has no packages for this architecture and release",
+        ),
         (UNKNOWN_PACKAGE, "Unable to locate package helo"),
         (
             DPKG,
@@ -119,6 +144,34 @@ def explained(output: str, status: int = 1) -> str:
 )
 def test_the_cause_is_told_in_one_sentence(output: str, cause: str) -> None:
     assert explained(STEPS + output + DUMP) == f"building base failed: {cause}"
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        (
+            CRASH,
+            "package hello, --configure: installed hello package post-installation script "
+            "subprocess was killed by signal (Segmentation fault), core dumped: "
+            "qemu: uncaught target signal 11 (Segmentation fault) - core dumped",
+        ),
+        (
+            RPM_CRASH,
+            "package ca-certificates-2023.2.68-1.0.amzn2023.0.1.noarch, its scriptlet %post ended "
+            "with status 6: qemu: uncaught target signal 6 (Aborted) - core dumped",
+        ),
+    ],
+)
+def test_a_script_that_crashes_under_emulation_is_named_with_its_last_lines(
+    output: str, cause: str
+) -> None:
+    error = CommandError(["mkosi", "build"], 1, STEPS + output + DUMP)
+    failure = failures.explain("base", error, work=WORK, log=LOG)
+
+    assert failure.message == f"building base failed: {cause}"
+    assert failure.log == LOG
+    before = output[: output.index("core dumped")].splitlines()
+    assert all(line in failure.hint for line in before)
 
 
 def test_mkosis_own_error_is_the_cause() -> None:

@@ -25,6 +25,7 @@ def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path
         force=False,
         offline=False,
         jobs=2,
+        binfmt=True,
         accel="auto",
         mkosi_source=None,
         root=tmp_path,
@@ -187,3 +188,7 @@ def test_the_boot_test_itself_answers_where_its_arguments_are_none_to_boot_with(
     argv: list[str], tmp_path: Path
 ) -> None:
     assert options.built("x86_64", argv, root=tmp_path)
+
+
+def test_a_build_may_be_told_to_leave_the_machine_as_it_is() -> None:
+    assert not options.parse(["--no-binfmt"], {}).binfmt

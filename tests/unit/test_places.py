@@ -20,7 +20,7 @@ def key(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, work: Path, *argv: str) -> Places:
-    given = [*argv, "--arch", "x86_64", "--work", str(work)]
+    given = ["--arch", "x86_64", *argv, "--work", str(work)]
     return places.of(options.parse(given, {}, root=checkout))
 
 
@@ -96,6 +96,20 @@ def test_each_kind_of_packages_has_a_tools_tree_of_its_own(checkout: Path, tmp_p
     assert rpm.profiles == ("rpm",)
     assert deb.profiles == ()
     assert rpm.folder != deb.folder
+
+
+def test_what_boots_aarch64_is_in_a_tools_tree_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    other = make(checkout, tmp_path, "--distribution", "debian").tools
+    arm = make(checkout, tmp_path, "--distribution", "debian", "--arch", "aarch64").tools
+
+    assert arm.profiles == ("aarch64",)
+    assert arm.folder != other.folder
+
+
+def test_mkosi_is_told_where_the_emulators_are(checkout: Path, tmp_path: Path) -> None:
+    place = make(checkout, tmp_path).images
+
+    assert place.environment(tmp_path)[places.EMULATORS] == str(place.emulators)
 
 
 @pytest.mark.parametrize("name", options.DISTRIBUTIONS)

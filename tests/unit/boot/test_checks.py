@@ -14,7 +14,7 @@ from scripts.boot import checks
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
 from scripts.boot.machine import ROOM
-from scripts.boot.probes import Answer
+from scripts.boot.probes import GREETING, Answer
 from scripts.boot.results import Status
 from scripts.boot.uki import Uki
 
@@ -68,6 +68,9 @@ FIRST = {
     "blocks": blocks(ROOT_BLOCK),
     "superblock": "Filesystem features:      has_journal ext_attr extent 64bit",
     "cloud-init": cloud_init(errors=[]),
+    "emulators": "qemu-aarch64:enabled\n"
+    "qemu-aarch64:interpreter /usr/bin/qemu-aarch64-static\nqemu-aarch64:flags: POCF",
+    "foreign-program": GREETING,
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
     "programs": "cosign 0 GitVersion: v3.0.5\ndocker-credential-pass 0 0.9.8\n"
     "gpg 0 gpg (GnuPG) 2.4.7\npass 0 = v1.7.4 =",
@@ -110,6 +113,7 @@ def good() -> Facts:
         second=answers(SECOND),
         host_keys={"first": "ssh-ed25519 A", "second": "ssh-ed25519 A", "other": "ssh-ed25519 B"},
         power_offs={"first": "guest-shutdown", "second": "guest-shutdown"},
+        emulated=["aarch64"],
         disk_after="20eee7d6",
     )
 
@@ -185,6 +189,11 @@ def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
          "second-boot-same", "the SSH host key changed"),
         (with_facts(host_keys={"first": "A", "second": "A", "other": "A"}),
          "host-keys-differ", "same SSH host key"),
+        (in_first(emulators=FIRST["emulators"].replace("enabled", "disabled")),
+         "emulators", "nothing is registered for programs of aarch64"),
+        (in_first(emulators=FIRST["emulators"].replace("POCF", "POC")),
+         "emulators", "without flag F, no container has the emulator: qemu-aarch64"),
+        (in_first(foreign_program="Exec format error"), "foreign-program", "does not run"),
         (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
         (with_facts(boots={"first": Verdict("first boot: panic", "…")}), "first-boot", "panic"),
     ],

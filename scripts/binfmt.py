@@ -1,0 +1,360 @@
+"""Programs of another architecture on this machine: `python -m scripts.binfmt`, the binfmt session.
+
+Linux hands programs of a format that it is told of to an interpreter, here QEMU
+(Documentation/admin-guide/binfmt-misc.rst in its sources). A build of a foreign architecture
+registers its emulator for as long as it runs; `setup` does so until `teardown` or the next boot.
+Who may not is told the one command that an administrator runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import elf, emulators, errors, options
+from scripts.arch import ARCHES, Arch, native
+from scripts.emulators import TABLE, Emulators, Table, Target
+from scripts.errors import HarnessError, MachineError, UsageError
+from scripts.run import CommandError, run
+
+MOUNT = Path("/proc/sys/fs/binfmt_misc")
+
+# Our entries: those that last, and those that go with the last build that uses them.
+LASTING = "finch-"
+OF_BUILDS = "finch-build-"
+
+GREETING = "this is a foreign program"
+
+# What an administrator runs where a user's build may not register.
+SCRIPT = """\
+#!/bin/sh
+# Have this machine run {target} programs until its next start.
+set -e
+test -e {mount}/register || mount -t binfmt_misc binfmt_misc {mount}
+printf %s {line} > {mount}/register
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered under a name: programs whose first bytes are magic, where mask has bits.
+
+    flags are binfmt_misc's letters; is_enabled is false for one that an administrator switched off.
+    """
+
+    name: str
+    interpreter: str
+    flags: str
+    magic: bytes
+    mask: bytes
+    is_enabled: bool = True
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Entry | None:
+        """The entry that a file of binfmt_misc describes; None for one that goes by file names."""
+        lines = text.splitlines()
+        fields = dict(line.split(" ", 1) for line in lines if " " in line)
+        if "magic" not in fields or fields.get("offset", "0") != "0":
+            return None
+        flags = next((line for line in lines if line.startswith("flags:")), "")
+        magic = bytes.fromhex(fields["magic"])
+        mask = bytes.fromhex(fields["mask"]) if "mask" in fields else b"\xff" * len(magic)
+        flags = flags.removeprefix("flags:").strip()
+        return cls(name, fields["interpreter"], flags, magic, mask, lines[0] == "enabled")
+
+    def takes(self, target: Target) -> bool:
+        """Whether programs of target are handed to it."""
+        return self.is_enabled and all(
+            have & mask == want & mask
+            for have, want, mask in zip(target.magic, self.magic, self.mask, strict=False)
+        )
+
+    @property
+    def removal(self) -> str:
+        """The command by which an administrator removes it."""
+        return f"sudo sh -c 'echo -1 > {MOUNT / self.name}'"
+
+
+def entries(folder: Path = MOUNT) -> list[Entry]:
+    """What is registered, in folder (none where binfmt_misc is not mounted)."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        if path.name in ("register", "status"):
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found.append(Entry.parse(path.name, path.read_text()))
+    return [entry for entry in found if entry]
+
+
+def find(target: Target, folder: Path = MOUNT) -> Entry | None:
+    """The entry that programs of target are handed to."""
+    return next((entry for entry in entries(folder) if entry.takes(target)), None)
+
+
+def emulated_here(root: Path) -> list[str]:
+    """The names of the foreign architectures whose programs run here, in chroots too."""
+    targets = Table.read(root / TABLE).targets
+    return [
+        arch.name
+        for arch in ARCHES
+        if not arch.is_native and not complaint(arch, find(targets[arch.name]))
+    ]
+
+
+def complaint(arch: Arch, entry: Entry | None) -> str:
+    """Why a build of arch cannot use entry, or what runs without a visible one; "" if it can."""
+    if entry and "F" not in entry.flags:
+        return (
+            f"{arch} programs are handed to {entry.interpreter} (entry {entry.name}) without the "
+            "flag F, so that none runs where that file is not: in no image"
+        )
+    if refusal := _refusal(arch):
+        who = f"{entry.interpreter} (entry {entry.name})" if entry else "the kernel"
+        return f"{who} does not run {arch} programs: {refusal}"
+    return ""
+
+
+@contextlib.contextmanager
+def emulated(
+    arch: Arch,
+    root: Path,
+    work: Path,
+    *,
+    may_register: bool = True,
+    offline: bool = False,
+    say: Callable[[str], None] = print,
+) -> Iterator[None]:
+    """Run programs of arch in the with block, also in chroots and containers.
+
+    Nothing is done on a machine of that architecture. An emulator that is registered already, by
+    whomever, is used; else ours is until the last of our builds has ended. root is the checkout,
+    work where emulators are kept. Raises MachineError, with the command that mends it, where none
+    can be registered or the one that is does not do.
+    """
+    if arch.is_native:
+        yield
+        return
+    target = Table.read(root / TABLE).targets[arch.name]
+    entry = find(target)
+    ours = f"{OF_BUILDS}{target.name}"
+    if (entry and entry.name != ours) or (not entry and not _refusal(arch)):
+        _use(arch, entry, say)
+        yield
+        return
+    own = emulators.obtain(root, work, native(), offline=offline, say=say)
+    registrar = _Registrar(target, own)
+    if not may_register:
+        raise registrar.forbidden(
+            f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
+        )
+    with registrar.mounted(), registrar.shared(ours):
+        if problem := complaint(arch, find(target)):
+            raise MachineError(problem, hint=f"see that {work} is on no file system mounted noexec")
+        yield
+
+
+def require(arch: Arch, root: Path, work: Path) -> None:
+    """Raise MachineError, with what mends it, unless programs of arch run here and in chroots."""
+    if arch.is_native:
+        return
+    target = Table.read(root / TABLE).targets[arch.name]
+    entry = find(target)
+    if not entry and (refusal := _refusal(arch)):
+        own = emulators.obtain(root, work, native())
+        message = f"this machine does not run {arch} programs: {refusal}"
+        raise _Registrar(target, own).forbidden(message)
+    _use(arch, entry, lambda _: None)
+
+
+def _use(arch: Arch, entry: Entry | None, say: Callable[[str], None]) -> None:
+    """Say whose emulator is used. Raises MachineError where it will not do."""
+    if problem := complaint(arch, entry):
+        hint = f"{entry.removal}, after which a build by root registers its own" if entry else ""
+        raise MachineError(problem, hint=hint)
+    if entry and not entry.name.startswith(LASTING):
+        say(
+            f"{arch} programs are run by {entry.interpreter}, registered by others as "
+            f"{entry.name}; to do without: {entry.removal}"
+        )
+
+
+def _refusal(arch: Arch) -> str:
+    """Why no program of arch runs ("" if one does)."""
+    with tempfile.TemporaryDirectory(prefix="finch-") as folder:
+        program = Path(folder) / "program"
+        program.write_bytes(elf.says(arch, GREETING))
+        program.chmod(0o755)
+        try:
+            printed = run([program]).stdout
+        except CommandError as error:
+            return error.output.strip() or str(error)
+        except OSError as error:
+            return error.strerror or str(error)
+    return "" if printed == GREETING else f"it printed {printed!r}"
+
+
+@dataclass(frozen=True)
+class _Registrar:
+    """Registers the emulator of target, one of own, which run on this machine."""
+
+    target: Target
+    own: Emulators
+
+    def line(self, name: str) -> str:
+        """What registers it under name. Raises HarnessError where the emulator is corrupt."""
+        interpreter = os.fspath(self.own.program(self.target))
+        return self.target.entry(name, interpreter, self.own.table.flags)
+
+    def forbidden(self, message: str) -> MachineError:
+        """The error of a user who may not, with the command for who may."""
+        script = self.own.folder / f"register-{self.target.name}.sh"
+        line = shlex.quote(self.line(f"{LASTING}{self.target.name}"))
+        script.write_text(SCRIPT.format(target=self.target.name, mount=MOUNT, line=line))
+        return MachineError(
+            message,
+            hint="an administrator runs, once after each start of the machine: "
+            f"sudo sh {shlex.quote(os.fspath(script))}",
+        )
+
+    def register(self, name: str) -> None:
+        """Register it under name. Raises MachineError where that is refused."""
+        line = self.line(name)
+        try:
+            (MOUNT / "register").write_text(line)
+        except FileExistsError:
+            return  # by another build, just now
+        except OSError as error:
+            raise self.forbidden(
+                f"an emulator of {self.target.name} programs cannot be registered: {error.strerror}"
+            ) from error
+
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Hold the entry called name, registered if need be; the last who holds it removes it.
+
+        The lock is on the entry itself, which all containers of a machine see alike.
+        """
+        path = MOUNT / name
+        while True:
+            if not path.exists():
+                self.register(name)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # the last of its users has just removed it
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if path.exists():
+                break
+            os.close(descriptor)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[None]:
+        """Have binfmt_misc mounted; where it was not, unmount it once nothing is registered."""
+        if (MOUNT / "register").exists():
+            yield
+            return
+        self.mount()
+        try:
+            yield
+        finally:
+            if not entries():
+                run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
+
+    def mount(self) -> None:
+        """Mount binfmt_misc. Raises MachineError where there is none or this user may not."""
+        try:
+            run(["mount", "-t", "binfmt_misc", "binfmt_misc", MOUNT])
+        except CommandError as error:
+            if not has_kernel_support():
+                raise MachineError(
+                    "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
+                    hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
+                    "the architecture",
+                ) from error
+            cause = error.output.strip().partition("\n")[0]
+            raise self.forbidden(f"binfmt_misc cannot be mounted: {cause}") from error
+
+
+def _remove(path: Path) -> None:
+    """Take back an entry; one that another user made is left for its maker."""
+    with contextlib.suppress(PermissionError, FileNotFoundError):
+        path.write_text("-1")
+
+
+def has_kernel_support(filesystems: Path = Path("/proc/filesystems")) -> bool:
+    """Whether this kernel has binfmt_misc, or a module of it that mounting will load."""
+    if "binfmt_misc" in filesystems.read_text().split():
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        return not run(["modprobe", "--dry-run", "binfmt_misc"], check=False).returncode
+    return False
+
+
+def main(argv: Sequence[str]) -> None:
+    """`setup` or `teardown` the emulators of the architectures that this machine's is not."""
+    if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
+        raise UsageError(
+            f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
+            hint="./nox -s binfmt -- setup",
+        )
+    foreign = [arch for arch in ARCHES if not arch.is_native]
+    for arch in foreign:
+        if argv[0] == "setup":
+            setup(arch, options.ROOT, options.ROOT / ".work")
+        else:
+            teardown(arch)
+
+
+def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = print) -> None:
+    """Register the emulator of arch until `teardown` or the next boot.
+
+    One that works is left as it is. Raises MachineError as `emulated` does.
+    """
+    own = emulators.obtain(root, work, native(), say=say)
+    target = own.table.targets[arch.name]
+    registrar = _Registrar(target, own)
+    if not (MOUNT / "register").exists():
+        registrar.mount()
+    entry = find(target)
+    if entry and not entry.name.startswith(OF_BUILDS):
+        _use(arch, entry, say)
+        say(f"{arch} programs run: {entry.name} is registered")
+        return
+    registrar.register(f"{LASTING}{target.name}")
+    entry = Entry.parse(target.name, (MOUNT / f"{LASTING}{target.name}").read_text())
+    if problem := complaint(arch, entry):
+        raise HarnessError(problem)
+    say(f"{arch} programs run: {LASTING}{target.name} is registered")
+
+
+def teardown(arch: Arch, *, say: Callable[[str], None] = print) -> None:
+    """Take back what `setup` registered, and nothing else."""
+    path = MOUNT / f"{LASTING}{arch.name}"
+    if not path.exists():
+        say(f"{path.name} is not registered")
+        return
+    try:
+        path.write_text("-1")
+    except OSError as error:
+        raise MachineError(
+            f"{path.name} cannot be removed: {error.strerror}",
+            hint=f"sudo sh -c 'echo -1 > {path}'",
+        ) from error
+    say(f"{path.name} is not registered any more")
+
+
+if __name__ == "__main__":
+    errors.main(main)

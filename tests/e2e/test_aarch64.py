@@ -1,0 +1,194 @@
+"""Images of the other architecture.
+
+Every run takes the image that `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian` has
+left, and begins to build one in which the script of a package crashes: half a minute. With --full
+all images are built from nothing and booted, and a base of Amazon Linux is: a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from scripts import build, options, places, standins
+from scripts.arch import ARCHES, native
+from scripts.boot import Subject, disk
+from scripts.boot import uki as ukis
+from scripts.options import Options
+from scripts.progress import Progress
+from scripts.tools import Tools
+from tests.e2e.checkout import DEBIAN, Copy, copy
+from tests.lab import world
+from tests.lab.server import LabServer
+
+FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
+
+# e_machine of the ELF specification, and where it stands.
+MACHINES = {"x86_64": 62, "aarch64": 183}
+E_MACHINE = slice(18, 20)
+
+# What spares a build the downloads and the tools tree.
+WARM = (
+    "mkosi",
+    "emulators",
+    f"tools/*{FOREIGN}*/stages",
+    "tools/*/packages",
+    f"debian/{FOREIGN}/packages",
+)
+
+# What the scripts of packages such as mawk call, which every image has.
+ALTERNATIVES = "update-alternatives"
+
+
+@pytest.fixture(scope="module")
+def theirs(checkout: Path) -> Options:
+    """The options of a Debian build for the other architecture."""
+    return options.parse([*DEBIAN, "--arch", FOREIGN.name], os.environ, root=checkout)
+
+
+@pytest.fixture(scope="module")
+def built_there(theirs: Options) -> Subject:
+    """The finished Debian image for the other architecture."""
+    target = theirs.target
+    if not (target / options.OS_IMAGE).exists():
+        pytest.fail(
+            f"there is no {target / options.OS_IMAGE}: build it with "
+            f"./nox -s \"build-3.12(arch='{FOREIGN}')\" -- --distribution debian",
+            pytrace=False,
+        )
+    return Subject("debian", FOREIGN, target / options.OS_IMAGE, target / "os-image.efi")
+
+
+@pytest.fixture(scope="module")
+def foreign_tools(theirs: Options) -> Tools:
+    using = build.obtain(theirs, Progress())
+    return Tools(places.of(theirs).tools_tree, using.sandbox)
+
+
+def machine_of(program: bytes) -> int:
+    assert program.startswith(b"\x7fELF")
+    return int.from_bytes(program[E_MACHINE], "little")
+
+
+@pytest.mark.parametrize("path", ["/usr/bin/bash", "/usr/bin/qemu-arm-static"])
+def test_the_image_is_of_the_other_architecture_and_so_are_its_emulators(
+    built_there: Subject, foreign_tools: Tools, tmp_path: Path, path: str
+) -> None:
+    program = read_root(foreign_tools, built_there, path, tmp_path)
+
+    assert machine_of(program) == MACHINES[FOREIGN.name]
+
+
+def read_root(tools: Tools, subject: Subject, path: str, scratch: Path) -> bytes:
+    """A file of the image's root file system."""
+    root = disk.of_type(disk.partitions(subject.disk), subject.arch.root_type)
+    assert root
+    command = [
+        "debugfs",
+        "-R",
+        f"dump {path} {scratch}/file",
+        f"{subject.disk}?offset={root.offset}",
+    ]
+    subprocess.run(
+        tools.command(command, read=[subject.disk], write=[scratch]),
+        check=True,
+        capture_output=True,
+    )
+    return (scratch / "file").read_bytes()
+
+
+def test_the_uki_is_of_the_other_architecture_with_its_console(built_there: Subject) -> None:
+    read = ukis.read(built_there.uki)
+
+    assert f"console={FOREIGN.console}" in read.cmdline.split()
+
+
+def test_nothing_is_left_in_the_image_of_what_it_was_built_with(theirs: Options) -> None:
+    tree = places.of(theirs).images.stage("base-with-kernel") / "base-with-kernel"
+
+    assert (tree / "usr/bin/bash").exists()
+    assert not (tree / "usr/lib/finch-natively").exists()
+    assert not (tree / f"usr/lib/{native().name}-linux-gnu").exists()
+
+
+def test_what_was_done_natively_is_what_the_packages_would_have_done(theirs: Options) -> None:
+    tree = places.of(theirs).images.stage("base") / "base"
+    sources = list((tree / "usr/lib/python3/dist-packages/cloudinit").rglob("*.py"))
+    certificates = list((tree / "etc/ssl/certs").iterdir())
+
+    assert len(sources) > 100
+    for source in sources:
+        [compiled] = (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc")
+        assert b"buildroot" not in compiled.read_bytes()
+    assert (tree / "etc/ssl/certs/ca-certificates.crt").stat().st_size > 100_000
+    links = [path.readlink() for path in certificates if path.suffix == ".pem"]
+    assert len(links) > 100
+    assert all(link.is_relative_to("/usr/share/ca-certificates") for link in links)
+
+
+@pytest.fixture
+def copied(checkout: Path, tmp_path: Path) -> Copy:
+    """A copy of the checkout, with tools and packages if it has any."""
+    (checkout / ".work").mkdir(exist_ok=True)
+    with FileLock(checkout / ".work/lock", timeout=900):
+        return copy(checkout, tmp_path / "finch ä images", checkout / ".work", WARM)
+
+
+def test_a_package_script_that_crashes_is_named_with_its_last_words(copied: Copy) -> None:
+    # First on the PATH of the scripts, it takes the one that calls it along.
+    crasher = copied.root / "mkosi.images/base/mkosi.skeleton" / standins.FOLDER / ALTERNATIVES
+    crasher.parent.mkdir(parents=True)
+    crasher.write_text("#!/bin/sh\necho the last words of a script\nkill -SEGV $PPID\n")
+    crasher.chmod(0o755)
+
+    failed = copied.build("--arch", FOREIGN.name, "--image", "base", within=600)
+
+    assert failed.process.returncode == 1, failed.output
+    assert re.match(
+        r"error: building base failed: package \S+, --configure: installed \S+ package "
+        r"post-installation script subprocess .*: "
+        r"qemu: uncaught target signal 11 \(Segmentation fault\)",
+        failed.error[0],
+    )
+    assert "the last words of a script" in failed.output
+    assert failed.error[-1].strip().startswith("log: ")
+    assert copied.leftovers(within=5) == []
+
+
+@pytest.mark.full
+def test_from_nothing_all_images_are_built_and_the_disk_boots(copied: Copy) -> None:
+    build = copied.nox(f"build-3.12(arch='{FOREIGN}')", *DEBIAN)
+    assert build.wait(within=1800) == 0, build.output
+    assert copied.leftovers(within=5) == []
+
+    boot = copied.nox(f"boot-test(arch='{FOREIGN}')", *DEBIAN)
+
+    assert boot.wait(within=1200) == 0, boot.output
+    result = json.loads((copied.root / f"out/debian/{FOREIGN}/boot-test/result.json").read_text())
+    outcomes = {check["name"]: check["status"] for check in result["checks"]}
+    assert set(outcomes.values()) == {"passed"}
+    assert {"emulators", "foreign-program"} <= outcomes.keys()
+
+
+@pytest.mark.full
+def test_the_base_of_amazon_linux_is_built_from_the_lab(checkout: Path, copied: Copy) -> None:
+    world.provide()
+    made = world.make(checkout / ".work/lab", FOREIGN, print)
+    with LabServer(made.www) as lab:
+        build = copied.nox(
+            f"image-3.12(arch='{FOREIGN}', image='base')",
+            "--distribution", "amazonlinux",
+            "--mirror", lab.mirror,
+            "--signing-key", made.key_file,
+        )  # fmt: skip
+        assert build.wait(within=1800) == 0, build.output
+
+    tree = copied.work / f"amazonlinux/{FOREIGN}/stages/base/base"
+    assert 'ID="amzn"' in (tree / "etc/os-release").read_text()
+    assert machine_of((tree / "usr/bin/bash").read_bytes()) == MACHINES[FOREIGN.name]

@@ -1,0 +1,292 @@
+"""Real registrations, in a user namespace whose binfmt_misc is its own (Linux 6.7)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts import elf, emulators
+from scripts.arch import ARCHES, native
+from scripts.emulators import Emulators
+
+FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
+
+MOUNT = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
+
+MOUNTED = f'{MOUNT} && exec "$@"'
+
+# Once mounted, a namespace knows nothing of the machine's registrations any more.
+NOT_MOUNTED = f'{MOUNT} && mount -t tmpfs none /proc/sys/fs/binfmt_misc && exec "$@"'
+
+FORBIDDEN = NOT_MOUNTED.replace('"$@"', 'setpriv --bounding-set -sys_admin -- "$@"')
+
+WITHOUT = (
+    "grep -v binfmt_misc /proc/filesystems > {0} && mount --bind {0} /proc/filesystems && "
+    f"{FORBIDDEN}"
+)
+
+# Says what is registered, and what a foreign program does.
+PRELUDE = f"""
+import os, subprocess, sys
+from pathlib import Path
+from scripts import arch, binfmt, errors
+root, work, program = Path(sys.argv[1]), Path(sys.argv[1]) / ".work", sys.argv[2]
+FOREIGN = arch.parse("{FOREIGN}")
+ours = Path("/proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}")
+
+def names():
+    return sorted(path.name for path in binfmt.MOUNT.glob("[!rs]*"))
+
+def runs():
+    try:
+        return subprocess.run([program], capture_output=True, text=True).stdout
+    except OSError as error:
+        return error.strerror
+
+def register(name, interpreter, flags):
+    target = binfmt.Table.read(root / binfmt.TABLE).targets[FOREIGN.name]
+    (binfmt.MOUNT / "register").write_text(target.entry(name, str(interpreter), flags))
+
+def emulated(**options):
+    return binfmt.emulated(FOREIGN, root, work, **options)
+"""
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def own(checkout: Path) -> Emulators:
+    return emulators.obtain(checkout, checkout / ".work", native())
+
+
+@pytest.fixture
+def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
+    """Runs Python in a namespace of its own and returns the lines that it prints."""
+    program = tmp_path / "program"
+    program.write_bytes(elf.says(FOREIGN, "foreign"))
+    program.chmod(0o755)
+
+    def in_namespace(code: str, *, prepare: str = MOUNTED) -> list[str]:
+        python: list[str | Path] = [
+            sys.executable,
+            "-c",
+            PRELUDE + code,
+            checkout,
+            program,
+            own.folder,
+        ]
+        shell = ["sh", "-c", prepare, "sh"]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [*NAMESPACE, *shell, *python], cwd=checkout, capture_output=True, text=True, check=False
+        )
+        assert not done.returncode, f"{done.stderr} (it takes Linux 6.7, and user namespaces)"
+        return done.stdout.splitlines()
+
+    return in_namespace
+
+
+def test_foreign_programs_run_while_a_build_does_and_not_after_it(run: Run) -> None:
+    assert run("""
+print(runs())
+with emulated():
+    print(runs(), names())
+print(runs(), names())
+""") == ["Exec format error", f"foreign ['finch-build-{FOREIGN}']", "Exec format error []"]
+
+
+def test_they_run_in_a_chroot_that_has_no_emulator(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    lines = run(f"""
+import shutil
+shutil.copy(program, "{tmp_path}/root/program")
+with emulated():
+    print(subprocess.run(["chroot", "{tmp_path}/root", "/program"], capture_output=True).stdout)
+""")
+
+    assert lines == ["b'foreign'"]
+
+
+def test_of_two_builds_the_last_one_takes_the_emulator_away(run: Run) -> None:
+    assert run("""
+first, second = emulated(), emulated()
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+print(runs())
+second.__exit__(None, None, None)
+print(runs())
+""") == ["foreign", "Exec format error"]
+
+
+def test_what_a_killed_build_left_is_used_and_then_taken_away(run: Run) -> None:
+    assert run("""
+child = os.fork()
+if not child:
+    kept = emulated()
+    kept.__enter__()
+    os._exit(1)
+os.waitpid(child, 0)
+print(names())
+with emulated():
+    print(runs())
+print(names())
+""") == [f"['finch-build-{FOREIGN}']", "foreign", "[]"]
+
+
+def test_binfmt_misc_is_mounted_for_a_build_where_it_was_not(run: Run) -> None:
+    assert run(
+        """
+with emulated():
+    print(runs())
+print(names())
+""",
+        prepare=NOT_MOUNTED,
+    ) == ["foreign", "[]"]
+
+
+def test_a_registration_by_others_is_used_and_left_alone_and_said(run: Run) -> None:
+    lines = run(f"""
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+with emulated(may_register=False):
+    print(runs(), names())
+print(names())
+""")
+
+    assert "registered by others as theirs; to do without: sudo sh -c 'echo -1 > " in lines[0]
+    assert lines[1:] == ["foreign ['theirs']", "['theirs']"]
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "flags", "problem"),
+    [
+        (f"/usr/bin/qemu-{FOREIGN}-static", "OC", "without the flag F"),
+        ("/bin/true", "F", "/bin/true (entry theirs) does not run"),
+    ],
+)
+def test_a_registration_that_will_not_do_is_refused_with_its_removal(
+    run: Run, interpreter: str, flags: str, problem: str
+) -> None:
+    lines = run(f"""
+register("theirs", "{interpreter}", "{flags}")
+try:
+    with emulated():
+        print("built")
+except errors.MachineError as error:
+    print(error.message)
+    print(error.hint)
+print(names())
+""")
+
+    assert problem in lines[0]
+    assert "sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs'" in lines[1]
+    assert lines[2] == "['theirs']"
+
+
+def test_no_binfmt_leaves_the_machine_alone_and_the_command_that_it_tells_works(run: Run) -> None:
+    lines = run("""
+try:
+    with emulated(may_register=False):
+        print("built")
+except errors.MachineError as error:
+    error_hint = error.hint
+    print(error.message)
+    print(error.hint)
+print(names())
+command = error_hint.partition(": sudo ")[2]
+subprocess.run(["sh", "-c", command], check=True)
+print(runs())
+""")
+
+    assert "--no-binfmt" in lines[0]
+    assert "an administrator runs" in lines[1]
+    assert lines[2:] == ["[]", "foreign"]
+
+
+def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:
+    lines = run("""
+subprocess.run(["mount", "-o", "remount,ro", "binfmt_misc", str(binfmt.MOUNT)], check=True)
+try:
+    with emulated():
+        print("built")
+except errors.MachineError as error:
+    print(error.message)
+    print(error.hint)
+""")
+
+    assert "cannot be registered: Read-only file system" in lines[0]
+    assert "an administrator runs, once after each start of the machine: sudo sh " in lines[1]
+
+
+BUILD = """
+os.environ["PATH"] = "/usr/bin:/bin"  # without modprobe, which tests of the kernel at hand
+try:
+    with emulated():
+        print("built")
+except errors.MachineError as error:
+    print(error.message)
+    print(error.hint)
+"""
+
+
+def test_who_may_not_mount_binfmt_misc_is_told_what_an_administrator_runs(run: Run) -> None:
+    message, hint = run(BUILD, prepare=FORBIDDEN)
+
+    assert message.startswith("binfmt_misc cannot be mounted: mount: ")
+    assert "an administrator runs, once after each start of the machine: sudo sh " in hint
+
+
+def test_a_kernel_without_binfmt_misc_is_called_that(run: Run, tmp_path: Path) -> None:
+    filesystems = tmp_path / "filesystems"
+
+    message, hint = run(BUILD, prepare=WITHOUT.format(filesystems))
+
+    assert message.startswith("this kernel has no binfmt_misc")
+    assert hint.startswith("sudo modprobe binfmt_misc, if it is a module")
+
+
+def test_a_corrupt_emulator_is_not_registered(run: Run, tmp_path: Path) -> None:
+    lines = run(f"""
+import shutil
+work = Path("{tmp_path}") / "work"
+folder = work / "emulators" / Path(sys.argv[3]).name
+shutil.copytree(sys.argv[3], folder)
+with (folder / "qemu-{FOREIGN}").open("r+b") as file:
+    file.seek(1 << 20)
+    file.write(b"not QEMU")
+try:
+    with emulated():
+        print("built")
+except errors.HarnessError as error:
+    print(error.message)
+    print(error.hint)
+print(names())
+""")
+
+    assert "is not what was fetched" in lines[0]
+    assert lines[1].startswith("rm -r ")
+    assert lines[2] == "[]"
+
+
+def test_setup_lasts_and_teardown_takes_away_that_only(run: Run) -> None:
+    assert run("""
+quiet = lambda _: None
+binfmt.setup(FOREIGN, root, work, say=quiet)
+binfmt.setup(FOREIGN, root, work, say=quiet)
+with emulated(may_register=False):
+    print(runs(), names())
+print(names())
+register("theirs", "/bin/true", "")
+binfmt.teardown(FOREIGN, say=quiet)
+print(names())
+binfmt.teardown(FOREIGN, say=print)
+""") == [
+        f"foreign ['finch-{FOREIGN}']",
+        f"['finch-{FOREIGN}']",
+        "['theirs']",
+        f"finch-{FOREIGN} is not registered",
+    ]

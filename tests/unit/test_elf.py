@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import elf
+from scripts.arch import AARCH64, ARCHES, X86_64, Arch, native
+from scripts.emulators import TABLE, Table
+
+
+@pytest.mark.parametrize("text", ["", "hello\n", "ä" * 30_000])
+def test_a_program_of_this_machine_prints_its_text_and_ends_well(tmp_path: Path, text: str) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(elf.says(native(), text))
+    program.chmod(0o755)
+
+    ran = subprocess.run([program], capture_output=True, check=True)
+
+    assert ran.stdout.decode() == text
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_program_is_told_from_all_others_by_its_first_bytes(arch: Arch, checkout: Path) -> None:
+    program = elf.says(arch, "")
+
+    matching = [
+        name
+        for name, target in Table.read(checkout / TABLE).targets.items()
+        if bytes(a & b for a, b in zip(program, target.mask, strict=False))
+        == bytes(a & b for a, b in zip(target.magic, target.mask, strict=True))
+    ]
+
+    assert matching == [arch.name]
+
+
+def test_no_two_architectures_have_the_same_program() -> None:
+    assert elf.says(X86_64, "x") != elf.says(AARCH64, "x")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import standins
+from scripts.arch import native
+
+TRIPLET = f"{native()}-linux-gnu"
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A tools tree, as far as stand-ins need one, with echo for a loader."""
+    root = tmp_path / "tools"
+    libraries = root / "usr/lib" / TRIPLET
+    (libraries / "perl-base").mkdir(parents=True)
+    (libraries / "perl-base/strict.pm").write_text("1;")
+    for name in standins.PERL[1:]:
+        (libraries / name).write_text(name)
+    (root / "usr/bin").mkdir()
+    (root / "usr/bin/perl").write_text("perl")
+    (root / "usr/lib/ld-linux-native.so.1").write_text("loader")
+    return root
+
+
+@pytest.mark.parametrize("name", standins.DO_NOTHING)
+def test_what_is_done_natively_later_does_nothing_and_well(
+    tmp_path: Path, tools: Path, name: str
+) -> None:
+    standins.write_tree(tmp_path / "tree", tools)
+
+    ran = subprocess.run(
+        [tmp_path / "tree" / standins.FOLDER / name, "--all"], capture_output=True, check=True
+    )
+
+    assert ran.stdout == b""
+
+
+def test_what_is_in_perl_runs_with_the_perl_and_libraries_of_the_tools_tree(
+    tmp_path: Path, tools: Path
+) -> None:
+    standins.write_tree(tmp_path / "tree", tools)
+
+    folder = tmp_path / "tree" / standins.FOLDER
+    first = (folder / "deb-systemd-helper").read_text().splitlines()[0]
+    assert first == f"#!/{standins.FOLDER}/ld.so /{standins.FOLDER}/perl"
+    assert (folder / "ld.so").read_text() == "loader"
+    assert (tmp_path / "tree/usr/lib" / TRIPLET / "perl-base/strict.pm").exists()
+
+
+def test_without_debians_perl_only_what_does_nothing_stands_in(tmp_path: Path) -> None:
+    standins.write_tree(tmp_path / "tree", tmp_path / "no tools")
+
+    found = {path.name for path in (tmp_path / "tree" / standins.FOLDER).iterdir()}
+    assert found == set(standins.DO_NOTHING)
+
+
+def test_the_launcher_runs_the_program_of_its_own_name(tmp_path: Path) -> None:
+    """The paths below /usr are put into a folder of the test's, all else is as in an image."""
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin/deb-systemd-helper").write_text('print "$0: @ARGV\\n"; exit 3;')
+    launcher = tmp_path / "deb-systemd-helper"
+    launcher.write_text(standins.LAUNCHER.replace("/usr/sbin", f"{tmp_path}/sbin"))
+
+    ran = subprocess.run(
+        ["perl", launcher, "enable", "a.service"], capture_output=True, text=True, check=False
+    )
+
+    assert ran.stdout == f"{tmp_path}/sbin/deb-systemd-helper: enable a.service\n"
+    assert ran.returncode == 3
