@@ -37,16 +37,26 @@ def pack_rootfs(tar: Path, compressor: Sequence[Arg]) -> Path:
         packed.open("wb") as file,
         running(start(compressor, stdin=subprocess.PIPE, stdout=file)) as process,
     ):
-        assert process.stdin
+        is_whole = _write(source, process)
+    if process.returncode or not is_whole:
+        raise CommandError([os.fspath(arg) for arg in compressor], process.returncode, "")
+    tar.unlink()
+    return packed
+
+
+def _write(source: tarfile.TarFile, process: subprocess.Popen[bytes]) -> bool:
+    """Write the members of source to process and wait for its end; whether it took all of them."""
+    assert process.stdin
+    try:
         with tarfile.open(fileobj=process.stdin, mode="w|", format=tarfile.PAX_FORMAT) as target:
             for member, content in _in_order(source):
                 target.addfile(member, source.extractfile(content) if content else None)
         process.stdin.close()
+    except BrokenPipeError:
         process.wait()
-    if process.returncode:
-        raise CommandError([os.fspath(arg) for arg in compressor], process.returncode, "")
-    tar.unlink()
-    return packed
+        return False
+    process.wait()
+    return True
 
 
 def _in_order(source: tarfile.TarFile) -> Iterable[tuple[tarfile.TarInfo, tarfile.TarInfo | None]]:

@@ -7,7 +7,6 @@ tag comes last, so nothing is half-published.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import re
@@ -128,13 +127,12 @@ def opened(skopeo: Sequence[Arg], repository: str) -> Iterator[Registry]:
     if not match:
         yield Registry(skopeo, repository)
         return
-    with tempfile.TemporaryDirectory() as folder, s3.explained("ECR"):
+    with s3.explained("ECR"):
         client: Any = boto3.Session().client("ecr", region_name=match["region"])
         [data] = client.get_authorization_token()["authorizationData"]
-        token = data["authorizationToken"]
-        user = base64.b64decode(token).decode().partition(":")[0]
-        assert user == "AWS"
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "auth.json")
         path.touch(mode=0o600)
-        path.write_text(json.dumps({"auths": {match[0]: {"auth": token}}}))
+        auth = {"auth": data["authorizationToken"]}  # user and password, as the file has them
+        path.write_text(json.dumps({"auths": {match[0]: auth}}))
         yield Registry(skopeo, repository, path)

@@ -33,6 +33,10 @@ NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
 # The property that holds what a package takes when it is installed, in bytes.
 SIZE = "finch:installed-size"
 
+# The property of a package that was built or downloaded for these images: the distribution's
+# advisories need not hold for it, though its package URL has the distribution's name.
+ORIGIN = "finch:origin"
+
 # Files that have been downloaded or built for the images have their digests in the stage that holds
 # them, under names that begin so (scripts/stages.py).
 FILE_INPUT, RPM_INPUT = "file ", "RPM "
@@ -177,7 +181,7 @@ def _packages(installed: Iterable[Installed], image: Image, prefix: str = "") ->
                 purl=url,
                 bom_ref=prefix + url.to_string(),
                 licenses=found,
-                properties=[Property(name=SIZE, value=str(package.size))] if package.size else [],
+                properties=_properties(package, is_own=file in image.rpms),
                 hashes=[HashType(alg=HashAlgorithm.SHA_256, content=image.rpms[file])]
                 if file in image.rpms
                 else [],
@@ -191,6 +195,13 @@ def _packages(installed: Iterable[Installed], image: Image, prefix: str = "") ->
             )
         )
     return components
+
+
+def _properties(package: Installed, *, is_own: bool) -> list[Property]:
+    return [
+        *([Property(name=SIZE, value=str(package.size))] if package.size else []),
+        *([Property(name=ORIGIN, value="not the distribution's")] if is_own else []),
+    ]
 
 
 def _initrd(image: Image) -> Component:

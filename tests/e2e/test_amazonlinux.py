@@ -130,6 +130,15 @@ def test_the_wsl_rootfs_is_a_root_without_kernel_identity_or_host_keys(built: Pa
     assert members["etc/machine-id"].size == 0
 
 
+def test_the_bill_of_materials_names_amazon_s_packages_as_rpm_knows_them(built: Path) -> None:
+    bom = json.loads((built / "os-image.sbom.cdx.json").read_text())
+    packages = [part for part in bom["components"] if "purl" in part]
+    assert len(packages) > 150
+    assert all(part["purl"].startswith("pkg:rpm/amzn/") for part in packages)
+    assert all("distro=amzn-2023" in part["purl"] for part in packages)
+    assert {"bash", "kernel6.18", "systemd"} <= {part["name"] for part in packages}
+
+
 def test_nothing_is_built_again_where_nothing_changed(
     built: Path, copied: Copy, lab: LabServer, made: World
 ) -> None:

@@ -102,6 +102,12 @@ def test_a_compressor_that_fails_leaves_the_tar(tree: Path, tmp_path: Path) -> N
     assert plain.exists()
 
 
+def test_a_compressor_that_ends_early_is_an_error_all_the_same(tree: Path, tmp_path: Path) -> None:
+    (tree / "usr/large").write_bytes(os.urandom(1 << 20))
+    with pytest.raises(CommandError):
+        archives.pack_rootfs(tar(tree, tmp_path / "rootfs.tar"), ["true"])
+
+
 def test_the_wsl_file_is_the_tarball_under_another_name(tmp_path: Path) -> None:
     packed = tmp_path / "wsl-rootfs.tar.gz"
     packed.write_bytes(gzip.compress(b""))

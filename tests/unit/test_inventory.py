@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scripts import inventory
 from scripts.errors import HarnessError
+from scripts.run import Arg
 from scripts.tools import Tools
 
 NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))
@@ -91,3 +93,30 @@ def test_os_release_says_which_system_it_is(tmp_path: Path) -> None:
     (tmp_path / "usr/lib/os-release").write_text('ID="amzn"\nVERSION_ID="2023"\n')
 
     assert inventory.system(tmp_path).distro == "amzn-2023"
+
+
+class Told(Tools):
+    """A tools tree whose rpm tells what stands in the file at tree."""
+
+    def command(
+        self, argv: Sequence[Arg], *, read: Sequence[Path] = (), write: Sequence[Path] = ()
+    ) -> list[str]:
+        assert argv[0] == "rpm"
+        assert read
+        assert not write
+        return ["cat", str(self.tree)]
+
+
+def test_what_rpm_has_installed_is_listed_without_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    rows = [
+        ["gpg-pubkey", "(none)", "a", "b", "(none)", "pubkey", "(none)", "(none)", "0"],
+        ["shadow-utils", "2", "4.9", "12", "x86_64", "BSD", "s.src.rpm", "http://a.b/", "10"],
+        ["bash", "(none)", "5.2", "1", "x86_64", "GPLv3+", "bash-5.2-1.src.rpm", "(none)", "7"],
+    ]
+    (tmp_path / "told").write_text("".join("\t".join(row) + "\n" for row in rows))
+    bash, shadow = inventory.of_tree(tmp_path, Told(tmp_path / "told", tmp_path))
+
+    assert (bash.kind, bash.name, bash.version) == ("rpm", "bash", "5.2-1")
+    assert (bash.licences, bash.homepage, bash.size) == (("GPLv3+",), "", 7)
+    assert (shadow.version, shadow.source) == ("2:4.9-12", "s.src.rpm")

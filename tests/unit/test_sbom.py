@@ -101,6 +101,7 @@ def test_files_and_rpms_of_our_own_have_their_digests() -> None:
 
     assert found["/usr/bin/helper"]["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
     assert found["shadow-utils"]["hashes"] == [{"alg": "SHA-256", "content": "ef" * 32}]
+    assert sbom.ORIGIN in {entry["name"] for entry in found["shadow-utils"]["properties"]}
 
 
 def test_the_packages_of_the_initrd_are_its_own_parts() -> None:
