@@ -217,10 +217,7 @@ def _reason(stage: Stage, finished: Path, opts: Options) -> str:
 def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path:
     """Make folder the build context, all that the Dockerfile copies, and return it."""
     own = opts.root / FOLDER
-    base = (place.mirror or releases.CDN).rstrip("/") + f"/core/mirrors/{place.release}"
-    key = opts.signing_key or own / AMAZON_KEY
-    binary = Source("mirrorlist", f"{base}/{place.arch.name}/mirror.list", key)
-    sources = {AMAZON: Source("mirrorlist", f"{base}/SRPMS/mirror.list", key), **pins.sources}
+    binary, sources = _repositories(pins, place, opts.signing_key or own / AMAZON_KEY)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("Dockerfile", "build-package"):
@@ -232,6 +229,24 @@ def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path
     for recipe in pins.recipes:
         _write_recipe(folder / "packages" / recipe.name, recipe, sources[recipe.source])
     return folder
+
+
+def _repositories(pins: Pins, place: Place, key: Path) -> tuple[Source, Mapping[str, Source]]:
+    """Where packages of the target come from, and source RPMs by the name of their source."""
+    base = (place.mirror or releases.CDN).rstrip("/")
+    if not releases.is_repository(base):
+        tree = f"{base}/core/mirrors/{place.release}"
+        own = Source("mirrorlist", f"{tree}/SRPMS/mirror.list", key)
+        binary = Source("mirrorlist", f"{tree}/{place.arch.name}/mirror.list", key)
+        return binary, {AMAZON: own, **pins.sources}
+    if AMAZON not in pins.sources:
+        raise UsageError(
+            f"{base} is a single repository, which has no source RPMs to build packages from",
+            hint=f"name some as [source.{AMAZON}] in a file for -- --packages, or build without "
+            "them: -- --without-packages",
+        )
+    url = base.replace("$basearch", place.arch.name).replace("$releasever", place.release)
+    return Source("baseurl", url, key), pins.sources
 
 
 def _write_recipe(folder: Path, recipe: Recipe, source: Source) -> None:
@@ -307,8 +322,9 @@ def _failure(progress: Progress, steps: Steps, error: CommandError, log: Path) -
         progress.console.print(f"  {line}", markup=False, emoji=False)
     said = [line for line in tail if line.startswith("build-package: ")]
     reason = said[-1].removeprefix("build-package: ") if said else why or error.output.strip()
+    last = (reason or str(error)).splitlines()[-1]
     return HarnessError(
-        f"the package build failed{f' at {name}' if name else ''}: {reason.splitlines()[-1]}",
+        f"the package build failed{f' at {name}' if name else ''}: {last}",
         hint="what its last step printed stands above; the RPMs built before are untouched",
         log=log,
     )
@@ -437,7 +453,7 @@ class Steps:
                 (step.name, step.error, list(step.tail))
                 for step in self._steps.values()
                 if step.error and not step.name.startswith((READS, WRITES))
-                and "CANCELED" not in step.error
+                and "canceled" not in step.error
             ),
             None,
         )  # fmt: skip

@@ -360,6 +360,13 @@ def test_without_an_engine_one_sentence_says_how_to_start_it(place: Place, tmp_p
     assert "systemctl start docker" in failed(done, 3)
 
 
+def test_a_builder_that_nobody_made_is_named(built: Place) -> None:
+    before = built.rpms
+    said = failed(built.run("--force", BUILDX_BUILDER="nobodys"), 1)
+    assert "nobodys" in said
+    assert built.rpms == before
+
+
 def test_an_engine_that_does_not_run_is_to_be_started(place: Place) -> None:
     path = Path("/tmp") / f"dead-{os.getpid()}.sock"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     key = (plan.context / "packages/cloud-init/source/key").read_text()
     assert "BEGIN PGP PUBLIC KEY BLOCK" in key
     assert (plan.context / "packages/fuse-sshfs/nevra").read_text() == "fuse-sshfs-3.7.3-12.fc43\n"
+
+
+def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:
+    mirror = "http://mirror.invalid/$basearch"
+    with pytest.raises(UsageError, match="is a single repository") as caught:
+        packages.plan(opts(tmp_path), place(tmp_path, mirror))
+    assert "--without-packages" in caught.value.hint
+    pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
+    folder = tmp_path / packages.FOLDER
+    shutil.copytree(ROOT / packages.FOLDER, folder)
+    (folder / "packages.toml").write_text(pins.replace('"fedora"', '"amazonlinux"'))
+    given = opts(tmp_path, "--packages", f"{folder}/packages.toml")
+    plan = packages.plan(given, place(tmp_path, mirror))
+    assert plan
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    assert "baseurl=http://mirror.invalid/x86_64\n" in text
 
 
 def test_the_key_covers_all_that_a_build_sees(tmp_path: Path) -> None:
