@@ -50,15 +50,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _exports(shop: Workshop) -> str:
-    return "".join(
-        f"export {name}={shlex.quote(value)}\n" for name, value in shop.environment.items()
-    )
+    """What leads a shell's `docker` to the engine."""
+    folders = ":".join(shop.programs.folders)
+    lines = [f'export PATH={shlex.quote(folders)}:"$PATH"']
+    lines += [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in shop.environment.items()
+        if name != "PATH"
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _usage(made: World, server: LabServer, shop: Workshop, environment: Path) -> str:
     return f"""
-Amazon's CDN is played on {server.mirror}, GitHub and Fedora beside it, and a Docker Engine runs,
-until Ctrl-C; in another terminal:
+Amazon's CDN is played on {server.mirror}, GitHub and Fedora beside it, and a
+Docker Engine runs, until Ctrl-C; in another terminal:
 
     (. {environment} && ./nox -s "build-3.12(arch='{made.arch}')" -- --distribution amazonlinux \\
         --mirror {server.mirror} --signing-key {made.key_file} \\

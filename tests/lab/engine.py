@@ -44,10 +44,14 @@ class Programs:
     root: Path
 
     @property
+    def folders(self) -> list[str]:
+        """The folders that they are in."""
+        return [f"{self.root}/usr/bin", f"{self.root}/usr/sbin"]
+
+    @property
     def path(self) -> str:
         """PATH with them in front."""
-        folders = [self.root / "usr/bin", self.root / "usr/sbin"]
-        return os.pathsep.join([*map(os.fspath, folders), os.environ["PATH"], "/usr/sbin", "/sbin"])
+        return os.pathsep.join([*self.folders, os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
 def obtain(work: Path) -> Programs:
