@@ -90,6 +90,14 @@ def image(session: nox.Session, arch: str, image: str) -> None:
     sessions.harness(session, "build", "--arch", arch, "--image", image, *session.posargs)
 
 
+@nox.session(default=False, python=[MKOSI_PYTHON])
+@ARCHES
+def packages(session: nox.Session, arch: str) -> None:
+    """Build packages of our own in Docker, and fetch those of others."""
+    sessions.install(session, "harness")
+    sessions.harness(session, "add", "--arch", arch, *session.posargs)
+
+
 @nox.session(default=False, name="boot-test")
 @ARCHES
 def boot_test(session: nox.Session, arch: str) -> None:

@@ -188,13 +188,15 @@ def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[A
 def installed(out: Path) -> frozenset[str]:
     """The packages, and the paths of single files, that manifest.json says the base holds.
 
+    RPMs that are not of the distribution are there by their file names too.
+
     Nothing where there is no manifest, or one that this version cannot read.
     """
     try:
         manifest = json.loads((out / MANIFEST).read_text())
         added = manifest["additions"]
         packages = [package["name"] for package in manifest["images"]["base"]["packages"]]
-        return frozenset([*packages, *added["packages"], *added["files"]])
+        return frozenset([*packages, *added["packages"], *added["rpms"], *added["files"]])
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
 

@@ -21,6 +21,7 @@ from scripts import (
     errors,
     mkosi,
     options,
+    packages,
     places,
     releases,
     stages,
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 def build(opts: Options, progress: Progress) -> None:
     """Build what opts asks for and is out of date, describe and show the result."""
-    opts = _with_dated_release(opts, progress)
+    opts = with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
     added = add(opts, progress, at)
@@ -66,7 +67,7 @@ def build(opts: Options, progress: Progress) -> None:
     _show(opts, at, planned, records, built=built)
 
 
-def _with_dated_release(opts: Options, progress: Progress) -> Options:
+def with_dated_release(opts: Options, progress: Progress) -> Options:
     """Opts with a release whose packages never change in the place of the latest.
 
     Else it could not be told whether a finished stage is up to date.
@@ -125,10 +126,16 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
 
 def add(opts: Options, progress: Progress, at: Places) -> Additions:
     """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
-    _check_allowed(opts, thirdparty.names(opts))
-    if thirdparty.lacking(opts):
+    planned = packages.plan(opts, at.images)
+    _check_allowed(opts, [*thirdparty.names(opts), options.BASE_IMAGE])
+    is_due = planned is not None and planned.reason != ""
+    if is_due or thirdparty.lacking(opts):
         _require(opts, at)
+    if planned and is_due:
+        planned = packages.ready(planned)
     added = thirdparty.obtain(opts, progress)
+    if planned:
+        added += packages.obtain(planned, progress)
     added.lay_out(at.images.additions)
     return added
 
@@ -246,6 +253,7 @@ def _write_description(
         },
         "additions": {
             "packages": sorted(set(added.packages)),
+            "rpms": sorted(path.name for path in added.rpms),
             "files": {path: file_digest(source) for path, source in sorted(added.files.items())},
         },
         "images": {

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, errors, interpreters, run
+from scripts import arch, engine, errors, interpreters, run
 from scripts import binfmt as binfmts
 from scripts.errors import MachineError, UsageError
 from scripts.options import ROOT, Options
@@ -39,16 +39,17 @@ SUB_IDS = 65536
 KVM_GET_API_VERSION = 0xAE00
 KVM_API_VERSION = 12
 
-# An engine that is up answers in well under a second.
-DOCKER_SECONDS = 20
-
 BUILDS = ("quickstart", "build", "image", "mkosi", "bench")
 BOOTS = ("quickstart", "boot-test")
 RELEASES = ("diff", "ci-matrix", "publish")
+PACKAGES = ("packages",)
 SESSIONS = (
     *("tests", "lint", "typecheck", "e2e", "clean", "doctor"),
-    *BUILDS, *BOOTS, *RELEASES,
+    *BUILDS, *BOOTS, *PACKAGES, *RELEASES,
 )  # fmt: skip
+
+# What the images of Amazon Linux are the poorer for.
+PACKAGES_HELP = "build of Amazon Linux, but with --without-packages"
 
 MKOSI_PYTHON = "3.12"
 
@@ -61,8 +62,9 @@ class Machine:
     user's largest ranges. namespaces says why the kernel refuses what mkosi's sandbox is made of,
     free_bytes is the space where builds are kept and is_first whether nothing is built there yet.
     kvm, docker, buildx and binfmt say why there is none; each of these texts is empty where all is
-    well. emulated are the foreign architectures whose programs run here, in chroots too, python the
-    interpreter for mkosi.
+    well. engine says what container engine answers, docker_mend what mends that none does. emulated
+    are the foreign architectures whose programs run here, in chroots too, python the interpreter
+    for mkosi.
     """
 
     user: str
@@ -78,6 +80,8 @@ class Machine:
     emulated: frozenset[str] = frozenset()
     native: str = "x86_64"
     docker: str = ""
+    docker_mend: str = ""
+    engine: str = ""
     buildx: str = ""
     binfmt: str = ""
 
@@ -214,16 +218,14 @@ def binfmt(machine: Machine) -> Finding:
 
 
 def docker(machine: Machine) -> Finding:
-    """The container engine."""
-    is_here = machine.docker != NOT_INSTALLED
+    """The container engine, Docker's or one that speaks its API."""
     return Finding(
-        check="Docker",
+        check="container engine",
         ok=not machine.docker,
-        found=machine.docker or "answers",
-        mend="sudo systemctl start docker"
-        if is_here
-        else _install(machine, apt="docker.io", dnf="docker"),
-        helps="packages of our own, which nothing here builds yet",
+        found=machine.docker or machine.engine,
+        mend=machine.docker_mend,
+        needed_by=PACKAGES,
+        helps=PACKAGES_HELP,
     )
 
 
@@ -234,7 +236,8 @@ def buildx(machine: Machine) -> Finding:
         ok=not machine.buildx,
         found=machine.buildx or "here",
         mend=_install(machine, apt="docker-buildx", dnf="docker-buildx-plugin"),
-        helps="as Docker",
+        needed_by=PACKAGES,
+        helps=PACKAGES_HELP,
     )
 
 
@@ -269,7 +272,6 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
     )
     if not thoroughly:
         return quick
-    has_docker = shutil.which("docker") is not None
     return Machine(
         **vars(quick)
         | {
@@ -278,8 +280,8 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
             "emulated": frozenset(binfmts.emulated_here(ROOT)),
             "binfmt": "" if binfmts.has_kernel_support() else "this kernel has no binfmt_misc",
             "native": arch.native().name,
-            "docker": _asked("docker", "version") if has_docker else NOT_INSTALLED,
-            "buildx": _asked("docker", "buildx", "version") if has_docker else NOT_INSTALLED,
+            **_engine(environ),
+            "buildx": _asked("docker", "buildx", "version"),
         }
     )
 
@@ -400,10 +402,20 @@ def _kvm(device: Path) -> str:
     return "" if version == KVM_API_VERSION else f"{device} speaks version {version} of its API"
 
 
+def _engine(environ: Mapping[str, str]) -> dict[str, str]:
+    """What is known of the container engine, by the name of a Machine's field."""
+    try:
+        return {"engine": str(engine.find(environ))}
+    except MachineError as error:
+        return {"docker": error.message, "docker_mend": error.hint}
+
+
 def _asked(*command: str) -> str:
     """Why command, which asks Docker something, gets no answer."""
     try:
-        run.run(command, timeout=DOCKER_SECONDS)
+        run.run(command, timeout=engine.SECONDS)
+    except FileNotFoundError:
+        return NOT_INSTALLED
     except run.CommandError as error:
         lines = error.output.strip().splitlines()
         return lines[0] if lines else str(error)

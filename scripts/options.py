@@ -28,10 +28,19 @@ IMAGES = {
     "aarch64": ("os-image", "container-with-kernel", "base", "base-with-kernel"),
 }
 
+# What --allow-missing calls the image that packages are built in.
+BASE_IMAGE = "base-image"
+
 ACCELERATORS = ("auto", "kvm", "tcg")
 
 # The file whose presence means that an os-image is whole: it is renamed to this name last.
 OS_IMAGE = "os-image.raw"
+
+# The packages that are built in Docker, in the checkout.
+PACKAGES = "al2023-package-build/packages.toml"
+
+# HOST/NAME of the distribution specification of OCI, without a tag, which is ours to choose.
+_REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
 
 # A release names folders and ends up in mkosi's command line.
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -43,10 +52,12 @@ class Options:
 
     images are the ones asked for, none meaning all of the architecture. release, mirror,
     signing_key, third_party_mirror, third_party_pins and mkosi_source are None where the project's
-    own choice is meant. allow_missing are third-party files to do without. jobs is how many
-    stages may be built at the same time, binfmt whether a build may register an emulator on this
-    machine. root is the checkout, work what is kept between builds, out where the artifacts of all
-    distributions go, builder who builds.
+    own choice is meant. allow_missing are third-party files to do without. packages says what is
+    built in Docker, without_packages that nothing is; layer_cache is a repository of a registry, a
+    folder, or None, buildx_builder the name of a builder of buildx, "" for the engine's own. jobs
+    is how many stages may be built at the same time, binfmt whether a build may register an
+    emulator on this machine. root is the checkout, work what is kept between builds, out where the
+    artifacts of all distributions go, builder who builds.
     """
 
     distribution: str
@@ -56,6 +67,10 @@ class Options:
     third_party_mirror: str | None
     third_party_pins: Path | None
     allow_missing: tuple[str, ...]
+    packages: Path
+    without_packages: bool
+    layer_cache: str | Path | None
+    buildx_builder: str
     arch: Arch
     images: tuple[str, ...]
     force: bool
@@ -76,7 +91,7 @@ class Options:
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Options:
-    """The options in argv and environ (ARCH, MKOSI_SOURCE).
+    """The options in argv and environ (ARCH, BUILDX_BUILDER, ECR_CACHE_REPO, MKOSI_SOURCE).
 
     Raises UsageError that lists what is accepted. `--help` prints and ends the process, as
     argparse does.
@@ -93,6 +108,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         third_party_mirror=given.third_party_mirror,
         third_party_pins=_pins(given.third_party_pins),
         allow_missing=tuple(dict.fromkeys(given.allow_missing)),
+        packages=_packages(given.packages, root),
+        without_packages=given.without_packages,
+        layer_cache=_layer_cache(given.layer_cache or environ.get("ECR_CACHE_REPO")),
+        buildx_builder=environ.get("BUILDX_BUILDER", ""),
         arch=arch,
         images=_images(given.image, arch),
         force=given.force,
@@ -153,8 +172,9 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         prog="./nox -s SESSION --",
         description="Builds operating-system images and boots them. Not every option means "
         "something to every session.",
-        epilog="environment: ARCH stands in for --arch, MKOSI_SOURCE names a folder or an archive "
-        "of mkosi to use",
+        epilog="environment: ARCH stands in for --arch, ECR_CACHE_REPO for --layer-cache; "
+        "MKOSI_SOURCE names a folder or an archive of mkosi to use, BUILDX_BUILDER a builder of "
+        "docker buildx",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to build")
@@ -210,7 +230,24 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         default=[],
         help=f"of {', '.join(IMAGES['x86_64'])}; may be given again (default: all)",
     )
+    what.add_argument(
+        "--packages",
+        metavar="FILE",
+        type=Path,
+        help=f"what is built in Docker for Amazon Linux (default: {root / PACKAGES})",
+    )
+    what.add_argument(
+        "--without-packages",
+        action="store_true",
+        help="build nothing in Docker: the image has the distribution's own cloud-init, no sshfs",
+    )
     how = parser.add_argument_group("how")
+    how.add_argument(
+        "--layer-cache",
+        metavar="WHERE",
+        help="of package builds: a repository of a registry, or a folder (a path with a slash or a "
+        "dot at its start)",
+    )
     how.add_argument("--force", action="store_true", help="build again what is up to date")
     how.add_argument("--offline", action="store_true", help="use only what is already here")
     how.add_argument(
@@ -272,6 +309,25 @@ def _pins(path: Path | None) -> Path | None:
     if path and not path.is_file():
         raise UsageError(f"--third-party-pins {path} is no file")
     return path.absolute() if path else None
+
+
+def _packages(path: Path | None, root: Path) -> Path:
+    if path and not path.is_file():
+        raise UsageError(f"--packages {path} is no file", hint=f"the default is {root / PACKAGES}")
+    return (path or root / PACKAGES).absolute()
+
+
+def _layer_cache(text: str | None) -> str | Path | None:
+    if not text:
+        return None
+    if text.startswith(("/", ".", "~")):
+        return Path(text).expanduser().absolute()
+    if not _REPOSITORY.fullmatch(text):
+        raise UsageError(
+            f"{text!r} is no repository of a registry, where a layer cache could be",
+            hint="write HOST/NAME, without scheme and tag, or a folder with its slash",
+        )
+    return text
 
 
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:

@@ -16,8 +16,11 @@ from scripts.progress import Progress
 # What mkosi does without any tools.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
-# What mkosi does not know: where third-party files come from.
-OURS_ALONE = ("--allow-missing", "--third-party-mirror", "--third-party-pins")
+# What mkosi does not know: where third-party files and packages of our own come from.
+OURS_ALONE = (
+    "--allow-missing", "--layer-cache", "--packages", "--third-party-mirror", "--third-party-pins",
+)  # fmt: skip
+OUR_FLAGS = ("--without-packages",)
 
 # mkosi's own name for an option of ours; both reach mkosi in any case.
 OURS = {"--distribution": "--distribution", "--release": "--release", "--architecture": "--arch"}
@@ -64,6 +67,9 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(argv)
     for word in words:
         name, mark, _ = word.partition("=")
+        if word in OUR_FLAGS:
+            alone.append(word)
+            continue
         if name not in OURS_ALONE:
             rest.append(word)
             continue

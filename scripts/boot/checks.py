@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.arch import Arch
+from scripts.boot import cidata
 from scripts.boot.console import plain
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
 from scripts.boot.machine import ROOM
@@ -30,6 +31,16 @@ UNCLEAN = (
 ESP_OPTIONS = {"fmask=0077", "dmask=0077", "shortname=winnt"}
 
 CDN = "cdn.amazonlinux.com"
+
+# What stands in the file that the guest is offered by 9p.
+SHARED = "the host says so"
+NO_9P = "the kernel has no 9p"
+
+# 3.7.6 broke `nerdctl cp --follow-link`, so Amazon Linux gets this one, built from Fedora's source.
+SSHFS = "3.7.3"
+
+# The release of our own cloud-init has this in it (al2023-package-build/packages.toml).
+OURS = ".finch"
 
 # Of the units that our presets are about those that every version of the packages has.
 OUR_PRESETS = re.compile(r"(cloud-.*|sshd|systemd-(networkd|resolved)(-.*)?)\.service")
@@ -482,13 +493,62 @@ def _programs(facts: Facts) -> Verdict | None:
     return _verdict(problems, text or "the image is said to hold none")
 
 
+def _added_rpms(facts: Facts) -> list[str]:
+    """The RPMs that are not the distribution's, as rpm names them: name-version-release.arch."""
+    return sorted(name.removesuffix(".rpm") for name in facts.installed if name.endswith(".rpm"))
+
+
 def _rpm_knows(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
-    listed = facts.first["rpm-packages"].text.splitlines()
-    found = [line for line in listed if line.startswith("cosign-")]
-    wanted = "cosign" in facts.installed
-    return _verdict({"rpm does not know cosign": wanted and not found}, "\n".join(found))
+    listed = set(facts.first["rpm-packages"].text.split())
+    wanted = _added_rpms(facts)
+    missing = [name for name in wanted if name not in listed]
+    return _verdict(
+        {f"rpm does not know {', '.join(missing)}": missing},
+        "\n".join(wanted) or "the image is said to hold none",
+    )
+
+
+def _honours_mounts(facts: Facts) -> bool:
+    """Whether the image's cloud-init is one that does: Amazon Linux's own does not."""
+    ours = [name for name in _added_rpms(facts) if name.startswith("cloud-init-") and OURS in name]
+    return facts.distribution != "amazonlinux" or bool(ours)
+
+
+def _mounts(facts: Facts) -> Verdict | None:
+    if facts.first is None or not _honours_mounts(facts):
+        return None
+    answer = facts.first["mounts-entry"]
+    lines = answer.text.splitlines()
+    entry = next((line.split() for line in lines if line.startswith(cidata.SHARE_TAG)), [])
+    # cloud-init adds a mark of its own to the options.
+    options = entry[3].rpartition(",comment=")[0] or entry[3] if len(entry) > 3 else ""
+    there = [*entry[:3], options, *entry[4:]]
+    mounted = SHARED in lines
+    problems = {
+        "the entry of mounts: is not in /etc/fstab": not entry,
+        f"the entry of mounts: came out as {' '.join(entry)}": entry and there != cidata.MOUNT,
+        "the 9p tag of mounts: cannot be mounted": entry and NO_9P not in lines and not mounted,
+    }
+    return _verdict(problems, answer.text)
+
+
+def _sshfs(facts: Facts) -> Verdict | None:
+    if facts.first is None:
+        return None
+    if facts.distribution == "amazonlinux" and "fuse-sshfs" not in facts.installed:
+        return None
+    answer = facts.first["sshfs"]
+    version = re.search(r"^SSHFS version (\S+)", answer.text, re.MULTILINE)
+    seen = version[1] if version else ""
+    problems = {
+        "sshfs does not say its version": not seen,
+        f"sshfs is {seen}, not {SSHFS}": (
+            seen and facts.distribution == "amazonlinux" and seen != SSHFS
+        ),
+    }
+    return _verdict(problems, answer.text)
 
 
 def _credentials(facts: Facts) -> Verdict | None:
@@ -544,6 +604,8 @@ RULES = (
     Rule("cloud-init", "cloud-init finished without error", _cloud_init),
     Rule("programs", "cosign, docker-credential-pass, gpg and pass run where installed", _programs),
     Rule("credentials", "docker-credential-pass keeps a password", _credentials),
+    Rule("mounts", "cloud-init honours a 9p tag in mounts:", _mounts),
+    Rule("sshfs", "sshfs is there, for Lima's reverse-sshfs mounts", _sshfs),
     Rule("sshd", "sshd answers with a host key", _ssh),
     Rule("power-off", "the power button powers it off", _power_off),
     Rule("second-boot", "the second boot comes to its end", _boot("second")),
@@ -556,7 +618,7 @@ RULES = (
     Rule("foreign-program", "a program of another architecture runs", _foreign_program),
     Rule("os-release", "os-release is amzn 2023", _amazon, distribution="amazonlinux"),
     Rule("packages", "rpm -Va misses no file", _packages, distribution="amazonlinux"),
-    Rule("rpm-knows", "rpm knows cosign", _rpm_knows, distribution="amazonlinux"),
+    Rule("rpm-knows", "rpm knows what was added", _rpm_knows, distribution="amazonlinux"),
     Rule(
         "repositories", "dnf's repositories are Amazon's", _repositories, distribution="amazonlinux"
     ),

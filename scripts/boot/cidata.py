@@ -32,8 +32,14 @@ echo "{REPORT_MARK} end" > /dev/console
 """
 
 
+# A folder of the host that the machine offers by 9p, as Lima does, and where it is to be mounted.
+# With `noauto`, since a guest whose kernel has no 9p would else have a failed unit.
+SHARE_TAG = "finch-share"
+MOUNT = [SHARE_TAG, "/mnt/finch-share", "9p", "ro,trans=virtio,version=9p2000.L,noauto", "0", "0"]
+
+
 def user_data(public_key: str) -> str:
-    """user-data that creates the test's user and has the guest report on sshd."""
+    """user-data that creates the test's user, has the guest report on sshd, and a mount."""
     config: dict[str, Any] = {
         "users": [
             {
@@ -44,6 +50,7 @@ def user_data(public_key: str) -> str:
                 "ssh_authorized_keys": [public_key],
             }
         ],
+        "mounts": [MOUNT],
         "runcmd": [["sh", "-c", REPORT]],
     }
     return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts import run
 from scripts.arch import AARCH64, X86_64, Arch
-from scripts.boot.cidata import MAC_ADDRESS
+from scripts.boot.cidata import MAC_ADDRESS, SHARE_TAG
 from scripts.boot.firmware import Firmware
 from scripts.boot.monitor import Event, Monitor, MonitorError
 from scripts.errors import MachineError
@@ -52,7 +52,8 @@ ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 class Machine:
     """One instance of a guest: its own disk and variables over a base that is only read.
 
-    port is the loopback port forwarded to the guest's sshd.
+    share is a folder that it offers the guest by 9p, to read; port is the loopback port forwarded
+    to the guest's sshd.
     """
 
     arch: Arch
@@ -61,6 +62,7 @@ class Machine:
     overlay: Path
     variables: Path
     seed: Path
+    share: Path
     port: int
 
     def command(self, accelerator: str, console: Path) -> list[str]:
@@ -85,7 +87,7 @@ class Machine:
             "-m", str(MEMORY_MIB),
             "-chardev", "stdio,id=monitor,signal=off",
             "-mon", "chardev=monitor,mode=control",
-            "-chardev", f"file,id=console,append=on,path={os.fspath(console).replace(',', ',,')}",
+            "-chardev", f"file,id=console,append=on,path={_escaped(console)}",
             "-serial", "chardev:console",
             "-blockdev", _blockdev("code", "raw", self.firmware.code, read_only=True),
             "-blockdev", _blockdev("variables", "raw", self.variables),
@@ -94,10 +96,17 @@ class Machine:
             "-device", "virtio-blk-pci,drive=disk,bootindex=1",
             "-blockdev", _blockdev("seed", "raw", self.seed, read_only=True),
             "-device", "virtio-blk-pci,drive=seed",
+            "-fsdev", f"local,id=share,security_model=none,readonly=on,path={_escaped(self.share)}",
+            "-device", f"virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG}",
             "-netdev", network,
             "-device", f"virtio-net-pci,netdev=network,mac={MAC_ADDRESS},romfile=",
             "-device", "virtio-rng-pci",
         ]  # fmt: skip
+
+
+def _escaped(path: Path) -> str:
+    """A path in a list of options that commas part."""
+    return os.fspath(path).replace(",", ",,")
 
 
 def _blockdev(
@@ -142,7 +151,7 @@ class Vm:
             )
         command = tools.command(
             machine.command(accelerator, console),
-            read=[machine.base, machine.seed],
+            read=[machine.base, machine.seed, machine.share],
             write=[machine.overlay.parent, console.parent],
         )
         self.errors = errors

@@ -253,8 +253,11 @@ class _Test:
             overlay=folder / "disk.qcow2",
             variables=folder / "variables.fd",
             seed=folder / "seed.iso",
+            share=folder / "share",
             port=machine.free_port(),
         )
+        instance.share.mkdir()
+        (instance.share / "said").write_text(checks.SHARED)
         machine.create_overlay(self.tools, instance.overlay, base.stat().st_size + machine.ROOM)
         firmware.copy_variables(self.tools, self.firmware, instance.variables)
         cidata.write_seed(instance.seed, f"finch-{name}", self.key.public)

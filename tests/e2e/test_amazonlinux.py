@@ -19,6 +19,7 @@ from tests.lab import tampering, world
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
 from tests.lab.tampering import Tampering
+from tests.lab.workshop import workshop
 
 ARCH = arch.X86_64
 
@@ -61,9 +62,22 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
     ]  # fmt: skip
 
 
-def build_base(copied: Copy, lab: LabServer, made: World, *more: Arg) -> Build:
+@pytest.fixture(scope="module")
+def with_packages(made: World, lab: LabServer) -> Iterator[list[Arg]]:
+    """The option of a build that has packages of our own, and an engine that builds them."""
+    with workshop(made, lab.url) as shop, pytest.MonkeyPatch.context() as patch:
+        for name, value in shop.environment.items():
+            patch.setenv(name, value)
+        yield ["--packages", shop.pins]
+
+
+# Faults are of what mkosi fetches: tests/e2e/test_packages.py has those of package builds.
+WITHOUT = ("--without-packages",)
+
+
+def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
     """Build the base to the end, by the way of `./nox -s image` but for Nox."""
-    target = [*amazonlinux(lab, made), *more]
+    target = [*amazonlinux(lab, made), *(args or WITHOUT)]
     command = [sys.executable, "-m", "scripts.build", *target, "--image", "base"]
     build = Build(command, copied.root, environ())
     build.wait(within=600)
@@ -75,9 +89,9 @@ def target(copied: Copy) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(copied: Copy, lab: LabServer, made: World) -> Path:
+def built(copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]) -> Path:
     """The folder with all finished images."""
-    build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made))
+    build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made), *with_packages)
     assert build.wait(within=1800) == 0, build.output
     return target(copied)
 
@@ -102,6 +116,7 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
         "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
         "programs", "credentials", "rpm-knows",
     } <= outcomes.keys()  # fmt: skip
+    assert {"mounts", "sshfs", "rpm-knows"} <= outcomes.keys()
     assert "(lab, not Amazon)" in result["guest"]["os"]
 
 
@@ -140,10 +155,10 @@ def test_the_bill_of_materials_names_amazon_s_packages_as_rpm_knows_them(built: 
 
 
 def test_nothing_is_built_again_where_nothing_changed(
-    built: Path, copied: Copy, lab: LabServer, made: World
+    built: Path, copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]
 ) -> None:
     before = (built / "os-image.raw").stat()
-    again = build_base(copied, lab, made)
+    again = build_base(copied, lab, made, *with_packages)
     assert "everything is up to date" in again.output
     assert (built / "os-image.raw").stat() == before
 
@@ -154,7 +169,7 @@ def test_an_offline_build_asks_nobody_for_what_is_there(
 ) -> None:
     every = Fault(Kind.UNAVAILABLE, "")
     with lab.broken(every):
-        build = build_base(copied, lab, made, "--offline", "--force")
+        build = build_base(copied, lab, made, "--offline", "--force", *WITHOUT)
     assert build.process.returncode == 0, build.output
     assert every.seen == 0
 
@@ -280,7 +295,7 @@ def test_a_release_that_does_not_exist_lists_the_nearest(
 ) -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "scripts.build", *amazonlinux(lab, made),
+            sys.executable, "-m", "scripts.build", *amazonlinux(lab, made), *WITHOUT,
             "--release", "2023.12.20260901",
         ],
         cwd=copied.root, env=environ(), capture_output=True, text=True, check=False,

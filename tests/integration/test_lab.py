@@ -224,3 +224,36 @@ def test_a_machine_without_rpm_is_told_what_to_install(checkout: Path, tmp_path:
     assert done.returncode == 3
     assert done.stderr.startswith("error: the lab needs ")
     assert "apt-get install --no-install-recommends createrepo-c" in done.stderr
+
+
+def test_source_rpms_are_where_amazon_and_fedora_have_them(made: World) -> None:
+    folders = {
+        "cloud-init": made.repository(RELEASE).with_name("SRPMS"),
+        "fuse-sshfs": made.www / repository.FEDORA_SOURCES,
+    }
+    for name, folder in folders.items():
+        [path] = folder.glob("repodata/*-primary.xml.gz")
+        [package] = ET.fromstring(gzip.decompress(path.read_bytes())).iter(f"{COMMON}package")
+        assert text_of(package, "name") == name
+        location = package.find(f"{COMMON}location")
+        assert location is not None
+        assert (folder / location.attrib["href"]).resolve().is_file()
+
+
+def test_amazons_spec_carries_the_patch_that_is_taken_out(made: World) -> None:
+    [blob] = [
+        blob
+        for blob in (made.repository(RELEASE).with_name("SRPMS") / repository.MARK)
+        .read_text()
+        .splitlines()
+        if "cloud-init" in blob
+    ]
+    cpio = subprocess.run(
+        ["rpm2cpio", made.base / "blobstore" / blob], capture_output=True, check=True
+    ).stdout
+    assert b"\nPatch10010: 0010-Repair-mounts-module.patch\n" in cpio
+
+
+def test_fuse_sshfs_is_no_package_of_the_distribution(names: set[str]) -> None:
+    assert "fuse-sshfs" not in names
+    assert {"rpm-build", "dnf-plugins-core", "patch"} <= names

@@ -55,6 +55,7 @@ def test_the_list_shows_each_session_by_its_documented_name(prepared: Checkout) 
         "build-3.12(arch='aarch64')",
         "image-3.12(arch='x86_64', image='wsl-rootfs')",
         "image-3.12(arch='aarch64', image='os-image')",
+        "packages-3.12(arch='aarch64')",
         "boot-test(arch='x86_64')",
         *("mkosi", "quickstart", "doctor", "binfmt", "clean", "bench", "lock"),
         *("tests", "e2e", "lint", "typecheck"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from scripts.progress import Progress
 from tests.lab import world
 from tests.lab.repository import World
 from tests.lab.server import LabServer
+from tests.lab.workshop import Workshop, workshop
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,18 +42,34 @@ def main(argv: Sequence[str]) -> None:
             f"the lab cannot be served on port {given.port}: {error.strerror}",
             hint="--port 0 takes one that is free",
         ) from error
-    with server:
-        print(_usage(made, server), flush=True)
+    with server, workshop(made, server.url) as shop:
+        environment = made.www.parent / "engine.env"
+        environment.write_text(_exports(shop))
+        print(_usage(made, server, shop, environment), flush=True)
         threading.Event().wait()
 
 
-def _usage(made: World, server: LabServer) -> str:
-    return f"""
-Amazon's CDN is played on {server.mirror}, and GitHub beside it, until Ctrl-C; in another terminal:
+def _exports(shop: Workshop) -> str:
+    """What leads a shell's `docker` to the engine."""
+    folders = ":".join(shop.programs.folders)
+    lines = [f'export PATH={shlex.quote(folders)}:"$PATH"']
+    lines += [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in shop.environment.items()
+        if name != "PATH"
+    ]
+    return "\n".join(lines) + "\n"
 
-    ./nox -s "build-3.12(arch='{made.arch}')" -- --distribution amazonlinux \\
+
+def _usage(made: World, server: LabServer, shop: Workshop, environment: Path) -> str:
+    return f"""
+Amazon's CDN is played on {server.mirror}, GitHub and Fedora beside it, and a
+Docker Engine runs, until Ctrl-C; in another terminal:
+
+    (. {environment} && ./nox -s "build-3.12(arch='{made.arch}')" -- --distribution amazonlinux \\
         --mirror {server.mirror} --signing-key {made.key_file} \\
-        --third-party-mirror {server.third_party} --third-party-pins {made.pins_file}
+        --third-party-mirror {server.third_party} --third-party-pins {made.pins_file} \\
+        --packages {shop.pins})
     ./nox -s boot-test -- --distribution amazonlinux
 """
 

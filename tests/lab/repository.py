@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,6 @@ from scripts.run import run
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 
-# From core/guids/<guid>/<arch>/ to the packages.
-BLOBS = "../../../../blobstore/"
-
 # What stands in a list of mirrors where the server's own address belongs.
 ORIGIN = "@ORIGIN@"
 
@@ -24,6 +22,10 @@ ORIGIN = "@ORIGIN@"
 MARK = ".packages"
 
 KEY_NAME = "RPM-GPG-KEY-amazon-linux-2023"
+
+# Fedora's, on the same server.
+FEDORA_KEY_NAME = "RPM-GPG-KEY-fedora-43-primary"
+FEDORA_SOURCES = "fedora/releases/43/Everything/source/tree"
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,21 @@ def guid(name: str) -> str:
     return text_digest(f"lab {name}")
 
 
-def publish(www: Path, arch: Arch, packages: Mapping[str, Sequence[Path]], key: Key) -> World:
-    """Lay out the packages of each release, newest first, as the CDN does."""
+def publish(
+    www: Path,
+    arch: Arch,
+    packages: Mapping[str, Sequence[Path]],
+    key: Key,
+    sources: Sequence[Path] = (),
+) -> World:
+    """Lay out the packages of each release, newest first, as the CDN does; all have sources."""
     world = World(www, arch, tuple(packages), key)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
     for release, paths in packages.items():
-        blobs = [store(world, path) for path in paths]
-        write_repository(world, release, blobs)
+        write_repository(world, release, [store(world, path) for path in paths])
+        source_blobs = [store(world, path) for path in sources]
+        _write(world, world.repository(release).with_name("SRPMS"), source_blobs)
         _write_mirror_lists(world, release, release)
     _write_mirror_lists(world, "latest", world.releases[0])
     (world.base / "core/releasemd.xml").write_text(_release_list(world.releases))
@@ -94,33 +103,49 @@ def store(world: World, path: Path) -> str:
     return blob
 
 
+def publish_fedora(world: World, sources: Sequence[Path], key: Key) -> None:
+    """Lay out source RPMs, signed with key, as a release of Fedora does."""
+    (world.www / FEDORA_KEY_NAME).write_text(key.public)
+    _write(world, world.www / FEDORA_SOURCES, [store(world, path) for path in sources])
+
+
 def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
     """Write the repository called name with blobs, unless that is what it has."""
     target = world.base / f"core/guids/{guid(name)}/{world.arch}"
+    _write(world, target, blobs)
+    if not target.with_name("SRPMS").exists():
+        _write(world, target.with_name("SRPMS"), [])
+
+
+def _write(world: World, target: Path, blobs: Sequence[str]) -> None:
     listed = "\n".join([world.key.fingerprint, *sorted(blobs)])
     mark = target / MARK
     if mark.exists() and mark.read_text() == listed:
         return
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         made = Path(scratch) / "made"
-        _createrepo(world, blobs, made, Path(scratch))
+        _createrepo(world, blobs, made, Path(scratch), _blobs_from(world, target))
         (made / MARK).write_text(listed)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         made.rename(target)
-    sources = target.parent / "SRPMS"
-    if not sources.exists():
-        _createrepo(world, [], sources, world.www)
 
 
-def _createrepo(world: World, blobs: Sequence[str], target: Path, scratch: Path) -> None:
+def _blobs_from(world: World, target: Path) -> str:
+    """The way from the repository in the folder target to the packages."""
+    return f"{os.path.relpath(world.base / 'blobstore', target)}/"
+
+
+def _createrepo(
+    world: World, blobs: Sequence[str], target: Path, scratch: Path, prefix: str
+) -> None:
     target.mkdir(parents=True)
     list_ = scratch / "packages.list"
     list_.write_text("".join(f"{blob}\n" for blob in sorted(blobs)))
     run(
         [
             "createrepo_c", "--quiet", "--no-database", "--pkglist", list_,
-            "--location-prefix", BLOBS, "--outputdir", target,
+            "--location-prefix", prefix, "--outputdir", target,
             "--cachedir", world.www.parent / "checksums",
             "--revision", str(SOURCE_DATE_EPOCH), "--set-timestamp-to-revision",
             world.base / "blobstore",

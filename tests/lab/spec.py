@@ -30,19 +30,24 @@ MACROS = {
 
 def text(recipe: Recipe) -> str:
     """The spec of recipe; its lists of files are called <name>.files."""
-    parts = [_package(recipe), *(_split(split, recipe) for split in recipe.splits)]
-    parts += [_pre(recipe.users)] if recipe.users else []
+    parts = [package(recipe), *(_split(split, recipe) for split in recipe.splits)]
+    parts += scriptlets(recipe)
+    parts.append("%install\n")
+    parts += [f"%files -n {name} -f {name}.files\n" for name in recipe.names]
+    return "\n".join(parts)
+
+
+def scriptlets(recipe: Recipe) -> list[str]:
+    """The scriptlets and triggers of recipe and what is split off it."""
+    parts = [_pre(recipe.users)] if recipe.users else []
     parts += [_post("", recipe.post)] if recipe.post else []
     parts += [_post(f"-n {split.name}", split.post) for split in recipe.splits if split.post]
-    parts += [
+    return parts + [
         # RPM's own Lua needs no shell, which the C library comes before.
         f'%{trigger} -P 2000000 -p <lua> -- {paths}\nrpm.execute("{program}")\n'
         for paths, program in recipe.triggers.items()
         for trigger in ("transfiletriggerin", "transfiletriggerpostun")
     ]
-    parts.append("%install\n")
-    parts += [f"%files -n {name} -f {name}.files\n" for name in recipe.names]
-    return "\n".join(parts)
 
 
 def build(recipe: Recipe, tree: Path, lists: Mapping[str, Sequence[str]], work: Path) -> list[Path]:
@@ -82,7 +87,8 @@ def build(recipe: Recipe, tree: Path, lists: Mapping[str, Sequence[str]], work: 
     return sorted((work / "RPMS").iterdir())
 
 
-def _package(recipe: Recipe) -> str:
+def package(recipe: Recipe, tags: Sequence[str] = ()) -> str:
+    """The first lines of a spec, with further tags."""
     lines = [
         f"Name: {recipe.name}",
         f"Version: {recipe.version}",
@@ -94,6 +100,7 @@ def _package(recipe: Recipe) -> str:
         *(f"Requires: {name}" for name in recipe.requires),
         *(f"Provides: {name}" for name in recipe.provides),
         *(["Requires(pre): shadow-utils"] if recipe.users else []),
+        *tags,
         "%description",
         f"{_plain(recipe.summary)}. Made of Debian's packages: this is not Amazon's.",
     ]

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.errors import HarnessError
-from scripts.run import running, start
+from scripts.run import CommandError, run, running, start
 from tests.lab.debs import Deb
 from tests.lab.tables import Recipe, glob
 
 FILES = Path(__file__).with_name("files")
+PATCHES = Path(__file__).with_name("patches")
 
 # No file of the lab is newer than this: 2026-09-30, when its newest release came out.
 SOURCE_DATE_EPOCH = 1790726400
@@ -138,8 +139,13 @@ class Tree:
         return Entry(path, kind, number, user, group)
 
 
-def stage(recipe: Recipe, folder: Path, contents: Mapping[str, bytes]) -> Tree:
-    """The files of recipe below folder: its debs', its own of files/, and contents by path."""
+def stage(
+    recipe: Recipe, folder: Path, contents: Mapping[str, bytes], *, patched: bool = True
+) -> Tree:
+    """The files of recipe below folder: its debs', its own of files/, and contents by path.
+
+    patched: with its patches applied, as they are not in the sources of a source RPM.
+    """
     tree = Tree(folder)
     removed = _matcher(recipe.remove)
     for deb in recipe.debs:
@@ -159,6 +165,8 @@ def stage(recipe: Recipe, folder: Path, contents: Mapping[str, bytes]) -> Tree:
         tree.link(path, to)
     for edit in recipe.edit:
         _edit(tree / edit.path, edit.pattern, edit.replacement)
+    for name in recipe.patches.values() if patched else ():
+        _apply(PATCHES / name, folder)
     for path in (*recipe.folders, *(recipe.modes if recipe.folders else ())):
         (tree / path).mkdir(parents=True, exist_ok=True)
     return tree
@@ -194,6 +202,21 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     text = "|".join(glob(pattern).pattern for pattern in patterns)
     expression = re.compile(f"(?:{text})(?:/.*)?") if text else re.compile("(?!)")
     return lambda path: bool(expression.fullmatch(path))
+
+
+def _apply(patch: Path, folder: Path) -> None:
+    try:
+        # Inside a checkout git would take the paths as the checkout's own.
+        run(
+            ["git", "apply", patch],
+            cwd=folder,
+            env={"GIT_CEILING_DIRECTORIES": os.fspath(folder.parent)},
+        )
+    except CommandError as error:
+        raise HarnessError(
+            f"{patch} does not apply: {error.output.strip()}",
+            hint="Debian's package has changed: so must tests/lab/patches",
+        ) from error
 
 
 def _edit(path: Path, pattern: str, replacement: str) -> None:

@@ -21,6 +21,10 @@ FORBIDDEN = re.compile(r"[^A-Za-z0-9._+~]")
 OWN_RELEASE = "1"
 DIST = "amzn2023"
 
+# Whose source RPM there is of a package.
+AMAZON = "amazonlinux"
+FEDORA = "fedora"
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -49,7 +53,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides an RPM and those that are split off it; packages.toml names the fields."""
+    """All that decides an RPM and those that are split off it; packages.toml names the fields.
+
+    patches are files of patches/ by the tags that name them in a spec. source says whose source
+    RPM there is of it, "" for none.
+    """
 
     name: str
     version: str
@@ -71,6 +79,13 @@ class Recipe:
     post: str = ""
     triggers: Mapping[str, str] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
+    patches: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether Amazon Linux has it as an RPM, and not only somebody else as a source RPM."""
+        return self.source in ("", AMAZON)
 
     @property
     def names(self) -> list[str]:
@@ -145,6 +160,7 @@ class Tables:
         # The deb of the same name, if there is one, says most about what it is.
         debs.sort(key=lambda deb: (deb.name != name, deb.name))
         version, release = _version(debs[0].version) if debs else (table["version"], OWN_RELEASE)
+        release = table.get("release", release)
         requires = {*table.get("requires", ()), *self._requires(debs, satisfied)} - {name}
         if not table.get("bare"):
             requires.add("filesystem")
@@ -172,6 +188,8 @@ class Tables:
             post=table.get("post", ""),
             triggers=table.get("triggers", {}),
             splits=tuple(self._splits(name)),
+            patches=table.get("patches", {}),
+            source=table.get("source", ""),
         )
 
     def _requires(self, debs: Iterable[Deb], satisfied: Mapping[str, str]) -> Iterable[str]:

@@ -20,11 +20,11 @@ from scripts.arch import Arch
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import MachineError
 from scripts.run import run
-from tests.lab import debs, fixups, keys, repository, spec, stage, third_party
+from tests.lab import debs, fixups, keys, repository, source, spec, stage, third_party
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key
 from tests.lab.repository import World
-from tests.lab.tables import Recipe, Tables
+from tests.lab.tables import AMAZON, FEDORA, Recipe, Tables
 
 # Newest first; the newest is `latest` too.
 RELEASES = tuple(reversed(releases.known()))
@@ -38,6 +38,7 @@ PROGRAMS = {
     "rpmsign": "rpm",
     "createrepo_c": "createrepo-c",
     "gpg": "gnupg",
+    "dnf": "dnf",
     "dpkg-deb": "dpkg",
 }
 
@@ -100,7 +101,8 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
     maker = Maker(work, packages, arch, key)
-    recipes = tables.recipes(packages)
+    all_recipes = tables.recipes(packages)
+    recipes = [recipe for recipe in all_recipes if recipe.is_packed]
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
     dated = {
         release: maker.make(
@@ -112,6 +114,16 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     say(f"{len(common)} packages are RPMs after {time.monotonic() - began:.0f} s")
     signed = maker.sign([*common, *(made for list_ in dated.values() for made in list_)])
     say(f"they are signed after {time.monotonic() - began:.0f} s")
+    foreign = keys.obtain(work / "keys", "Fedora")
+    sources = {
+        owner: [
+            source.make(recipe, work, maker.programs, foreign if owner == FEDORA else key)
+            for recipe in all_recipes
+            if recipe.source == owner
+        ]
+        for owner in (AMAZON, FEDORA)
+    }
+    say(f"source RPMs are there after {time.monotonic() - began:.0f} s")
     world = repository.publish(
         work / "www",
         arch,
@@ -120,7 +132,9 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
             for release in names
         },
         key,
+        sources[AMAZON],
     )
+    repository.publish_fedora(world, sources[FEDORA], foreign)
     others = debs.obtain_alone(work / "apt" / arch.name, arch, tables.third_party)
     cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
     [released] = maker.make([tables.recipe_alone(cosign)])
@@ -140,7 +154,7 @@ class Maker:
     def __init__(self, work: Path, packages: Sequence[debs.Deb], arch: Arch, key: Key) -> None:
         self._work = work
         self._key = key
-        self._programs = Programs(work / "programs", packages, arch)
+        self.programs = Programs(work / "programs", packages, arch)
         here = Path(__file__).parent
         self._code = text_digest("".join(file_digest(here / name) for name in CODE))
         (work / "rpms").mkdir(parents=True, exist_ok=True)
@@ -161,8 +175,8 @@ class Maker:
     def _build(self, recipe: Recipe, contents: Mapping[str, bytes], work: Path) -> Path:
         tree = stage.stage(recipe, work / "tree", contents)
         for hook in recipe.hooks:
-            fixups.HOOKS[hook](tree, self._programs)
-        fixups.compile_python(tree, self._programs)
+            fixups.HOOKS[hook](tree, self.programs)
+        fixups.compile_python(tree, self.programs)
         stage.clamp_times(tree)
         lists = {
             name: [entry.line() for entry in entries]
@@ -177,6 +191,7 @@ class Maker:
             "common_folders": sorted(recipe.common_folders),
             "spec": spec.text(recipe),
             "files": tree_digest(stage.FILES / recipe.name),
+            "patches": [file_digest(stage.PATCHES / name) for name in recipe.patches.values()],
             "contents": {path: data.decode() for path, data in contents.items()},
             "code": self._code,
         }

@@ -146,12 +146,18 @@ def test_equal_text_is_not_written_again(tmp_path: Path) -> None:
 
 def test_the_manifest_says_what_the_base_holds(tmp_path: Path) -> None:
     manifest = {
-        "additions": {"packages": ["cosign"], "files": {"/usr/bin/pass": "00"}},
+        "additions": {
+            "packages": ["cosign"],
+            "rpms": ["cosign-3.0.5-1.x86_64.rpm"],
+            "files": {"/usr/bin/pass": "00"},
+        },
         "images": {"base": {"packages": [{"name": "bash", "version": "5"}]}},
     }
     artifacts.write_manifest(tmp_path, manifest, [])
 
-    assert artifacts.installed(tmp_path) == {"bash", "cosign", "/usr/bin/pass"}
+    assert artifacts.installed(tmp_path) == {
+        "bash", "cosign", "cosign-3.0.5-1.x86_64.rpm", "/usr/bin/pass",
+    }  # fmt: skip
 
 
 def test_without_a_manifest_nothing_is_said_to_be_held(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_latest_release_is_built_as_the_dated_one_that_it_is(server: Server)
     server.files["/core/releasemd.xml"] = b'<release version="2023.12.20260930"/>'
     opts = parse("--release", "latest", "--mirror", server.url)
 
-    assert build._with_dated_release(opts, Progress()).release == "2023.12.20260930"
+    assert build.with_dated_release(opts, Progress()).release == "2023.12.20260930"
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_any_other_release_stays_what_it_is(
     monkeypatch.setattr(releases, "newest", lambda _: pytest.fail("nobody asked for the latest"))
     opts = parse(*argv)
 
-    assert build._with_dated_release(opts, Progress()) == opts
+    assert build.with_dated_release(opts, Progress()) == opts
 
 
 def test_offline_the_latest_release_is_not_known() -> None:
     with pytest.raises(UsageError, match="--offline"):
-        build._with_dated_release(parse("--release", "latest", "--offline"), Progress())
+        build.with_dated_release(parse("--release", "latest", "--offline"), Progress())
 
 
 def inputs(

@@ -119,11 +119,15 @@ def test_a_kernel_without_binfmt_misc_is_mended_by_its_module(machine: Machine) 
     assert "modprobe binfmt_misc" in finding.mend
 
 
-def test_docker_that_is_installed_but_down_is_to_be_started() -> None:
-    down = doctor.docker(replace(ROOT, docker="Cannot connect to the Docker daemon"))
-    absent = doctor.docker(replace(ROOT, docker=doctor.NOT_INSTALLED))
-    assert "start docker" in down.mend
-    assert "install docker.io" in absent.mend
+def test_an_engine_that_does_not_answer_stands_in_the_way_of_packages_alone() -> None:
+    finding = doctor.docker(replace(ROOT, docker="it does not run", docker_mend="start it"))
+    assert not finding.ok
+    assert finding.needed_by == ("packages",)
+    assert (finding.found, finding.mend) == ("it does not run", "start it")
+
+
+def test_an_engine_that_answers_is_named() -> None:
+    assert doctor.docker(replace(ROOT, engine="Podman 5.4")).found == "Podman 5.4"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path
         third_party_mirror=None,
         third_party_pins=None,
         allow_missing=(),
+        packages=tmp_path / "al2023-package-build/packages.toml",
+        without_packages=False,
+        layer_cache=None,
+        buildx_builder="",
         arch=arch.native(),
         images=(),
         force=False,
@@ -192,3 +196,28 @@ def test_the_boot_test_itself_answers_where_its_arguments_are_none_to_boot_with(
 
 def test_a_build_may_be_told_to_leave_the_machine_as_it_is() -> None:
     assert not options.parse(["--no-binfmt"], {}).binfmt
+
+
+@pytest.mark.parametrize(
+    ("text", "cache"),
+    [
+        ("1234.dkr.ecr.us-west-2.amazonaws.com/finch/cache", None),
+        ("127.0.0.1:5000/cache", None),
+        ("/var/cache/layers", Path("/var/cache/layers")),
+        ("./layers", Path("layers").absolute()),
+    ],
+)
+def test_a_layer_cache_is_a_repository_or_a_folder(text: str, cache: Path | None) -> None:
+    assert options.parse([], {"ECR_CACHE_REPO": text}).layer_cache == (cache or text)
+    assert options.parse(["--layer-cache", text], {}).layer_cache == (cache or text)
+
+
+@pytest.mark.parametrize("text", ["https://127.0.0.1/cache", "localhost", "127.0.0.1/cache:tag"])
+def test_what_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no repository of a registry"):
+        options.parse([], {"ECR_CACHE_REPO": text})
+
+
+def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no file"):
+        options.parse(["--packages", str(tmp_path / "none.toml")], {})

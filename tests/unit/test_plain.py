@@ -22,6 +22,7 @@ from scripts import plain
             ["--third-party-mirror=http://a/b=c", "--allow-missing=x"],
             ["summary"],
         ),
+        (["--without-packages", "build"], ["--without-packages"], ["build"]),
         (["build", "--third-party-pins"], ["--third-party-pins"], ["build"]),
     ],
 )

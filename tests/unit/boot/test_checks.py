@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.arch import X86_64
-from scripts.boot import checks
+from scripts.boot import checks, cidata
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
 from scripts.boot.machine import ROOM
@@ -71,18 +71,33 @@ FIRST = {
     "emulators": "qemu-aarch64:enabled\n"
     "qemu-aarch64:interpreter /usr/bin/qemu-aarch64-static\nqemu-aarch64:flags: POCF",
     "foreign-program": GREETING,
+    "mounts-entry": "\t".join(
+        [*cidata.MOUNT[:3], f"{cidata.MOUNT[3]},comment=cloudconfig", "0", "0"]
+    )
+    + f"\n{checks.NO_9P}",
+    "sshfs": "SSHFS version 3.7.3\nFUSE library version 3.17.2",
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
     "programs": "cosign 0 GitVersion: v3.0.5\ndocker-credential-pass 0 0.9.8\n"
     "gpg 0 gpg (GnuPG) 2.4.7\npass 0 = v1.7.4 =",
     "credentials": '{"ServerURL":"https://registry.invalid","Secret":"swordfish"}',
 }
-INSTALLED = frozenset({"cosign", "gnupg2", "/usr/bin/docker-credential-pass", "/usr/bin/pass"})
+INSTALLED = frozenset(
+    {
+        "cosign",
+        "cosign-3.0.5-1.x86_64.rpm",
+        "cloud-init-22.2.2-1.amzn2023.finch1.noarch.rpm",
+        "fuse-sshfs",
+        "gnupg2",
+        "/usr/bin/docker-credential-pass",
+        "/usr/bin/pass",
+    }
+)
 MACHINE_ID = "8a67b8a2b0d94ba7a1ad1ed35a8d4a5c"
 AMAZON = FIRST | {
     "machine-id": MACHINE_ID,
     "os-release": 'NAME="Amazon Linux"\nID="amzn"\nVERSION_ID="2023"',
     "rpm-packages": "\n".join(f"package-{number}" for number in range(180))
-    + "\ncosign-3.0.5-1.x86_64",
+    + "\ncosign-3.0.5-1.x86_64\ncloud-init-22.2.2-1.amzn2023.finch1.noarch",
     "rpm-missing": "",
     "repositories": "repo id repo name\namazonlinux Amazon Linux 2023 repository\n"
     "mirrorlist=https://cdn.amazonlinux.com/al2023/core/mirrors/$releasever/mirror.list",
@@ -169,6 +184,11 @@ def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
         (in_first(state="degraded", failed_units="chrony.service loaded failed failed chrony"),
          "system-running", "failed units: chrony.service; systemd is degraded"),
         (in_first(cloud_init=""), "cloud-init", "did not finish"),
+        (in_first(mounts_entry=checks.NO_9P), "mounts", "not in /etc/fstab"),
+        (in_first(mounts_entry="finch-share /mnt 9p ro 0 0"), "mounts", "came out as finch-share"),
+        (in_first(mounts_entry="\t".join(cidata.MOUNT) + "\nmount: bad"), "mounts",
+         "cannot be mounted"),
+        (in_first(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
         (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
         (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
          "cloud-init", "DataSourceNone"),
@@ -233,7 +253,8 @@ def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
         (amazon(os_release='ID="fedora"\nVERSION_ID=43'), "os-release", "says fedora 43"),
         (amazon(rpm_missing="missing     /usr/bin/tar"), "packages", "1 files are missing"),
         (amazon(rpm_packages=""), "packages", "knows of 0 packages only"),
-        (amazon(rpm_packages="bash-5.2.15-1.amzn2023"), "rpm-knows", "rpm does not know cosign"),
+        (amazon(rpm_packages="bash-5.2.15-1.amzn2023"), "rpm-knows",
+         "finch1.noarch, cosign-3.0.5-1.x86_64"),
         (amazon(repositories="amazonlinux x\nbaseurl=http://127.0.0.1:8023/al2023"),
          "repositories", "not on Amazon's CDN: http://127.0.0.1:8023"),
         (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),

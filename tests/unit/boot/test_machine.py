@@ -21,6 +21,7 @@ def command(arch: Arch = X86_64, accelerator: str = "tcg") -> list[str]:
         overlay=FOLDER / "disk.qcow2",
         variables=FOLDER / "variables.fd",
         seed=FOLDER / "seed.iso",
+        share=FOLDER / "share",
         port=40022,
     )
     return machine.command(accelerator, FOLDER / "console.log")
@@ -68,3 +69,9 @@ def test_aarch64_is_the_same_machine_by_another_table() -> None:
     assert line[0] == "qemu-system-aarch64"
     assert values(line, "-machine")[0].startswith("virt,")
     assert "AAVMF" in str(nodes(line)["code"]["file"])
+
+
+def test_a_folder_is_offered_by_9p_to_be_read_only() -> None:
+    [share] = values(command(), "-fsdev")
+    assert "readonly=on" in share
+    assert share.endswith("path=/home/jörg,, o/my work/share")

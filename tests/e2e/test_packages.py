@@ -1,0 +1,403 @@
+"""Packages of our own, built by a real engine from the lab's sources. Two minutes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+from scripts import arch
+from scripts.digests import describe_tree
+from tests.e2e.checkout import Arg, environ
+from tests.lab import engine, world
+from tests.lab.repository import World
+from tests.lab.server import Fault, Kind, LabServer
+from tests.lab.workshop import Workshop, workshop
+
+ARCH = arch.X86_64
+CLOUD_INIT, SSHFS = "cloud-init", "fuse-sshfs"
+
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+
+
+@pytest.fixture(scope="module")
+def made(checkout: Path) -> World:
+    """The lab's files, of which the checkout keeps what it has."""
+    world.provide()
+    return world.make(checkout / ".work/lab", ARCH, print)
+
+
+@pytest.fixture(scope="module")
+def lab(made: World) -> Iterator[LabServer]:
+    with LabServer(made.www) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
+    with workshop(made, lab.url) as shop:
+        yield shop
+
+
+@dataclass
+class Place:
+    """Where packages are built, and how."""
+
+    checkout: Path
+    folder: Path
+    options: list[Arg]
+    environment: Mapping[str, str]
+
+    def run(
+        self, *args: Arg, options: list[Arg] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The packages session, by the way of `./nox` but for Nox."""
+        return subprocess.run(
+            [
+                sys.executable, "-m", "scripts.add", "--arch", ARCH.name,
+                "--work", self.folder / "work", "--out", self.folder / "out",
+                *(self.options if options is None else options), *args,
+            ],
+            cwd=self.checkout, env=environ() | dict(self.environment) | variables,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    @property
+    def build(self) -> Path:
+        return self.folder / f"work/amazonlinux/{ARCH}/package-build"
+
+    @property
+    def rpms(self) -> dict[str, str]:
+        return describe_tree(self.build / "rpms")
+
+    def forget(self) -> None:
+        """Remove all that this machine knows of earlier builds."""
+        shutil.rmtree(self.build)
+        subprocess.run(
+            ["docker", "builder", "prune", "--all", "--force"],
+            env=environ() | dict(self.environment), check=True, capture_output=True,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(
+    checkout: Path, made: World, lab: LabServer, shop: Workshop,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Place:  # fmt: skip
+    folder = tmp_path_factory.mktemp("packages") / "my ä, work"
+    options: list[Arg] = [
+        "--distribution", "amazonlinux", "--mirror", lab.mirror, "--signing-key", made.key_file,
+        "--third-party-mirror", lab.third_party, "--third-party-pins", made.pins_file,
+        "--packages", shop.pins,
+    ]  # fmt: skip
+    return Place(checkout, folder, options, shop.environment)
+
+
+@pytest.fixture
+def built(place: Place) -> Place:
+    """The place with its packages, which the test is to find again as they are."""
+    done = place.run()
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def cache(shop: Workshop, name: str) -> str:
+    return f"{shop.registry.host}/finch/{name}"
+
+
+def failed(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The sentence and the hint of a run that failed as it should."""
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    [at] = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    return "\n".join(lines[at:])
+
+
+def test_cold_warm_and_from_the_registry(place: Place, shop: Workshop) -> None:
+    where = cache(shop, "layers")
+    began = time.monotonic()
+    cold = place.run(ECR_CACHE_REPO=where)
+    cold_seconds = time.monotonic() - began
+    assert cold.returncode == 0, cold.stderr
+    names = {name.split("-[0-9]")[0] for name in place.rpms if name.endswith(".rpm")}
+    assert any(name.startswith("cloud-init-25.") and ".finch1." in name for name in names)
+    assert f"fuse-sshfs-3.7.3-12.amzn2023.finch1.{ARCH}.rpm" in names
+    first = place.rpms
+
+    began = time.monotonic()
+    again = place.run(ECR_CACHE_REPO=where)
+    assert again.returncode == 0
+    assert time.monotonic() - began < 3
+    assert "will be built" not in again.stderr
+    assert place.rpms == first
+
+    place.forget()
+    began = time.monotonic()
+    cached = place.run(ECR_CACHE_REPO=where)
+    seconds = time.monotonic() - began
+    print(f"cold {cold_seconds:.1f} s, from the registry {seconds:.1f} s")
+    assert cached.returncode == 0, cached.stderr
+    assert "warning" not in cached.stderr
+    assert {n: d for n, d in place.rpms.items() if n.endswith(".rpm")} == {
+        n: d for n, d in first.items() if n.endswith(".rpm")
+    }
+    assert seconds <= 0.35 * cold_seconds
+
+
+def test_the_rebuilt_cloud_init_wins_and_lacks_amazons_patch(built: Place) -> None:
+    [rpm] = (built.build / "rpms").glob(f"{CLOUD_INIT}-*.rpm")
+    files = subprocess.run(["rpm2cpio", rpm], capture_output=True, check=True).stdout
+    path = "./usr/lib/python3/dist-packages/cloudinit/config/cc_mounts.py"
+    source = subprocess.run(
+        ["cpio", "--extract", "--to-stdout", "--quiet", path],
+        input=files, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert b"sanitized_devname_is_valid" in source
+    assert b"not mounted" not in source
+    release = rpm.name.split("-")[3]
+    assert release.startswith("1+deb13u1.amzn2023.finch1.")
+
+
+def test_a_folder_serves_as_a_cache_too(place: Place, built: Place, tmp_path: Path) -> None:
+    del built
+    place.forget()
+    kept = tmp_path / "layers, kept"
+    assert place.run("--layer-cache", kept).returncode == 0
+    place.forget()
+    again = place.run("--layer-cache", kept)
+    assert again.returncode == 0, again.stderr
+    assert "warning" not in again.stderr
+    log = (place.folder / f"out/amazonlinux/{ARCH}/package-build.log").read_text()
+    assert "importing cache manifest from local" in log
+    assert "CACHED" in log
+
+
+def test_the_session_builds_them(checkout: Path, place: Place, built: Place) -> None:
+    del built
+    done = subprocess.run(
+        [
+            sys.executable, "nox", "-s", f"packages-3.12(arch='{ARCH}')", "--",
+            "--work", place.folder / "work", "--out", place.folder / "out", *place.options,
+        ],
+        cwd=checkout, env=environ() | dict(place.environment),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fuse-sshfs-3.7.3-12.amzn2023.finch1" in done.stdout
+
+
+def changed(shop: Workshop, folder: Path, package: str, key: str, value: object) -> list[Arg]:
+    """An option that names pins in which one thing is different."""
+    document = tomlkit.parse(shop.pins.read_text())
+    document["package"][package][key] = value
+    folder.mkdir(exist_ok=True)
+    path = folder / "packages.toml"
+    path.write_text(tomlkit.dumps(document))
+    return ["--packages", path]
+
+
+def untouched(place: Place, options: list[Arg]) -> str:
+    """What a build says that fails, and leaves what was built as it was."""
+    before = place.rpms
+    done = place.run(*options)
+    said = failed(done, 1)
+    assert "package-build.log" in said
+    assert place.rpms == before
+    return said
+
+
+def test_a_spec_that_no_longer_has_what_is_taken_out_fails_the_build(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    patch = tmp_path / "0001-Drop-what-is-not-there.patch"
+    patch.write_text(
+        "--- a/cloud-init.spec\n+++ b/cloud-init.spec\n@@ -1,1 +0,0 @@\n-Patch99: none.patch\n"
+    )
+    said = untouched(built, changed(shop, tmp_path, CLOUD_INIT, "patches", [str(patch)]))
+    assert "the spec no longer has what it changes" in said
+
+
+def test_a_source_that_somebody_else_has_signed_is_refused(
+    built: Place, shop: Workshop, made: World, tmp_path: Path
+) -> None:
+    document = tomlkit.parse(shop.pins.read_text())
+    document["source"]["fedora"]["key"] = str(made.key_file)
+    path = tmp_path / "packages.toml"
+    path.write_text(tomlkit.dumps(document))
+    said = untouched(built, ["--packages", path])
+    assert "signature is not of the given key" in said
+
+
+def test_a_source_of_another_version_is_not_taken(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    said = untouched(built, changed(shop, tmp_path, SSHFS, "nevra", "fuse-sshfs-3.7.6-1.fc43"))
+    assert "no source RPM fuse-sshfs-3.7.6-1.fc43" in said
+
+
+def test_a_package_that_the_build_does_not_make_is_missed(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    said = untouched(built, changed(shop, tmp_path, SSHFS, "rpms", ["fuse-sshfs", "sshfs-extra"]))
+    assert "the build made no RPM called sshfs-extra" in said
+
+
+def test_the_last_lines_of_the_step_that_failed_are_shown(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    done = built.run(*changed(shop, tmp_path, SSHFS, "nevra", "fuse-sshfs-0-0.fc43"))
+    shown = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert any("fuse-sshfs-0-0.fc43" in line for line in shown)
+    assert len(shown) <= 41
+
+
+@pytest.mark.parametrize("kind", [Kind.TRUNCATED, Kind.WRONG_DIGEST, Kind.NOT_FOUND])
+def test_a_source_that_does_not_come_whole_is_not_built(
+    built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind
+) -> None:
+    # Another suffix, so that no layer of an earlier build serves.
+    options = changed(shop, tmp_path, SSHFS, "suffix", f"finch{kind.name.lower()}")
+    with lab.broken(Fault(kind, r"fuse-sshfs-.*\.src\.rpm")):
+        said = untouched(built, options)
+    assert "no source RPM" in said
+
+
+NO_REGISTRY = "127.0.0.1:1/finch/cache"
+
+
+def test_a_registry_that_is_down_is_a_warning(place: Place, built: Place) -> None:
+    del built
+    place.forget()
+    done = place.run(ECR_CACHE_REPO=NO_REGISTRY)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
+    assert any("cannot be read" in line and NO_REGISTRY in line for line in warnings)
+    assert any("cannot be written" in line for line in warnings)
+
+
+def test_wrong_credentials_are_a_warning(place: Place, shop: Workshop, tmp_path: Path) -> None:
+    with engine.registry(shop.programs, tmp_path / "registry", protected=True) as protected:
+        config = tmp_path / "config"
+        shutil.copytree(shop.environment["DOCKER_CONFIG"], config, symlinks=True)
+        auth = base64.b64encode(b"finch:wrong").decode()
+        (config / "config.json").write_text(json.dumps({"auths": {protected.host: {"auth": auth}}}))
+        done = place.run(
+            "--force", DOCKER_CONFIG=str(config), ECR_CACHE_REPO=f"{protected.host}/finch/cache"
+        )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "401" in done.stderr or "authoriz" in done.stderr.lower()
+
+
+def test_a_cache_of_another_architecture_is_a_warning_and_a_cold_build(
+    place: Place, built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    del built
+    where = cache(shop, "foreign")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    subprocess.run(
+        [
+            "docker", "buildx", "build", "--platform", "linux/arm64", "--output", "type=cacheonly",
+            "--cache-to", f"type=registry,ref={where}:package-build-{ARCH},mode=max,"
+            "image-manifest=true,oci-mediatypes=true", tmp_path,
+        ],
+        env=environ() | dict(place.environment), check=True, capture_output=True,
+    )  # fmt: skip
+    place.forget()
+    done = place.run(ECR_CACHE_REPO=where)
+    assert done.returncode == 0, done.stderr
+    assert "nothing that fits this build" in done.stderr
+
+
+def test_a_store_that_exports_no_cache_builds_without_writing_one(
+    place: Place, shop: Workshop
+) -> None:
+    with engine.engine(shop.programs, containerd_store=False) as plain:
+        there = replace(place, environment=plain.environment)
+        done = there.run("--force", ECR_CACHE_REPO=cache(shop, "plain"))
+    assert done.returncode == 0, done.stderr
+    assert "the layer cache is not written" in done.stderr
+
+
+def path_without_docker(folder: Path) -> str:
+    """PATH of a machine that has all that this one has in /usr, but Docker."""
+    for programs in ("/usr/bin", "/usr/sbin"):
+        for program in Path(programs).iterdir():
+            if "docker" not in program.name and not (folder / program.name).exists():
+                (folder / program.name).symlink_to(program)
+    return os.fspath(folder)
+
+
+def test_without_docker_one_sentence_says_what_to_install(place: Place, tmp_path: Path) -> None:
+    done = place.run("--force", PATH=path_without_docker(tmp_path))
+    said = failed(done, 3)
+    assert "not installed" in said
+    assert "apt-get install docker.io" in said
+    assert "doctor" in said
+    assert "--without-packages" in said
+
+
+def test_without_buildx_one_sentence_says_what_to_install(place: Place, tmp_path: Path) -> None:
+    done = place.run("--force", DOCKER_CONFIG=os.fspath(tmp_path), HOME=os.fspath(tmp_path))
+    assert "docker-buildx" in failed(done, 3)
+
+
+def test_without_an_engine_one_sentence_says_how_to_start_it(place: Place, tmp_path: Path) -> None:
+    done = place.run("--force", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert "systemctl start docker" in failed(done, 3)
+
+
+def test_a_builder_that_nobody_made_is_named(built: Place) -> None:
+    before = built.rpms
+    said = failed(built.run("--force", BUILDX_BUILDER="nobodys"), 1)
+    assert "nobodys" in said
+    assert built.rpms == before
+
+
+def test_an_engine_that_does_not_run_is_to_be_started(place: Place) -> None:
+    path = Path("/tmp") / f"dead-{os.getpid()}.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(os.fspath(path))
+    try:
+        said = failed(place.run("--force", DOCKER_HOST=f"unix://{path}"), 3)
+    finally:
+        path.unlink()
+    assert "does not run" in said
+
+
+def test_pins_without_a_digest_are_refused(place: Place, shop: Workshop, tmp_path: Path) -> None:
+    document = tomlkit.parse(shop.pins.read_text())
+    document["base-image"]["digest"] = ""
+    path = tmp_path / "packages.toml"
+    path.write_text(tomlkit.dumps(document))
+    said = failed(place.run("--packages", path), 2)
+    assert "not pinned by its digest" in said
+    assert "update-pins" in said
+    missing = place.run("--packages", path, "--allow-missing", "base-image", DOCKER_HOST="unix:///")
+    failed(missing, 3)
+
+
+def test_without_packages_no_engine_is_asked_for(place: Place, tmp_path: Path) -> None:
+    done = place.run("--without-packages", PATH=path_without_docker(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "cosign" in done.stdout
+    assert "fuse-sshfs" not in done.stdout
+
+
+def test_debian_has_them_in_its_archive(place: Place) -> None:
+    done = place.run(options=["--distribution", "debian"], DOCKER_HOST="unix:///nowhere")
+    assert done.returncode == 0, done.stderr
+    assert "debian has all packages that are wanted" in done.stdout

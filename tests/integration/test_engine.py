@@ -1,0 +1,163 @@
+"""The container engine as it is found, or not: over sockets at which something else answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+
+import pytest
+
+from scripts import engine
+from scripts.errors import MachineError
+
+NOBODY = 65534
+
+VERSION = {"Version": "4.3.1", "ApiVersion": "1.41", "Components": [{"Name": "Podman Engine"}]}
+
+
+@contextmanager
+def answering(answers: Mapping[str, object], headers: Mapping[str, str]) -> Iterator[str]:
+    """An engine that gives these answers, by the last part of the path; the value of DOCKER_HOST.
+
+    It plays engines that no package here has: podman's, and Docker's of old.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers[self.path.rpartition("/")[2]]).encode()
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "a socket"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/engine.sock"
+        with ThreadingUnixStreamServer(path, Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"unix://{path}"
+            server.shutdown()
+
+
+@pytest.fixture
+def docker_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's command line with buildx, as far as it is asked before an engine is."""
+    (tmp_path / "docker").write_text("#!/bin/sh\necho buildx\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def old(monkeypatch: pytest.MonkeyPatch, host: str) -> dict[str, str]:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    return dict(os.environ)
+
+
+def test_an_engine_without_buildkit_is_named_and_does_unless_a_builder_is(
+    monkeypatch: pytest.MonkeyPatch, docker_is_there: None
+) -> None:
+    del docker_is_there
+    answers = {"version": VERSION, "info": {"DriverStatus": [["Backing", "ext4"]]}, "_ping": "OK"}
+    with answering(answers, {"Builder-Version": ""}) as host:
+        environ = old(monkeypatch, host)
+        with pytest.raises(MachineError, match=r"has no BuildKit: Podman Engine 4\.3\.1") as caught:
+            engine.require(environ, "")
+        assert "BUILDX_BUILDER" in caught.value.hint
+        found = engine.require(environ, "mine")
+    assert not found.exports_cache
+    assert str(found) == ("Podman Engine 4.3.1, API 1.41, without BuildKit, exports no layer cache")
+
+
+def test_an_engine_with_buildkit_and_containerds_store_lacks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+    with answering(
+        {"version": VERSION | {"Components": []}, "info": info, "_ping": "OK"},
+        {"Builder-Version": "2"},
+    ) as host:
+        found = engine.find(old(monkeypatch, host))
+    assert found.has_buildkit
+    assert found.builder == "default"
+    assert str(found) == "Docker 4.3.1, API 1.41"
+
+
+# What somebody else would be refused of this machine's Python is imported before.
+PROGRAM = """\
+import os, sys
+import docker.context, requests, urllib3
+from scripts import engine, errors
+if len(sys.argv) > 1:
+    os.setgroups([])
+    os.setgid(int(sys.argv[1]))
+    os.setuid(int(sys.argv[1]))
+errors.main(lambda _: print(engine.find(os.environ)))
+"""
+
+
+def asked(checkout: Path, path: str, *, user: int | None = None) -> str:
+    """What a process of user says that looks for an engine at path, which is none."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *([] if user is None else [str(user)])],
+        cwd=checkout,
+        env={**os.environ, "DOCKER_HOST": f"unix://{path}", "HOME": "/tmp"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name, for sockets, that anybody may enter."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def test_a_user_without_permission_is_told_the_group(checkout: Path, folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("only root can be somebody else: run this as root")
+    path = folder / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        path.chmod(0o600)
+        listener.listen()
+        said = asked(checkout, os.fspath(path), user=NOBODY)
+    assert "may not use the Docker engine" in said
+    assert "usermod --append --groups docker" in said
+
+
+def test_an_engine_that_is_not_there_is_to_be_started_or_installed(
+    checkout: Path, folder: Path
+) -> None:
+    said = asked(checkout, f"{folder}/none.sock")
+    assert "no Docker engine listens" in said
+    assert "apt-get install docker.io" in said
+
+
+def test_an_engine_that_is_down_is_to_be_started(checkout: Path, folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(f"{folder}/dead.sock")
+    assert "does not run" in asked(checkout, f"{folder}/dead.sock")
+
+
+def test_an_engine_that_answers_nonsense_is_one_sentence(checkout: Path) -> None:
+    with answering({"version": [], "info": {}, "_ping": "OK"}, {}) as host:
+        assert "does not answer" in asked(checkout, host.removeprefix("unix://"))

@@ -1,0 +1,252 @@
+"""A Docker Engine and an OCI registry out of Debian's packages, for as long as they are needed.
+
+Neither is installed: the packages are unpacked into a folder, and what runs has files, sockets and
+ports of its own, so that an engine of this machine is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from scripts import sources
+from scripts.errors import HarnessError, MachineError
+from scripts.run import CommandError, run, running, start
+
+# bookworm's engine is too old to export BuildKit's cache.
+RELEASE = "trixie"
+PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "containerd", "docker-registry")
+
+# It needs the machine's own C library, the others any from Debian 12 on.
+NATIVE = "runc"
+
+# An engine that starts on an idle machine takes a second.
+PATIENCE = 60.0
+
+# A user "finch" with the password "right", as htpasswd -B writes it.
+HTPASSWD = "finch:$2y$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where the programs stand: a root of unpacked packages."""
+
+    root: Path
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders that they are in."""
+        return [f"{self.root}/usr/bin", f"{self.root}/usr/sbin"]
+
+    @property
+    def path(self) -> str:
+        """PATH with them in front."""
+        return os.pathsep.join([*self.folders, os.environ["PATH"], "/usr/sbin", "/sbin"])
+
+
+def obtain(work: Path) -> Programs:
+    """The programs, had by apt and unpacked below work unless they are there.
+
+    Raises MachineError where this is no Debian machine, HarnessError where apt fails.
+    """
+    root = work / "engine/root"
+    if root.exists():
+        return Programs(root)
+    partial = work / "engine/partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        suites = [(name, RELEASE) for name in PACKAGES] + [(NATIVE, _release())]
+        for name, suite in suites:
+            deb = sources.download(name, [suite], work / f"engine/apt-{suite}")
+            run(["dpkg-deb", "--extract", deb, partial])
+    except CommandError as error:
+        raise HarnessError(
+            f"the engine's packages could not be had: {error.output.strip()}",
+            hint="check the network",
+        ) from error
+    partial.rename(root)
+    return Programs(root)
+
+
+def _release() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    if fields.get("ID") != "debian":
+        raise MachineError("the lab's engine is made of Debian packages", hint="use Debian")
+    return fields["VERSION_CODENAME"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that runs; environment is what leads Docker's command line to it."""
+
+    socket: Path
+    log: Path
+    environment: Mapping[str, str]
+
+
+@contextlib.contextmanager
+def engine(programs: Programs, *, containerd_store: bool = True) -> Iterator[Engine]:
+    """An engine without anything in it, which is gone afterwards.
+
+    It touches no firewall and makes no bridge: what is built has the network of the machine.
+    """
+    # Short, since sockets are in it.
+    folder = Path(tempfile.mkdtemp(prefix="lab-"))
+    try:
+        plugins = folder / "config/cli-plugins"
+        plugins.mkdir(parents=True)
+        buildx = programs.root / "usr/libexec/docker/cli-plugins/docker-buildx"
+        (plugins / "docker-buildx").symlink_to(buildx)
+        (folder / "daemon.json").write_text(json.dumps(_configuration(folder, containerd_store)))
+        made = Engine(
+            folder / "docker.sock",
+            folder / "dockerd.log",
+            {
+                "PATH": programs.path,
+                "DOCKER_HOST": f"unix://{folder}/docker.sock",
+                "DOCKER_CONFIG": os.fspath(folder / "config"),
+            },
+        )
+        with made.log.open("wb") as log:
+            process = start(
+                [programs.root / "usr/sbin/dockerd", "--config-file", folder / "daemon.json"],
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                env={"PATH": programs.path},
+            )
+        with running(process):
+            _wait(
+                lambda: made.socket.exists() and _listens(made.socket),
+                lambda: process.poll() is None,
+                made.log,
+            )
+            yield made
+    finally:
+        _unmount(folder)
+        shutil.rmtree(folder)
+
+
+def _configuration(folder: Path, containerd_store: bool) -> dict[str, object]:
+    return {
+        "bridge": "none",
+        "data-root": f"{folder}/data",
+        "exec-root": f"{folder}/run",
+        "features": {"containerd-snapshotter": containerd_store},
+        "hosts": [f"unix://{folder}/docker.sock"],
+        "ip6tables": False,
+        "iptables": False,
+        "pidfile": f"{folder}/docker.pid",
+    }
+
+
+def _unmount(folder: Path) -> None:
+    """What an engine that was killed left mounted."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    for point in reversed([point for point in points if point.startswith(f"{folder}/")]):
+        run(["umount", "--lazy", point], check=False)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry that runs on a port of loopback."""
+
+    host: str
+
+    def has(self, name: str, reference: str) -> bool:
+        """Whether there is a manifest of name with that tag or digest."""
+        answer = requests.head(
+            f"http://{self.host}/v2/{name}/manifests/{reference}",
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+            timeout=PATIENCE,
+        )
+        return answer.ok
+
+    def put_blob(self, name: str, digest: str, path: Path) -> None:
+        """Give it the file at path, a blob of name."""
+        begun = requests.post(f"http://{self.host}/v2/{name}/blobs/uploads/", timeout=PATIENCE)
+        begun.raise_for_status()
+        with path.open("rb") as file:
+            requests.put(
+                begun.headers["Location"], params={"digest": digest}, data=file, timeout=PATIENCE
+            ).raise_for_status()
+
+    def put_manifest(self, name: str, reference: str, manifest: bytes) -> None:
+        """Give it a manifest of name under a tag or digest."""
+        requests.put(
+            f"http://{self.host}/v2/{name}/manifests/{reference}",
+            headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+            data=manifest,
+            timeout=PATIENCE,
+        ).raise_for_status()
+
+
+@contextlib.contextmanager
+def registry(programs: Programs, folder: Path, *, protected: bool = False) -> Iterator[Registry]:
+    """A registry that keeps what it is given in folder; protected asks for HTPASSWD's password."""
+    folder.mkdir(parents=True, exist_ok=True)
+    host = f"127.0.0.1:{_free_port()}"
+    (folder / "htpasswd").write_text(HTPASSWD)
+    settings: dict[str, object] = {
+        "version": 0.1,
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": os.fspath(folder / "storage")}},
+        "http": {"addr": host},
+    }
+    if protected:
+        settings["auth"] = {
+            "htpasswd": {"realm": "lab", "path": os.fspath(folder / "htpasswd")},
+        }
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(settings))
+    with (folder / "registry.log").open("wb") as log:
+        process = start(
+            [programs.root / "usr/bin/docker-registry", "serve", folder / "config.yml"],
+            stdout=log.fileno(),
+            stderr=log.fileno(),
+        )
+    with running(process):
+        address, port = host.split(":")
+        _wait(
+            lambda: _answers(address, int(port)),
+            lambda: process.poll() is None,
+            folder / "registry.log",
+        )
+        yield Registry(host)
+
+
+def _wait(answers: Callable[[], bool], lives: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not answers():
+        if not lives() or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise HarnessError(f"it does not start:\n{tail}", log=log)
+        time.sleep(0.1)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
+
+
+def _answers(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((address, port)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,135 @@
+"""Source RPMs, as Amazon and Fedora have them: what packages of our own are built from.
+
+Debian's built files take the place of upstream's sources: nothing is compiled but Python's byte
+code. The patches of a spec apply to them when it is built, and only then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from scripts.digests import file_digest, text_digest
+from scripts.errors import HarnessError
+from scripts.run import Arg, CommandError, run
+from tests.lab import fixups, spec, stage
+from tests.lab.fixups import Programs
+from tests.lab.keys import Key
+from tests.lab.stage import SOURCE_DATE_EPOCH, Tree
+from tests.lab.tables import AMAZON, DIST, FEDORA, Recipe
+
+# What %dist is where a source RPM was made.
+DISTS = {AMAZON: DIST, FEDORA: "fc43"}
+
+
+def make(recipe: Recipe, work: Path, programs: Programs, key: Key) -> Path:
+    """The source RPM of recipe, signed with key, made below work unless it is there."""
+    facts = asdict(recipe) | {
+        "debs": [deb.sha256 for deb in recipe.debs],
+        "common_folders": sorted(recipe.common_folders),
+        "spec": text(recipe),
+        "patches": [file_digest(stage.PATCHES / name) for name in recipe.patches.values()],
+        "code": [file_digest(Path(module.__file__ or "")) for module in (fixups, spec, stage)],
+        "key": key.fingerprint,
+    }
+    kept = work / "sources" / text_digest(json.dumps(facts, sort_keys=True))
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work, prefix=f"{recipe.name}-source-") as folder:
+            made = _build(recipe, Path(folder), programs)
+            key.sign_packages(list(made.iterdir()))
+            made.rename(kept)
+    [path] = kept.iterdir()
+    return path
+
+
+def text(recipe: Recipe) -> str:
+    """The spec that is in the source RPM."""
+    name = f"{recipe.name}-{recipe.version}"
+    own = replace(recipe, release=recipe.release.removesuffix(f".{DIST}") + "%{?dist}", splits=())
+    tags = [
+        f"Source0: {name}.tar",
+        f"Source1: {recipe.name}.files",
+        *(f"{tag}: {file}" for tag, file in recipe.patches.items()),
+        *(["BuildRequires: python3"] if recipe.arch == "noarch" else []),
+    ]
+    globals_ = ("__os_install_post", "_build_id_links", "debug_package")
+    return "\n".join(
+        [
+            *(f"%global {macro} {spec.MACROS[macro]}" for macro in globals_),
+            spec.package(own, tags),
+            *spec.scriptlets(own),
+            "%prep",
+            f"%autosetup -p1 -n {name}",
+            "%build",
+            "if test -d usr/lib/python3; then",
+            "  python3 -m compileall -q -f --invalidation-mode unchecked-hash -s . -p /"
+            " usr/lib/python3",
+            "fi",
+            "%install",
+            "mkdir -p %{buildroot}",
+            "cp -a . %{buildroot}",
+            "%files -f %{SOURCE1}",
+            "%changelog",
+            "* Wed Sep 30 2026 The lab <lab@finch.invalid>",
+            "- Made of Debian's packages: this is not Amazon's or Fedora's.",
+            "",
+        ]
+    )
+
+
+def _build(recipe: Recipe, work: Path, programs: Programs) -> Path:
+    sources = work / "SOURCES"
+    sources.mkdir()
+    tree = stage.stage(recipe, work / "tree", {}, patched=False)
+    stage.clamp_times(tree)
+    _pack(tree, sources / f"{recipe.name}-{recipe.version}.tar")
+    fixups.compile_python(tree, programs)
+    listed = stage.entries(tree, replace(recipe, splits=()))[recipe.name]
+    lines = "".join(f"{entry.line()}\n" for entry in listed)
+    (sources / f"{recipe.name}.files").write_text(lines)
+    for name in recipe.patches.values():
+        (sources / name).write_bytes((stage.PATCHES / name).read_bytes())
+    path = work / f"{recipe.name}.spec"
+    path.write_text(text(recipe))
+    macros = {"_topdir": os.fspath(work), "dist": f".{DISTS[recipe.source]}"}
+    try:
+        run(
+            ["rpmbuild", "-bs", "--quiet", *_defines(macros | BUILD), path],
+            env={"SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "HOME": str(work), "LC_ALL": "C"},
+        )
+    except CommandError as error:
+        raise HarnessError(
+            f"the source of {recipe.name} cannot be packed: {error.output.strip()}"
+        ) from error
+    return work / "SRPMS"
+
+
+# Of the macros that RPMs are built with those that decide a source RPM's bytes.
+BUILD = {
+    name: spec.MACROS[name]
+    for name in (
+        "_buildhost", "clamp_mtime_to_source_date_epoch", "source_date_epoch_from_changelog",
+        "use_source_date_epoch_as_buildtime", "vendor",
+    )
+}  # fmt: skip
+
+
+def _defines(macros: dict[str, str]) -> Sequence[Arg]:
+    return [arg for name in macros for arg in ("--define", f"{name} {macros[name]}")]
+
+
+def _pack(tree: Tree, path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.add(tree.folder, path.stem, filter=_as_root)
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member

@@ -1,0 +1,282 @@
+"""Packages of our own: pins, the build context, buildx's command and what it says."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scripts import options, packages
+from scripts.arch import X86_64
+from scripts.engine import Engine
+from scripts.errors import HarnessError, UsageError
+from scripts.options import ROOT, Options
+from scripts.packages import Cache, Plan, Steps
+from scripts.places import Place
+
+ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
+
+
+def opts(folder: Path, *argv: str, **environ: str) -> Options:
+    argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
+    return options.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
+
+
+def place(folder: Path, mirror: str | None = None) -> Place:
+    target = folder / "work/amazonlinux/x86_64"
+    return Place(target, "amazonlinux", "2023.12.20260930", X86_64, target / "sandbox", mirror)
+
+
+def planned(folder: Path, *argv: str) -> Plan:
+    plan = packages.plan(opts(folder, *argv), place(folder))
+    assert plan
+    return plan
+
+
+def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
+    pins = packages.read(ROOT / options.PACKAGES)
+    recipes = {recipe.name: recipe for recipe in pins.recipes}
+    assert recipes["fuse-sshfs"].nevra == "fuse-sshfs-3.7.3-12.fc43"
+    assert recipes["cloud-init"].source == packages.AMAZON
+    [patch] = recipes["cloud-init"].patches
+    assert "\n-Patch10010: 0010-Repair-mounts-module.patch\n" in patch.read_text()
+    assert all(source.key.is_file() for source in pins.sources.values())
+
+
+def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() -> None:
+    text = (ROOT / packages.FOLDER / "Dockerfile").read_text()
+    for recipe in packages.read(ROOT / options.PACKAGES).recipes:
+        assert f"AS {recipe.name}\n" in text
+        assert f"COPY --from={recipe.name} /build/out/ /\n" in text
+    assert "\n# syntax=" not in f"\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[base-image", "is no TOML"),
+        ("[base-image]\nname = 'x'\n", "is not complete: 'digest'"),
+        ("base-image = 3\npackage = {}", "is not complete"),
+        (
+            "[base-image]\nname = 'x'\ndigest = ''\n[package.a]\nsource = 'nowhere'\n"
+            "nevra = 'a'\npatches = []\nsuffix = 'x'\nrpms = ['a']\n",
+            "a has the unknown source 'nowhere'",
+        ),
+    ],
+)
+def test_pins_that_make_no_sense_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "packages.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        packages.read(tmp_path / "packages.toml")
+
+
+def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    release = "https://cdn.amazonlinux.com/al2023/core/mirrors/2023.12.20260930"
+    assert f"mirrorlist={release}/x86_64/mirror.list\n" in text
+    assert "gpgcheck=1\n" in text
+    source = (plan.context / "packages/cloud-init/source/source.repo").read_text()
+    assert f"mirrorlist={release}/SRPMS/mirror.list\n" in source
+    key = (plan.context / "packages/cloud-init/source/key").read_text()
+    assert "BEGIN PGP PUBLIC KEY BLOCK" in key
+    assert (plan.context / "packages/fuse-sshfs/nevra").read_text() == "fuse-sshfs-3.7.3-12.fc43\n"
+
+
+def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:
+    mirror = "http://mirror.invalid/$basearch"
+    with pytest.raises(UsageError, match="is a single repository") as caught:
+        packages.plan(opts(tmp_path), place(tmp_path, mirror))
+    assert "--without-packages" in caught.value.hint
+    pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
+    folder = tmp_path / packages.FOLDER
+    shutil.copytree(ROOT / packages.FOLDER, folder)
+    (folder / "packages.toml").write_text(pins.replace('"fedora"', '"amazonlinux"'))
+    given = opts(tmp_path, "--packages", f"{folder}/packages.toml")
+    plan = packages.plan(given, place(tmp_path, mirror))
+    assert plan
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    assert "baseurl=http://mirror.invalid/x86_64\n" in text
+
+
+def test_the_key_covers_all_that_a_build_sees(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("another key")
+    first = planned(tmp_path).stage.key
+    assert planned(tmp_path).stage.key == first
+    other = packages.plan(opts(tmp_path), place(tmp_path, "http://127.0.0.1:1/al2023"))
+    assert other
+    assert other.stage.key != first
+    assert planned(tmp_path, "--signing-key", str(key)).stage.key != first
+
+
+def test_what_is_built_of_the_same_is_not_built_again(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    assert plan.reason == "not built yet"
+    fresh = plan.finished.with_name("rpms.new")
+    fresh.mkdir()
+    for name in ("cloud-init-22.2.2-1.amzn2023.finch1.noarch", "fuse-sshfs-3.7.3-12.finch1.x86_64"):
+        (fresh / f"{name}.rpm").write_text(name)
+    packages._keep(fresh, plan, 1.0)
+    assert planned(tmp_path).reason == ""
+    assert planned(tmp_path, "--force").reason == "--force"
+    added = packages.obtain(planned(tmp_path), None)  # type: ignore[arg-type]
+    assert added.packages == ("cloud-init", "fuse-sshfs")
+    assert [path.name[:10] for path in added.rpms] == ["cloud-init", "fuse-sshfs"]
+    added.rpms[1].write_text("something else")
+    assert planned(tmp_path).reason.endswith("is gone or was written to")
+
+
+def test_a_build_that_comes_without_a_package_leaves_the_earlier_ones(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    plan.finished.mkdir()
+    (plan.finished / "old.rpm").touch()
+    fresh = plan.finished.with_name("rpms.new")
+    fresh.mkdir()
+    (fresh / "cloud-init-22.2.2-1.amzn2023.finch1.noarch.rpm").touch()
+    with pytest.raises(HarnessError, match="came without fuse-sshfs"):
+        packages._keep(fresh, plan, 1.0)
+    assert (plan.finished / "old.rpm").exists()
+
+
+@pytest.mark.parametrize("argv", [("--without-packages",), ("--distribution", "debian")])
+def test_some_builds_need_none(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    assert packages.plan(opts(tmp_path, *argv), place(tmp_path)) is None
+
+
+def test_offline_nothing_is_built(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="needs the network"):
+        packages.ready(planned(tmp_path, "--offline"))
+
+
+def command(folder: Path, *argv: str, engine: Engine = ENGINE, **environ: str) -> list[str]:
+    given = opts(folder, *argv, **environ)
+    pins = packages.read(given.packages)
+    cache = Cache.of(given, engine)
+    return packages.build_command(given, pins, folder / "c", folder / "a, b", engine, cache)
+
+
+def value(line: list[str], option: str) -> str:
+    return line[line.index(option) + 1]
+
+
+def test_the_platform_is_exactly_the_targets(tmp_path: Path) -> None:
+    assert value(command(tmp_path), "--platform") == "linux/amd64"
+    assert value(command(tmp_path, "--arch", "aarch64"), "--platform") == "linux/arm64"
+
+
+def test_the_engines_own_buildkit_is_used_unless_a_builder_is_named(tmp_path: Path) -> None:
+    assert value(command(tmp_path), "--builder") == "default"
+    assert value(command(tmp_path, BUILDX_BUILDER="mine"), "--builder") == "mine"
+
+
+def test_rpms_come_out_as_files_wherever_that_is(tmp_path: Path) -> None:
+    assert value(command(tmp_path), "--output") == f'type=local,"dest={tmp_path}/a, b"'
+
+
+def test_the_network_is_the_machines_where_a_mirror_is_on_it(tmp_path: Path) -> None:
+    assert "--network" not in command(tmp_path)
+    line = command(tmp_path, "--mirror", "http://127.0.0.1:8023/al2023")
+    assert value(line, "--network") == "host"
+
+
+def test_the_cache_in_a_registry_has_the_form_that_ecr_takes(tmp_path: Path) -> None:
+    line = command(tmp_path, ECR_CACHE_REPO="1.dkr.ecr.us-west-2.amazonaws.com/finch")
+    reference = "ref=1.dkr.ecr.us-west-2.amazonaws.com/finch:package-build-x86_64"
+    assert value(line, "--cache-from") == f"type=registry,{reference}"
+    assert value(line, "--cache-to") == (
+        f"type=registry,{reference},mode=max,image-manifest=true,oci-mediatypes=true,"
+        "ignore-error=true"
+    )
+
+
+def test_no_cache_is_written_that_the_store_cannot_export(tmp_path: Path) -> None:
+    overlay = replace(ENGINE, exports_cache=False)
+    line = command(tmp_path, ECR_CACHE_REPO="localhost/finch", engine=overlay)
+    assert "--cache-from" in line
+    assert "--cache-to" not in line
+    line = command(tmp_path, ECR_CACHE_REPO="a/b", BUILDX_BUILDER="mine", engine=overlay)
+    assert "--cache-to" in line
+
+
+def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
+    kept = tmp_path / "layers"
+    assert "--cache-from" not in command(tmp_path, "--layer-cache", str(kept))
+    (kept / "package-build-x86_64").mkdir(parents=True)
+    (kept / "package-build-x86_64/index.json").touch()
+    line = command(tmp_path, "--layer-cache", str(kept))
+    assert value(line, "--cache-from") == f"type=local,src={kept}/package-build-x86_64"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        ("http://127.0.0.1:8023/al2023", True),
+        ("http://localhost/x", True),
+        ("http://[::1]:80/", True),
+        ("https://cdn.amazonlinux.com/al2023", False),
+        ("file:///srv/mirror", False),
+    ],
+)
+def test_loopback_is_known_in_all_its_forms(url: str, is_one: bool) -> None:
+    assert packages.is_loopback(url) is is_one
+
+
+OUTPUT = """\
+#1 [internal] load build definition from Dockerfile
+#1 DONE 0.0s
+#4 importing cache manifest from localhost/finch:package-build-x86_64
+#4 ERROR: no such host
+#5 [builder 2/4] RUN dnf install
+#5 CACHED
+#11 [cloud-init 2/2] RUN /build/build-package
+#11 0.064 something
+#12 [fuse-sshfs 2/2] RUN /build/build-package
+#12 0.065 another thing
+#11 0.070 build-package: it is not signed
+#11 ERROR: process did not complete successfully: exit code: 1
+#12 CANCELED
+#13 exporting cache to registry
+#13 ERROR: denied
+"""
+
+
+def read(output: str) -> Steps:
+    steps = Steps()
+    for line in output.splitlines():
+        steps.read(line)
+    return steps
+
+
+def test_the_step_that_failed_is_told_from_the_others() -> None:
+    failed = read(OUTPUT).failed
+    assert failed
+    name, why, tail = failed
+    assert name == "[cloud-init 2/2] RUN /build/build-package"
+    assert why.startswith("process did not complete")
+    assert tail == ["something", "build-package: it is not signed"]
+
+
+def test_a_cache_that_is_not_to_be_had_is_a_warning_each_time() -> None:
+    said = list(read(OUTPUT).warnings(Cache("localhost/finch:package-build-x86_64")))
+    where = "the layer cache localhost/finch:package-build-x86_64"
+    assert said == [
+        f"{where} cannot be read: no such host",
+        f"{where} cannot be written: denied",
+    ]
+
+
+def test_a_cache_that_fits_nothing_is_a_warning() -> None:
+    output = OUTPUT.replace("#4 ERROR: no such host\n", "").replace("#5 CACHED\n", "")
+    said = list(read(output).warnings(Cache("here")))
+    assert said[-1] == "the layer cache here has nothing that fits this build: it is a cold one"
+
+
+def test_only_the_last_lines_of_a_step_are_kept() -> None:
+    lines = "".join(f"#3 1.0 line {number}\n" for number in range(1000))
+    failed = read(f"#3 [a 1/1] RUN x\n{lines}#3 ERROR: it failed\n").failed
+    assert failed
+    assert len(failed[2]) == packages.TAIL_LINES
+    assert failed[2][-1] == "line 999"
