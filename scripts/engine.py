@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def find(environ: Mapping[str, str]) -> Engine:
         if not host:
             current = ContextAPI.get_context(environ.get("DOCKER_CONTEXT"))
             context, host = current.Name, current.Host or ""
+        _knock(host)
         client = docker.from_env(timeout=SECONDS)
     except (DockerException, OSError) as error:
         raise _unreachable(host, error) from None
@@ -109,6 +111,18 @@ def require(environ: Mapping[str, str], builder: str) -> Engine:
             "(`docker buildx create` makes one)",
         )
     return found
+
+
+def _knock(host: str) -> None:
+    """Raise OSError where nobody listens at host, if that is a socket of this machine.
+
+    The SDK would say so too, but leaves the socket open that it could not connect.
+    """
+    path = host.removeprefix("http+")
+    if path.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(SECONDS)
+            client.connect(path.removeprefix("unix://"))
 
 
 def _unreachable(host: str, error: BaseException) -> MachineError:
