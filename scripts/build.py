@@ -126,8 +126,8 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
 
 def add(opts: Options, progress: Progress, at: Places) -> Additions:
     """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
-    planned = packages.plan(opts, at.images)
     _check_allowed(opts, [*thirdparty.names(opts), options.BASE_IMAGE])
+    planned = packages.plan(opts, at.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(opts):
         _require(opts, at)
