@@ -165,11 +165,11 @@ def test_nothing_is_built_again_where_nothing_changed(
 
 @pytest.mark.usefixtures("built")
 def test_an_offline_build_asks_nobody_for_what_is_there(
-    copied: Copy, lab: LabServer, made: World
+    copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]
 ) -> None:
     every = Fault(Kind.UNAVAILABLE, "")
     with lab.broken(every):
-        build = build_base(copied, lab, made, "--offline", "--force", *WITHOUT)
+        build = build_base(copied, lab, made, "--offline", "--force", *with_packages)
     assert build.process.returncode == 0, build.output
     assert every.seen == 0
 
