@@ -1,6 +1,6 @@
 """What Windows asks of a root file system that it is to import.
 
-Rules: https://learn.microsoft.com/windows/wsl/build-custom-distro, read in 2025, and those of
+Rules: https://learn.microsoft.com/windows/wsl/build-custom-distro, and those of
 ../shared/DESIGN.md, section 9.
 """
 
