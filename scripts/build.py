@@ -135,7 +135,8 @@ def add(opts: Options, progress: Progress, at: Places) -> Additions:
         planned = packages.ready(planned)
     added = thirdparty.obtain(opts, progress)
     if planned:
-        added += packages.obtain(planned, progress)
+        with emulation(opts, progress) if is_due else nullcontext():
+            added += packages.obtain(planned, progress)
     added.lay_out(at.images.additions)
     return added
 
