@@ -18,12 +18,12 @@ from typing import Any
 from rich.filesize import decimal
 
 from scripts import arch as arches
-from scripts import errors, programs, registry, release, signing
+from scripts import errors, programs, push, release, signing
 from scripts.artifacts import CHECKSUMS, MANIFEST
 from scripts.errors import HarnessError, UsageError
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
 from scripts.progress import Progress, Task
-from scripts.registry import Registry
+from scripts.push import Registry
 from scripts.release import Build, Image, Upload
 from scripts.s3 import Bucket
 from scripts.signing import Signer
@@ -239,7 +239,7 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         place = None
         if wanted.repository and plan.images:
             skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
-            place = stack.enter_context(registry.opened(skopeo, wanted.repository))
+            place = stack.enter_context(push.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
         # All that could be refused is looked at before the first byte goes out.
         task.step("looking at what is there")

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, programs, publish, registry, release, s3
+from scripts import archives, artifacts, programs, publish, push, release, s3
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress
@@ -269,7 +269,7 @@ def test_other_bytes_under_a_published_name_are_refused_before_anything_goes_out
         tell()
 
     assert keys(aws, bucket) == {ROOTFS}
-    assert registry.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
+    assert push.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
 
 
 def test_another_image_under_a_published_tag_is_refused(
@@ -474,7 +474,7 @@ def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) 
 def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: Any) -> None:
     assert aws
     host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-    with registry.opened(["skopeo"], f"{host}/finch") as place:
+    with push.opened(["skopeo"], f"{host}/finch") as place:
         assert place.authentication
         assert place.authentication.stat().st_mode & 0o777 == 0o600
         [auth] = json.loads(place.authentication.read_text())["auths"].items()
@@ -484,5 +484,5 @@ def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: An
 
 
 def test_another_registry_gets_the_user_s_own_password() -> None:
-    with registry.opened(["skopeo"], "ghcr.io/owner/finch") as place:
+    with push.opened(["skopeo"], "ghcr.io/owner/finch") as place:
         assert place.authentication is None
