@@ -1,17 +1,22 @@
-"""What the end-to-end tests share: the built image, and the tools that built it."""
+"""What the end-to-end tests share: the built image, the tools that built it, and the lab."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from scripts import build, options, places
+from scripts import arch, build, options, places
 from scripts.boot import Subject
 from scripts.options import Options
 from scripts.progress import Progress
 from scripts.tools import Tools
+from tests.lab import world
+from tests.lab.repository import World
+from tests.lab.server import LabServer
+from tests.lab.workshop import Workshop, workshop
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +42,27 @@ def built(opts: Options) -> Subject:
         if not path.exists():
             pytest.fail(f"there is no {path}: build it with `./nox -s quickstart`", pytrace=False)
     return subject
+
+
+@pytest.fixture(scope="session")
+def made(checkout: Path) -> World:
+    """The files of the lab for x86_64, of which the checkout keeps what it has."""
+    world.provide()
+    return world.make(checkout / ".work/lab", arch.X86_64, print)
+
+
+@pytest.fixture(scope="module")
+def lab(made: World) -> Iterator[LabServer]:
+    """The lab's server."""
+    with LabServer(made.www) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
+    """The lab's engine and registry, and what packages of our own are built from there."""
+    with workshop(made, lab.url) as shop:
+        yield shop
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,11 +15,11 @@ from filelock import FileLock
 
 from scripts import arch, options
 from tests.e2e.checkout import Arg, Build, Copy, copy, environ
-from tests.lab import tampering, world
+from tests.lab import tampering
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
 from tests.lab.tampering import Tampering
-from tests.lab.workshop import workshop
+from tests.lab.workshop import Workshop
 
 ARCH = arch.X86_64
 
@@ -27,19 +27,6 @@ ARCH = arch.X86_64
 VICTIM = "chrony"
 
 pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
-
-
-@pytest.fixture(scope="module")
-def made(checkout: Path) -> World:
-    """The lab's files, of which the checkout keeps what it has."""
-    world.provide()
-    return world.make(checkout / ".work/lab", ARCH, print)
-
-
-@pytest.fixture(scope="module")
-def lab(made: World) -> Iterator[LabServer]:
-    with LabServer(made.www) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +50,9 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
 
 
 @pytest.fixture(scope="module")
-def with_packages(made: World, lab: LabServer) -> Iterator[list[Arg]]:
+def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
     """The option of a build that has packages of our own, and an engine that builds them."""
-    with workshop(made, lab.url) as shop, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in shop.environment.items():
             patch.setenv(name, value)
         yield ["--packages", shop.pins]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,34 +21,15 @@ import tomlkit
 from scripts import arch
 from scripts.digests import describe_tree
 from tests.e2e.checkout import Arg, environ
-from tests.lab import engine, world
+from tests.lab import engine
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
-from tests.lab.workshop import Workshop, workshop
+from tests.lab.workshop import Workshop
 
 ARCH = arch.X86_64
 CLOUD_INIT, SSHFS = "cloud-init", "fuse-sshfs"
 
 pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
-
-
-@pytest.fixture(scope="module")
-def made(checkout: Path) -> World:
-    """The lab's files, of which the checkout keeps what it has."""
-    world.provide()
-    return world.make(checkout / ".work/lab", ARCH, print)
-
-
-@pytest.fixture(scope="module")
-def lab(made: World) -> Iterator[LabServer]:
-    with LabServer(made.www) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
-    with workshop(made, lab.url) as shop:
-        yield shop
 
 
 @dataclass
