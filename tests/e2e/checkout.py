@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.repository import World
+from tests.lab.server import LabServer
+
 # What a session that runs the tests leaves behind for the programs it starts.
 FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 
@@ -21,6 +24,17 @@ FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 DEBIAN = ("--distribution", "debian")
 
 Arg = str | Path
+
+
+def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
+    """The options of a build of Amazon Linux from the lab, whose files lab serves."""
+    return [
+        "--distribution", "amazonlinux",
+        "--mirror", lab.mirror,
+        "--signing-key", made.key_file,
+        "--third-party-mirror", lab.third_party,
+        "--third-party-pins", made.pins_file,
+    ]  # fmt: skip
 
 
 class Build:

@@ -2,7 +2,8 @@
 
 Every run takes the image that `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian` has
 left, and begins to build one in which the script of a package crashes: half a minute. With --full
-all images are built from nothing and booted, and a base of Amazon Linux is: a quarter of an hour.
+all images are built from nothing and booted, a base of Amazon Linux is built from the lab, and so
+is one with packages of our own: a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from scripts.digests import describe_tree
 from scripts.options import Options
 from scripts.progress import Progress
 from scripts.tools import Tools
-from tests.e2e.checkout import DEBIAN, Copy, copy
+from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy
 from tests.lab import world
+from tests.lab.repository import World
 from tests.lab.server import LabServer
+from tests.lab.workshop import workshop
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
 
@@ -192,19 +195,50 @@ def test_from_nothing_all_images_are_built_and_the_disk_boots(copied: Copy) -> N
     assert {"emulators", "foreign-program"} <= outcomes.keys()
 
 
-@pytest.mark.full
-def test_the_base_of_amazon_linux_is_built_from_the_lab(checkout: Path, copied: Copy) -> None:
+@pytest.fixture(scope="module")
+def made(checkout: Path) -> World:
+    """The lab's files for the other architecture, of which the checkout keeps what it has."""
     world.provide()
-    made = world.make(checkout / ".work/lab", FOREIGN, print)
-    with LabServer(made.www) as lab:
-        build = copied.nox(
-            f"image-3.12(arch='{FOREIGN}', image='base')",
-            "--distribution", "amazonlinux",
-            "--mirror", lab.mirror,
-            "--signing-key", made.key_file,
-        )  # fmt: skip
-        assert build.wait(within=1800) == 0, build.output
+    return world.make(checkout / ".work/lab", FOREIGN, print)
 
-    tree = copied.work / f"amazonlinux/{FOREIGN}/stages/base/base"
+
+def build_amazon_base(copied: Copy, *args: Arg) -> Path:
+    """Build the base of Amazon Linux with the options args; its tree."""
+    build = copied.nox(f"image-3.12(arch='{FOREIGN}', image='base')", *args)
+    assert build.wait(within=1200) == 0, build.output
+    assert copied.leftovers(within=5) == []
+    return copied.work / f"amazonlinux/{FOREIGN}/stages/base/base"
+
+
+@pytest.mark.full
+def test_the_base_of_amazon_linux_is_built_from_the_lab(made: World, copied: Copy) -> None:
+    with LabServer(made.www) as lab:
+        tree = build_amazon_base(copied, *amazonlinux(lab, made), "--without-packages")
+
     assert 'ID="amzn"' in (tree / "etc/os-release").read_text()
-    assert machine_of((tree / "usr/bin/bash").read_bytes()) == MACHINES[FOREIGN.name]
+    for path in ("bash", "cosign", "docker-credential-pass", "qemu-arm-static"):
+        assert machine_of((tree / "usr/bin" / path).read_bytes()) == MACHINES[FOREIGN.name], path
+    manifest = json.loads((copied.root / f"out/amazonlinux/{FOREIGN}/manifest.json").read_text())
+    packages = manifest["images"]["base"]["packages"]
+    named = {package["architecture"] for package in packages if package["name"] != "gpg-pubkey"}
+    assert named == {FOREIGN.name, "noarch"}
+    # What scriptlets have left, which ran emulated.
+    assert (tree / "etc/ld.so.cache").stat().st_size > 0
+    assert "messagebus:" in (tree / "etc/passwd").read_text()
+
+
+@pytest.mark.full
+def test_packages_of_our_own_are_built_in_an_emulated_container(made: World, copied: Copy) -> None:
+    with (
+        LabServer(made.www) as lab,
+        workshop(made, lab.url) as shop,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in shop.environment.items():
+            patch.setenv(name, value)
+        tree = build_amazon_base(copied, *amazonlinux(lab, made), "--packages", shop.pins)
+
+    assert machine_of((tree / "usr/bin/sshfs").read_bytes()) == MACHINES[FOREIGN.name]
+    manifest = json.loads((copied.root / f"out/amazonlinux/{FOREIGN}/manifest.json").read_text())
+    own = [name for name in manifest["additions"]["rpms"] if f".finch1.{FOREIGN}." in name]
+    assert {name.rsplit("-", 2)[0] for name in own} == {"cloud-init", "fuse-sshfs"}

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from scripts import arch, options
-from tests.e2e.checkout import Arg, Build, Copy, copy, environ
+from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
 from tests.lab import tampering
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
@@ -36,17 +36,6 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
         return copy(checkout, root, checkout / ".work", ["mkosi", "emulators", "tools/*/stages"])
-
-
-def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
-    """The options of a build from the lab."""
-    return [
-        "--distribution", "amazonlinux",
-        "--mirror", lab.mirror,
-        "--signing-key", made.key_file,
-        "--third-party-mirror", lab.third_party,
-        "--third-party-pins", made.pins_file,
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

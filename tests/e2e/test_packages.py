@@ -20,7 +20,7 @@ import tomlkit
 
 from scripts import arch
 from scripts.digests import describe_tree
-from tests.e2e.checkout import Arg, environ
+from tests.e2e.checkout import Arg, amazonlinux, environ
 from tests.lab import engine
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
@@ -78,11 +78,7 @@ def place(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Place:  # fmt: skip
     folder = tmp_path_factory.mktemp("packages") / "my ä, work"
-    options: list[Arg] = [
-        "--distribution", "amazonlinux", "--mirror", lab.mirror, "--signing-key", made.key_file,
-        "--third-party-mirror", lab.third_party, "--third-party-pins", made.pins_file,
-        "--packages", shop.pins,
-    ]  # fmt: skip
+    options = [*amazonlinux(lab, made), "--packages", shop.pins]
     return Place(checkout, folder, options, shop.environment)
 
 

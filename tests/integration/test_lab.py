@@ -19,6 +19,7 @@ from scripts.digests import file_digest
 from scripts.errors import MachineError
 from scripts.progress import Progress
 from tests.lab import debs, keys, repository, tampering, world
+from tests.lab.fixups import Programs
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.tables import Tables
@@ -194,9 +195,8 @@ def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
     deb_list = debs.obtain(work / "apt" / ARCH.name, ARCH, tables.roots)
     wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
     key = keys.obtain(work / "keys", "Amazon Linux")
-    there, here = (
-        world.Maker(folder, deb_list, ARCH, key).make(wanted) for folder in (work, tmp_path)
-    )
+    programs = Programs(work / "programs", deb_list)
+    there, here = (world.Maker(folder, programs, key).make(wanted) for folder in (work, tmp_path))
     for old, new in zip(there, here, strict=True):
         assert old.folder != new.folder
         assert [path.name for path in old.paths] == [path.name for path in new.paths]

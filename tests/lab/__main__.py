@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
             hint="--port 0 takes one that is free",
         ) from error
     with server, workshop(made, server.url) as shop:
-        environment = made.www.parent / "engine.env"
+        environment = made.work / "engine.env"
         environment.write_text(_exports(shop))
         print(_usage(made, server, shop, environment), flush=True)
         threading.Event().wait()

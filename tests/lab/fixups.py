@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from scripts.arch import Arch
+from scripts.arch import native
 from scripts.digests import text_digest
 from scripts.errors import HarnessError
 from scripts.run import Arg, CommandError, run
@@ -28,10 +28,17 @@ BUNDLE_LINKS = (
 
 POLICY = "targeted"
 
+PYTHON_DEBS = (
+    "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libc6", "libexpat1",
+    "zlib1g",
+)  # fmt: skip
 SELINUX_DEBS = (
     "policycoreutils", "selinux-utils", "libc6", "libsemanage2", "libsepol2", "libselinux1",
     "libaudit1", "libbz2-1.0", "libpcre2-8-0", "libcap-ng0",
 )  # fmt: skip
+
+# All that is run here.
+DEBS = tuple(sorted({*PYTHON_DEBS, *SELINUX_DEBS}))
 
 # In the format of semanage.conf(5).
 SEMANAGE_CONF = """\
@@ -50,22 +57,16 @@ args = -q -c $@ $<
 
 
 class Programs:
-    """Debian's programs of the lab's own packages, run here without being installed.
+    """Debian's programs, run here without being installed.
 
-    They are started by their own dynamic linker, so they have to be of this machine's
-    architecture.
+    debs are of this machine's architecture; what they write serves on the others too. They are
+    started by their own dynamic linker.
     """
 
-    def __init__(self, folder: Path, debs: Sequence[Deb], arch: Arch) -> None:
+    def __init__(self, folder: Path, debs: Sequence[Deb]) -> None:
         self._folder = folder
         self._debs = {deb.name: deb for deb in debs}
-        self._arch = arch
         self._lock = threading.Lock()
-
-    @property
-    def usable(self) -> bool:
-        """Whether they run here."""
-        return self._arch.is_native
 
     def run(self, names: Sequence[str], program: str, *args: Arg, **env: str) -> None:
         """Run program with the packages called names. Raises HarnessError where it fails."""
@@ -80,7 +81,7 @@ class Programs:
             root = self._root(names)
         script = root / "scripts" / Path(program).name
         if not script.exists():
-            libraries = root / f"usr/lib/{self._arch.name}-linux-gnu"
+            libraries = root / f"usr/lib/{native()}-linux-gnu"
             [loader] = libraries.glob("ld-linux-*.so.?")
             command = shlex.join(
                 map(str, (loader, "--library-path", libraries, root / program.lstrip("/")))
@@ -108,14 +109,11 @@ class Programs:
 def compile_python(tree: Tree, programs: Programs) -> None:
     """Write byte code beside what is imported, valid whatever the time of the source."""
     folders = [str(tree / folder) for folder in PYTHON if (tree / folder).is_dir()]
-    if not folders or not programs.usable or not any(tree.folder.rglob("*.py")):
+    if not folders or not any(tree.folder.rglob("*.py")):
         return
     for folder in folders:
         programs.run(
-            (
-                "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libc6",
-                "libexpat1", "zlib1g",
-            ),
+            PYTHON_DEBS,
             "usr/bin/python3.13",
             "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
             "-s", tree.folder, "-p", "/", folder,
@@ -135,8 +133,7 @@ def selinux(tree: Tree, programs: Programs) -> None:
     """Debian's policy, compiled, with its file contexts, under the name of Amazon Linux's."""
     source = tree / "/usr/share/selinux/default"
     tree.move("/etc/selinux/default", f"/etc/selinux/{POLICY}")
-    if programs.usable:
-        _compile_policy(tree, programs, source)
+    _compile_policy(tree, programs, source)
     shutil.rmtree(source)
 
 

@@ -16,8 +16,10 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from scripts import binfmt
 from scripts.digests import file_digest, text_digest
 from scripts.errors import HarnessError, MachineError
+from scripts.options import ROOT
 from scripts.run import CommandError, run
 from tests.lab import repository
 from tests.lab.engine import Registry
@@ -60,13 +62,12 @@ def make(world: World, say: Callable[[str], None]) -> Image:
     Raises MachineError where this machine has no dnf, HarnessError where that fails.
     """
     blobs = repository.packages_of(world, world.releases[0])
-    work = world.www.parent
     key = text_digest("\n".join([Path(__file__).read_text(), *blobs]))
-    kept = work / "images" / key
+    kept = world.work / "images" / key
     kept.parent.mkdir(exist_ok=True)
-    with FileLock(work / "images/lock"):
+    with FileLock(world.work / "images/lock"):
         if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=work, prefix="image-") as scratch:
+            with tempfile.TemporaryDirectory(dir=world.work, prefix="image-") as scratch:
                 _make(world, Path(scratch)).rename(kept)
             say("the image to build packages in is made")
     return Image(kept, f"sha256:{file_digest(kept / 'manifest')}")
@@ -75,7 +76,8 @@ def make(world: World, say: Callable[[str], None]) -> Image:
 def _make(world: World, scratch: Path) -> Path:
     made, root = scratch / "made", scratch / "root"
     made.mkdir()
-    _install(world, scratch, root)
+    with binfmt.emulated(world.arch, ROOT, ROOT / ".work"):
+        _install(world, scratch, root)
     for path in ("var/cache/dnf", "var/log", "run"):
         shutil.rmtree(root / path, ignore_errors=True)
         (root / path).mkdir()

@@ -30,12 +30,17 @@ FEDORA_SOURCES = "fedora/releases/43/Everything/source/tree"
 
 @dataclass(frozen=True)
 class World:
-    """The lab's files: the folder a server shows, its releases, newest first, and the key."""
+    """The lab's files of one architecture, below work: its releases, newest first, and the key."""
 
-    www: Path
+    work: Path
     arch: Arch
     releases: tuple[str, ...]
     key: Key
+
+    @property
+    def www(self) -> Path:
+        """The folder that a server shows."""
+        return self.work / "www" / self.arch.name
 
     @property
     def base(self) -> Path:
@@ -68,14 +73,14 @@ def guid(name: str) -> str:
 
 
 def publish(
-    www: Path,
+    work: Path,
     arch: Arch,
     packages: Mapping[str, Sequence[Path]],
     key: Key,
     sources: Sequence[Path] = (),
 ) -> World:
     """Lay out the packages of each release, newest first, as the CDN does; all have sources."""
-    world = World(www, arch, tuple(packages), key)
+    world = World(work, arch, tuple(packages), key)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
     for release, paths in packages.items():
@@ -146,7 +151,7 @@ def _createrepo(
         [
             "createrepo_c", "--quiet", "--no-database", "--pkglist", list_,
             "--location-prefix", prefix, "--outputdir", target,
-            "--cachedir", world.www.parent / "checksums",
+            "--cachedir", world.work / "checksums",
             "--revision", str(SOURCE_DATE_EPOCH), "--set-timestamp-to-revision",
             world.base / "blobstore",
         ]

@@ -21,6 +21,9 @@ FORBIDDEN = re.compile(r"[^A-Za-z0-9._+~]")
 OWN_RELEASE = "1"
 DIST = "amzn2023"
 
+# The dynamic linker, as the C library's RPM provides it.
+LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
+
 # Whose source RPM there is of a package.
 AMAZON = "amazonlinux"
 FEDORA = "fedora"
@@ -99,8 +102,9 @@ class Tables:
     def __init__(self, arch: Arch, release: str, *, path: Path = PATH) -> None:
         text = path.read_text()
         multiarch = f"{arch.name}-linux-gnu"
-        for mark, value in (("@release@", release), ("@multiarch@", multiarch)):
-            text = text.replace(mark, value)
+        values = {"release": release, "multiarch": multiarch, "loader": LOADERS[arch.name]}
+        for mark, value in values.items():
+            text = text.replace(f"@{mark}@", value)
         self._data = tomllib.loads(text)
         self._arch = arch
         self._names = [(glob(key), name) for key, name in self._data["names"].items()]

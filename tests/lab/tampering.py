@@ -43,4 +43,4 @@ def _tamper(world: World, path: Path, tampering: Tampering) -> None:
         return
     run(["rpmsign", "--delsign", path])
     if tampering is Tampering.FOREIGN:
-        keys.obtain(world.www.parent / "keys", "Somebody else").sign_packages([path])
+        keys.obtain(world.work / "keys", "Somebody else").sign_packages([path])

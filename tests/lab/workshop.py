@@ -33,11 +33,10 @@ def workshop(world: World, url: str) -> Iterator[Workshop]:
 
     Raises MachineError where the machine lacks what it is made with.
     """
-    work = world.www.parent
-    programs = engine.obtain(work)
+    programs = engine.obtain(world.work)
     made = image.make(world, print)
     with (
-        engine.registry(programs, work / "registry") as registry,
+        engine.registry(programs, world.work / "registry") as registry,
         engine.engine(programs) as running,
         tempfile.TemporaryDirectory(prefix="lab-") as folder,
     ):

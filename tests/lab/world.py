@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from scripts import releases
-from scripts.arch import Arch
+from scripts.arch import Arch, native
 from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import MachineError
 from scripts.run import run
@@ -100,7 +100,7 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
     say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
-    maker = Maker(work, packages, arch, key)
+    maker = Maker(work, _programs(work, arch, packages), key)
     all_recipes = tables.recipes(packages)
     recipes = [recipe for recipe in all_recipes if recipe.is_packed]
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
@@ -125,7 +125,7 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     }
     say(f"source RPMs are there after {time.monotonic() - began:.0f} s")
     world = repository.publish(
-        work / "www",
+        work,
         arch,
         {
             release: [path for made in (*common, *dated[release]) for path in signed[made.folder]]
@@ -143,6 +143,14 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     return world
 
 
+def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb]) -> Programs:
+    """What the lab of arch runs of Debian: of its own packages, if this machine runs those."""
+    here = native()
+    if arch is not here:
+        packages = debs.obtain_alone(work / "apt" / here.name, here, fixups.DEBS)
+    return Programs(work / "programs", packages)
+
+
 def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
     """Whether the recipe is another one for each release."""
     return recipe.version in names
@@ -151,10 +159,10 @@ def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
 class Maker:
     """Makes RPMs of recipes, those only that are not in the cache."""
 
-    def __init__(self, work: Path, packages: Sequence[debs.Deb], arch: Arch, key: Key) -> None:
+    def __init__(self, work: Path, programs: Programs, key: Key) -> None:
         self._work = work
         self._key = key
-        self.programs = Programs(work / "programs", packages, arch)
+        self.programs = programs
         here = Path(__file__).parent
         self._code = text_digest("".join(file_digest(here / name) for name in CODE))
         (work / "rpms").mkdir(parents=True, exist_ok=True)
