@@ -26,7 +26,7 @@ ARCH = arch.X86_64
 # A package of the base that little else depends on.
 VICTIM = "chrony"
 
-pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.lab.workshop import Workshop
 ARCH = arch.X86_64
 CLOUD_INIT, SSHFS = "cloud-init", "fuse-sshfs"
 
-pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
 
 
 @dataclass

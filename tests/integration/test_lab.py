@@ -34,7 +34,7 @@ REPO = "{http://linux.duke.edu/metadata/repo}"
 # Each has what can differ from one time to the next: byte code, links, splits, users, scriptlets.
 SAMPLES = ("bash", "chrony", "openssh-clients", "python3-pyyaml", "ca-certificates")
 
-pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="the lab is of x86_64 so far")
+pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
 
 
 @pytest.fixture(scope="module")
