@@ -36,8 +36,12 @@ BASE_SESSION = f"image-3.12(arch='{NATIVE}', image='base')"
 # How long apt may take to give up a mirror that says nothing, in seconds.
 STALL_SECONDS = 180
 
-# What a build has in .work that spares another one the downloads and the tools tree.
-TOOLS = ("mkosi", "emulators", "tools/*/stages", "*/*/packages")
+# What a native build of Debian has in .work that spares another one downloads and the tools tree.
+TOOLS = (
+    "mkosi", "emulators",
+    *(f"tools/{host}/{part}" for host in ("debian", "fedora") for part in ("stages", "packages")),
+    f"debian/{NATIVE}/packages",
+)  # fmt: skip
 
 STEP_BYTES = 16 << 20
 
@@ -57,7 +61,7 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     root = tmp_path_factory.mktemp("faults") / "finch ä images"
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
-        copied = copy(checkout, root, checkout / ".work", [*TOOLS, "debian/*/stages"])
+        copied = copy(checkout, root, checkout / ".work", [*TOOLS, f"debian/{NATIVE}/stages"])
         if (checkout / "out/debian").exists():
             copy_tree(checkout / "out/debian", root / "out/debian")
     build = copied.build("--image", "os-image", within=900)
