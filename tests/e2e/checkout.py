@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts import arch
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 
@@ -22,6 +23,13 @@ FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 
 # The distribution that needs nothing which a machine may not reach.
 DEBIAN = ("--distribution", "debian")
+
+# What a native build of Debian has in .work that spares another one downloads and the tools tree.
+TOOLS = (
+    "mkosi", "emulators",
+    *(f"tools/{host}/{part}" for host in ("debian", "fedora") for part in ("stages", "packages")),
+    f"debian/{arch.native()}/packages",
+)  # fmt: skip
 
 Arg = str | Path
 

@@ -28,20 +28,13 @@ import pytest
 from filelock import FileLock
 
 from scripts import arch, doctor
-from tests.e2e.checkout import DEBIAN, Arg, Build, Copy, copy, copy_tree, tmpfs
+from tests.e2e.checkout import DEBIAN, TOOLS, Arg, Build, Copy, copy, copy_tree, tmpfs
 
 NATIVE = arch.native().name
 BASE_SESSION = f"image-3.12(arch='{NATIVE}', image='base')"
 
 # How long apt may take to give up a mirror that says nothing, in seconds.
 STALL_SECONDS = 180
-
-# What a native build of Debian has in .work that spares another one downloads and the tools tree.
-TOOLS = (
-    "mkosi", "emulators",
-    *(f"tools/{host}/{part}" for host in ("debian", "fedora") for part in ("stages", "packages")),
-    f"debian/{NATIVE}/packages",
-)  # fmt: skip
 
 STEP_BYTES = 16 << 20
 
@@ -62,8 +55,9 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
         copied = copy(checkout, root, checkout / ".work", [*TOOLS, f"debian/{NATIVE}/stages"])
-        if (checkout / "out/debian").exists():
-            copy_tree(checkout / "out/debian", root / "out/debian")
+        finished = f"out/debian/{NATIVE}"
+        if (checkout / finished).exists():
+            copy_tree(checkout / finished, root / finished)
     build = copied.build("--image", "os-image", within=900)
     assert build.process.returncode == 0, build.output
     return copied

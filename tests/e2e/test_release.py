@@ -20,14 +20,14 @@ from scripts.options import ROOT
 from scripts.progress import Progress
 from scripts.run import run
 from tests import services, wsl
-from tests.e2e.checkout import DEBIAN, Build, Copy, copy, copy_tree, environ
+from tests.e2e.checkout import DEBIAN, TOOLS, Build, Copy, copy, copy_tree, environ
 
 NATIVE = arch.native()
 RUN = "20260930"
 WORK = ROOT / ".work"
 
 # A package that needs nothing but libc, and that no image has.
-PACKAGE = "tree"
+PACKAGE = "hello"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     root = tmp_path_factory.mktemp("release") / "finch"
     WORK.mkdir(exist_ok=True)
     with FileLock(WORK / "lock", timeout=900):
-        wanted = ["mkosi", "tools/*/stages", "*/*/packages", "debian/*/stages"]
-        copied = copy(checkout, root, WORK, wanted)
-        if (checkout / "out/debian").exists():
-            copy_tree(checkout / "out/debian", root / "out/debian")
+        copied = copy(checkout, root, WORK, [*TOOLS, f"debian/{NATIVE}/stages"])
+        finished = f"out/debian/{NATIVE}"
+        if (checkout / finished).exists():
+            copy_tree(checkout / finished, root / finished)
     build = copied.build(within=900)
     assert build.process.returncode == 0, build.output
     return copied
