@@ -3,7 +3,7 @@
 Every run takes the image that `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian` has
 left, and begins to build one in which the script of a package crashes: half a minute. With --full
 a base of Amazon Linux is built from the lab, and all images of both distributions are built from
-nothing and booted: half an hour.
+nothing and booted: twenty minutes.
 """
 
 from __future__ import annotations
