@@ -60,7 +60,6 @@ class Table:
     flags: str
     package: str
     suites: tuple[str, ...]
-    archive: str
     targets: Mapping[str, Target]
     digest: str
 
@@ -85,7 +84,6 @@ class Table:
                 data["flags"],
                 debian["package"],
                 tuple(debian["suites"]),
-                debian["archive"],
                 targets,
                 text_digest(text),
             )
@@ -181,7 +179,6 @@ def _fetch(table: Table, arch: Arch, folder: Path) -> None:
                 list(table.suites),
                 scratch / "apt",
                 arch=arch.debian,
-                archive=table.archive,
             )
             run(["dpkg-deb", "--extract", package, scratch / "tree"])
         except (CommandError, MachineError) as error:

@@ -163,35 +163,28 @@ def _debian_codename() -> str:
     return fields.get("VERSION_CODENAME", "") if fields["ID"] == "debian" else ""
 
 
-def download(
-    package: str, suites: list[str], folder: Path, *, arch: str = "", archive: str = ""
-) -> Path:
+def download(package: str, suites: list[str], folder: Path, *, arch: str = "") -> Path:
     """Download package as `download_all` does; its .deb."""
-    [path] = download_all([package], suites, folder, arch=arch, archive=archive)
+    [path] = download_all([package], suites, folder, arch=arch)
     return path
 
 
 def download_all(
-    packages: Sequence[str],
-    suites: list[str],
-    folder: Path,
-    *,
-    arch: str = "",
-    archive: str = "",
+    packages: Sequence[str], suites: list[str], folder: Path, *, arch: str = ""
 ) -> list[Path]:
     """Download each of packages from the first of suites that has it, authenticated by apt.
 
-    arch is Debian's name of the packages' architecture, this machine's if ""; archive the URL of
-    the archive to use where this machine knows none. apt gets a configuration, lists and cache of
-    its own below folder, so the machine's are neither read nor changed. Returns each one's .deb.
-    Raises MachineError where there is no archive or no apt, CommandError where apt fails.
+    arch is Debian's name of the packages' architecture, this machine's if "". apt gets a
+    configuration, lists and cache of its own below folder, so the machine's are neither read nor
+    changed. Returns each one's .deb. Raises MachineError where there is no archive or no apt,
+    CommandError where apt fails.
     """
-    own = _of_this_machine()
-    if not (own or archive) or not shutil.which("apt-get"):
+    archive = _of_this_machine()
+    if not archive or not shutil.which("apt-get"):
         raise MachineError("this machine has no Debian archive in its apt configuration")
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    stanza = _stanza(own.main if own else archive, suites)
+    stanza = _stanza(archive.main, suites)
     _write(folder / "debian.sources", stanza)
     options = {
         "Dir::Etc::SourceList": folder / "debian.sources",
