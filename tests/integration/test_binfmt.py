@@ -54,6 +54,14 @@ def register(name, interpreter, flags):
 
 def emulated(**options):
     return binfmt.emulated(FOREIGN, root, work, **options)
+
+def refused(kind, **options):
+    try:
+        with emulated(**options):
+            print("built")
+    except kind as error:
+        print(error.message)
+        print(error.hint)
 """
 
 Run = Callable[..., list[str]]
@@ -173,12 +181,7 @@ def test_a_registration_that_will_not_do_is_refused_with_its_removal(
 ) -> None:
     lines = run(f"""
 register("theirs", "{interpreter}", "{flags}")
-try:
-    with emulated():
-        print("built")
-except errors.MachineError as error:
-    print(error.message)
-    print(error.hint)
+refused(errors.MachineError)
 print(names())
 """)
 
@@ -210,12 +213,7 @@ print(runs())
 def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:
     lines = run("""
 subprocess.run(["mount", "-o", "remount,ro", "binfmt_misc", str(binfmt.MOUNT)], check=True)
-try:
-    with emulated():
-        print("built")
-except errors.MachineError as error:
-    print(error.message)
-    print(error.hint)
+refused(errors.MachineError)
 """)
 
     assert "cannot be registered: Read-only file system" in lines[0]
@@ -224,12 +222,7 @@ except errors.MachineError as error:
 
 BUILD = """
 os.environ["PATH"] = "/usr/bin:/bin"  # without modprobe, which tests of the kernel at hand
-try:
-    with emulated():
-        print("built")
-except errors.MachineError as error:
-    print(error.message)
-    print(error.hint)
+refused(errors.MachineError)
 """
 
 
@@ -258,12 +251,7 @@ shutil.copytree(sys.argv[3], folder)
 with (folder / "qemu-{FOREIGN}").open("r+b") as file:
     file.seek(1 << 20)
     file.write(b"not QEMU")
-try:
-    with emulated():
-        print("built")
-except errors.HarnessError as error:
-    print(error.message)
-    print(error.hint)
+refused(errors.HarnessError)
 print(names())
 """)
 

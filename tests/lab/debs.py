@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,24 +45,24 @@ def obtain(folder: Path, arch: Arch, roots: Sequence[str]) -> list[Deb]:
     installed. What is there already is not downloaded again. Raises MachineError where this is no
     Debian machine, HarnessError where apt fails.
     """
-    apt = _Apt(folder, arch)
-    try:
-        apt.update()
-        records = apt.obtain(roots)
-    except CommandError as error:
-        raise HarnessError(
-            f"the lab's Debian packages could not be had: {_reason(error.output)}",
-            hint="check the network; what has been downloaded is kept",
-        ) from error
-    return [_deb(record, apt.path(record)) for record in records]
+    return _obtain(folder, arch, roots, _Apt.obtain)
 
 
 def obtain_alone(folder: Path, arch: Arch, names: Sequence[str]) -> list[Deb]:
     """As `obtain`, but without what the packages depend on."""
+    return _obtain(folder, arch, names, _Apt.obtain_alone)
+
+
+def _obtain(
+    folder: Path,
+    arch: Arch,
+    names: Sequence[str],
+    take: Callable[[_Apt, Sequence[str]], list[dict[str, str]]],
+) -> list[Deb]:
     apt = _Apt(folder, arch)
     try:
         apt.update()
-        records = apt.obtain_alone(names)
+        records = take(apt, names)
     except CommandError as error:
         raise HarnessError(
             f"the lab's Debian packages could not be had: {_reason(error.output)}",
