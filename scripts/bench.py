@@ -27,6 +27,7 @@ from scripts.options import Options
 from scripts.places import Places
 from scripts.progress import Progress
 from scripts.run import Arg, run, running, start, stream
+from scripts.trees import remove
 
 IMAGE = "os-image"
 OS_IMAGE_CONF = f"mkosi.images/{IMAGE}/mkosi.conf"
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             with build.emulation(opts, progress):
                 measurements = bench.measure()
         finally:
-            builder.remove(bench.home)
+            remove(bench.home)
     _show(measurements, bench.peak_bytes)
 
 
@@ -69,7 +70,7 @@ class _Bench:
         self.home = opts.work / "bench"
         self.checkout = self.home / "checkout"
         self.peak_bytes = 0
-        builder.remove(self.home)
+        remove(self.home)
         self._copy_checkout()
         self.log = (opts.work / "bench.log").open("wb")
 
@@ -79,7 +80,7 @@ class _Bench:
         self._plain("base")  # downloads what mkosi's own tools tree has more than ours
         (self.checkout / "mkosi.tools.manifest").unlink()
         for leftover in (self.checkout / "mkosi.tools", self.home / "plain/built"):
-            builder.remove(leftover)
+            remove(leftover)
         results = [self._compare("first build, packages downloaded")]
         results.append(self._compare("nothing changed"))
         results.append(

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, archives, artifacts, failures, records, standins
+from scripts import additions, archives, artifacts, failures, records, standins, workspaces
 from scripts.artifacts import Artifact
 from scripts.errors import UsageError
 from scripts.mkosi import Mkosi
@@ -21,9 +21,10 @@ from scripts.options import Options
 from scripts.places import RPMS, STANDINS, Place, Places
 from scripts.progress import Progress, Task
 from scripts.records import Record
-from scripts.run import GRACE_SECONDS, Arg, CommandError, run, signal_all, stream
+from scripts.run import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.stages import TOOLS_TREE, Stage
 from scripts.tools import Tools
+from scripts.trees import remove
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400
@@ -65,6 +66,7 @@ class Builder:
         self._at = at
         self._tools = Tools(at.tools_tree, using.sandbox)
         self._log_path = opts.target / "build.log"
+        self._workspace = Path()
         self._lock = threading.Lock()
         self._ending = threading.Event()
 
@@ -96,14 +98,13 @@ class Builder:
     @contextmanager
     def _work_folders(self) -> Iterator[None]:
         """The folders that hold something only while a build is running, made empty."""
-        folders = [
-            path
-            for place in (self._at.images, self._at.tools)
-            for path in (place.folder / "building", place.workspace("workspace"))
-        ]
+        building = [place.folder / "building" for place in (self._at.images, self._at.tools)]
+        folders = [*building, *workspaces.folders(self._opts.work)]
         for path in folders:
             remove(path)
+        for path in building:
             path.mkdir()
+        self._workspace = workspaces.make(self._opts.work)
         try:
             yield
         finally:
@@ -195,6 +196,7 @@ class Builder:
             *(["--package-directory", RPMS] if stage.name == additions.STAGE else []),
             "--tools-tree", tree,
             "--output-directory", folder,
+            "--workspace-directory", self._workspace,
             "--cache-directory", cache,
             "--package-cache-dir", packages,
             *(["--cache-only", "always"] if self._opts.offline or not stage.installs else []),
@@ -266,8 +268,9 @@ def _step(line: str) -> str:
     text = line.removeprefix("‣").strip()
     if text.startswith("["):
         text = text.partition("] ")[2].strip()
-    # A command that failed, and what was being done meanwhile, are for the log.
-    return "" if text.startswith(('"', "(")) else text
+    # A command that failed, what was being done meanwhile, and what is told of a file are for the
+    # log.
+    return "" if text.startswith(('"', "(")) or " /" in f" {text}" else text
 
 
 @contextmanager
@@ -312,13 +315,3 @@ def _packages(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             yield path, place
-
-
-def remove(path: Path) -> None:
-    """Remove path and all below it, also what an unprivileged build gave to subordinate users."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        run(["unshare", "--map-root-user", "--map-auto", "--", "rm", "-rf", "--", path])

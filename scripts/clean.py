@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import errors
+from scripts import errors, workspaces
 from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.options import ROOT
-from scripts.run import CommandError, run
+from scripts.trees import remove
 
 FOLDERS = ("out", ".work")
 
@@ -39,21 +37,8 @@ def clean(root: Path) -> None:
         if folder.exists():
             remove(folder)
             print(f"removed {folder}")
-
-
-def remove(folder: Path) -> None:
-    """Remove folder, though a user's build left files in it that belong to subordinate UIDs."""
-    try:
-        shutil.rmtree(folder)
-    except PermissionError as error:
-        if os.geteuid() == 0:
-            raise HarnessError(f"{folder} cannot be removed: {error}") from error
-        try:
-            run(["unshare", "--map-root-user", "--map-auto", "rm", "-rf", "--", folder])
-        except (CommandError, FileNotFoundError) as failure:
-            raise HarnessError(
-                f"{folder} cannot be removed: {error}", hint=f"sudo rm -rf '{folder}'"
-            ) from failure
+    for folder in workspaces.folders(root / ".work"):
+        remove(folder)
 
 
 if __name__ == "__main__":

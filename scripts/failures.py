@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from scripts.errors import HarnessError
 from scripts.run import CommandError
+from scripts.workspaces import MEMORY
 
 DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
@@ -89,7 +91,7 @@ def explain(
 def explain_os_error(stage: str, error: OSError, *, work: Path) -> HarnessError:
     """The HarnessError for a failure of our own to write what stage came to."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HarnessError(f"building {stage} failed: {_full(work)}", hint=SPACE_HINT)
+        return HarnessError(f"building {stage} failed: {_full([], work)}", hint=SPACE_HINT)
     return HarnessError(f"building {stage} failed: {error}")
 
 
@@ -101,13 +103,16 @@ def is_transient(error: CommandError) -> bool:
     )
 
 
-def _full(work: Path) -> str:
+def _full(lines: Sequence[str], work: Path) -> str:
+    """What is full, where lines complain of it."""
+    if any(os.fspath(MEMORY) in line for line in lines):
+        return f"{MEMORY}, which is memory, is full"
     return f"the disk that holds {work} is full"
 
 
 def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]:
-    if any(DISK_FULL.search(line) for line in lines):
-        return _full(work), SPACE_HINT
+    if complaints := [line for line in lines if DISK_FULL.search(line)]:
+        return _full(complaints, work), SPACE_HINT
     if cause := _fetching(lines) or _dnf_fetching(lines, repository):
         return cause, NETWORK_HINT
     if cause := _untrusted(lines, repository):

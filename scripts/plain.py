@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import binfmt, build, errors, mkosi, options, places
+from scripts import binfmt, build, errors, mkosi, options, places, workspaces
 from scripts.locks import only_build
 from scripts.progress import Progress
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
             build.build_tools_tree(opts, Progress(), using, at)
             build.add(opts, Progress(), at)
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
-        workspace = place.workspace("plain/workspace")
+        workspace = workspaces.folders(place.folder / "plain")[-1]
         for path in (output / "output", output / "cache", workspace):
             path.mkdir(parents=True, exist_ok=True)
     arguments, environment = at.plain(output / "output")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import arch
+from scripts import arch, workspaces
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 
@@ -27,7 +27,7 @@ DEBIAN = ("--distribution", "debian")
 # What a native build of Debian has in .work that spares another one downloads and the tools tree.
 TOOLS = (
     "mkosi", "emulators",
-    *(f"tools/{host}/{part}" for host in ("debian", "fedora") for part in ("stages", "packages")),
+    *(f"tools/debian/{part}" for part in ("stages", "packages")),
     f"debian/{arch.native()}/packages",
 )  # fmt: skip
 
@@ -149,7 +149,7 @@ class Copy:
         return [
             *(line for line in [*mounts, *loops.stdout.splitlines()] if str(self.root) in line),
             *_processes(self.root),
-            *(str(path) for path in self.work.glob("*/*/workspace/*")),
+            *(str(path) for kept in workspaces.folders(self.work) for path in kept.glob("*")),
         ]
 
 

@@ -200,6 +200,12 @@ def test_what_another_attempt_does_not_mend_is_not_tried_again(output: str) -> N
     assert not failures.is_transient(CommandError(["mkosi"], 1, output))
 
 
+def test_memory_that_is_full_is_not_taken_for_the_disk() -> None:
+    line = "cp: error writing '/dev/shm/finch-1/root/usr/bin/sh': No space left on device"
+
+    assert explained(line) == "building base failed: /dev/shm, which is memory, is full"
+
+
 def test_a_full_disk_under_the_harness_itself_is_told_alike() -> None:
     error = failures.explain_os_error("base", OSError(errno.ENOSPC, "full"), work=WORK)
 
