@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, engine, errors, interpreters, run
+from scripts import arch, engine, errors, interpreters, run, sources
 from scripts import binfmt as binfmts
 from scripts.errors import MachineError, UsageError
 from scripts.options import ROOT, Options
@@ -60,7 +60,8 @@ class Machine:
 
     programs are those of PROGRAMS that are on PATH. sub_uids and sub_gids are the sizes of the
     user's largest ranges. namespaces says why the kernel refuses what mkosi's sandbox is made of,
-    free_bytes is the space where builds are kept and is_first whether nothing is built there yet.
+    free_bytes is the space where builds are kept and is_first whether nothing is built there yet,
+    has_keyring whether the keys of Debian's archive are here.
     kvm, docker, buildx and binfmt say why there is none; each of these texts is empty where all is
     well. engine says what container engine answers, docker_mend what mends that none does. emulated
     are the foreign architectures whose programs run here, in chroots too, python the interpreter
@@ -75,6 +76,7 @@ class Machine:
     namespaces: str
     free_bytes: int
     is_first: bool
+    has_keyring: bool = True
     python: Path | None = None
     kvm: str = ""
     emulated: frozenset[str] = frozenset()
@@ -119,13 +121,17 @@ def python(machine: Machine) -> Finding:
 
 
 def package_manager(machine: Machine) -> Finding:
-    """What mkosi makes its tools tree with."""
-    found = [name for name in ("apt-get", "dnf") if name in machine.programs]
+    """What mkosi makes its tools tree with, which is Debian's on every machine."""
+    is_here = "apt-get" in machine.programs
+    lacks = [] if is_here else ["no apt-get"]
+    if not machine.has_keyring:
+        lacks.append("no keys of Debian's archive")
     return Finding(
-        check="apt or dnf",
-        ok=bool(found),
-        found=", ".join(found) or "neither",
-        mend="build on Debian, Ubuntu, Fedora or Amazon Linux, or in a container of one",
+        check="apt",
+        ok=not lacks,
+        found=" and ".join(lacks) or "here, with the keys of Debian's archive",
+        mend=_install(machine, apt="debian-archive-keyring", dnf="apt debian-keyring")
+        + ", else build in a privileged container of Debian",
         needed_by=BUILDS,
     )
 
@@ -269,6 +275,7 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
         namespaces=_namespaces(),
         free_bytes=_free_bytes(work),
         is_first=not any(work.glob("*/*/stages/*")),
+        has_keyring=sources.KEYRING.exists(),
     )
     if not thoroughly:
         return quick

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import sources
+from scripts import mkosi, sources
 from scripts.arch import Arch
 from scripts.artifacts import write_text
 from scripts.digests import file_digest, text_digest
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.run import CommandError, run
+from scripts.sources import Archive
 
 TABLE = Path("binfmt/targets.toml")
 RECORD = "emulators.json"
@@ -146,8 +147,9 @@ def obtain(
                 f"the emulators for {arch} have not been fetched yet, and --offline forbids it now",
                 hint="run once without --offline",
             )
+        archive = sources.find() or mkosi.obtain(root / "mkosi", work, say=say).archive()
         say(f"fetching the emulators for {arch}")
-        _fetch(table, arch, folder)
+        _fetch(table, arch, archive, folder)
     data = json.loads(record.read_text())
     return Emulators(folder, table, data["package"], data["digests"])
 
@@ -169,7 +171,7 @@ def write_tree(emulators: Emulators, arch: Arch, tree: Path) -> None:
         write_text(tree / f"usr/lib/binfmt.d/{name}.conf", f"{line}\n")
 
 
-def _fetch(table: Table, arch: Arch, folder: Path) -> None:
+def _fetch(table: Table, arch: Arch, archive: Archive, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as name:
         scratch = Path(name)
@@ -179,14 +181,16 @@ def _fetch(table: Table, arch: Arch, folder: Path) -> None:
                 list(table.suites),
                 scratch / "apt",
                 arch=arch.debian,
+                archive=archive,
             )
             run(["dpkg-deb", "--extract", package, scratch / "tree"])
         except (CommandError, MachineError) as error:
             cause = getattr(error, "output", "").strip() or str(error)
             raise HarnessError(
                 f"{table.package} for {arch} cannot be fetched: {cause.splitlines()[-1]}",
-                hint="it comes from the Debian archive that this machine's apt is configured with; "
-                "check the network",
+                hint=getattr(error, "hint", "")
+                or "it comes from the Debian archive that this machine's apt is configured with, "
+                "where it has none from mkosi's default; check the network",
             ) from error
         made = scratch / "made"
         made.mkdir()

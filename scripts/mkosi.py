@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import re
 import shutil
 import sys
@@ -24,8 +25,17 @@ from scripts.digests import file_digest, text_digest, tree_digest
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.fetch import BRIEF, DigestError, fetch
 from scripts.run import Arg, CommandError, run
+from scripts.sources import Archive
 
 RECORD = "mkosi.json"
+
+# Prints the URL of the Debian archive that images get which are made without any --mirror.
+ARCHIVE = """
+from types import SimpleNamespace
+from mkosi.distribution.debian import Installer
+config = SimpleNamespace(release="", repositories=(), local_mirror=None)
+print(next(iter(Installer.repositories(SimpleNamespace(config=config), for_image=True))).url)
+"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,11 @@ class Mkosi:
     def command(self, *args: Arg) -> list[Arg]:
         """The command that runs this mkosi, once installed, with args."""
         return [sys.executable, "-m", "mkosi", *args]
+
+    def archive(self) -> Archive:
+        """The Debian archive that it takes packages from where it is told of none."""
+        url = run([sys.executable, "-c", ARCHIVE], env={"PYTHONPATH": os.fspath(self.folder)})
+        return Archive(url.stdout.strip())
 
 
 def obtain(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +50,6 @@ class Place:
         """The tree of emulators that goes into the base image."""
         return self.folder / "emulators"
 
-    def workspace(self, name: str) -> Path:
-        """The folder called name that mkosi works in.
-
-        mkosi passes its path through a shell without quoting it. Where that would go wrong it lies
-        in /var/tmp, which is mkosi's own choice.
-        """
-        path = os.fspath(self.folder / name)
-        if path == shlex.quote(path):
-            return self.folder / name
-        return Path("/var/tmp") / f"finch-{text_digest(path)[:16]}"
-
     @property
     def additions(self) -> Path:
         """The folder that `additions.Additions.lay_out` has made."""
@@ -102,7 +89,6 @@ class Place:
             *(["--mirror", self.mirror] if self.mirror else []),
             *(arg for profile in self.profiles for arg in ("--profile", profile)),
             "--sandbox-tree", f"${SANDBOX_TREE}",
-            "--workspace-directory", self.workspace("workspace"),
         ]  # fmt: skip
 
 
@@ -155,8 +141,6 @@ class Places:
 def of(opts: Options) -> Places:
     """The places of what opts asks for, their folders and sandbox trees made."""
     release = opts.release or release_of(opts.root, opts.distribution)
-    # What this machine can bootstrap: Debian with apt, Fedora with dnf.
-    bootstrap = "debian" if shutil.which("apt-get") else "fedora"
     # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without; a
     # QEMU and its firmware as much.
     profiles = (
@@ -169,10 +153,10 @@ def of(opts: Options) -> Places:
         ),
         tools=_place(
             opts,
-            bootstrap,
-            release_of(opts.root, bootstrap),
+            "debian",
+            release_of(opts.root, "debian"),
             native(),
-            "-".join((f"tools/{bootstrap}", *profiles)),
+            "-".join(("tools/debian", *profiles)),
             profiles,
         ),
     )

@@ -1,7 +1,7 @@
 """Where packages come from.
 
 Debian's: this machine's own apt configuration, or --mirror. No archive's address stands in this
-repository: on a Debian machine apt already knows one that answers, elsewhere mkosi's defaults are
+repository: on a Debian machine apt already knows one that answers, elsewhere mkosi's default is
 right. Amazon Linux's: Amazon's CDN, which is mkosi's default, or --mirror.
 """
 
@@ -19,7 +19,9 @@ from pathlib import Path
 from scripts.errors import MachineError
 from scripts.run import CommandError, run
 
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+KEYRING_MEND = "apt-get install debian-archive-keyring; Fedora's package of it is debian-keyring"
 
 # The configuration of this machine's apt.
 APT = Path("/etc/apt")
@@ -163,25 +165,35 @@ def _debian_codename() -> str:
     return fields.get("VERSION_CODENAME", "") if fields["ID"] == "debian" else ""
 
 
-def download(package: str, suites: list[str], folder: Path, *, arch: str = "") -> Path:
+def download(
+    package: str, suites: list[str], folder: Path, *, arch: str = "", archive: Archive | None = None
+) -> Path:
     """Download package as `download_all` does; its .deb."""
-    [path] = download_all([package], suites, folder, arch=arch)
+    [path] = download_all([package], suites, folder, arch=arch, archive=archive)
     return path
 
 
 def download_all(
-    packages: Sequence[str], suites: list[str], folder: Path, *, arch: str = ""
+    packages: Sequence[str],
+    suites: list[str],
+    folder: Path,
+    *,
+    arch: str = "",
+    archive: Archive | None = None,
 ) -> list[Path]:
     """Download each of packages from the first of suites that has it, authenticated by apt.
 
-    arch is Debian's name of the packages' architecture, this machine's if "". apt gets a
-    configuration, lists and cache of its own below folder, so the machine's are neither read nor
-    changed. Returns each one's .deb. Raises MachineError where there is no archive or no apt,
-    CommandError where apt fails.
+    arch is Debian's name of the packages' architecture, this machine's if "", archive the one to
+    use instead of the machine's own. apt gets a configuration, lists and cache of its own below
+    folder, so the machine's are neither read nor changed. Returns each one's .deb. Raises
+    MachineError where there is no archive, no apt or no key to authenticate with, CommandError
+    where apt fails.
     """
-    archive = _of_this_machine()
+    archive = archive or _of_this_machine()
     if not archive or not shutil.which("apt-get"):
         raise MachineError("this machine has no Debian archive in its apt configuration")
+    if not KEYRING.exists():
+        raise MachineError("this machine lacks the keys of Debian's archive", hint=KEYRING_MEND)
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     stanza = _stanza(archive.main, suites)

@@ -42,7 +42,7 @@ DIGEST = text_digest(repr((FOLDER, DO_NOTHING, IN_PERL, PERL, LAUNCHER)))
 def write_tree(tree: Path, tools: Path) -> None:
     """Write to tree the stand-ins, for images that this machine does not run natively.
 
-    tools is the root of the tools tree. Where that is none of Debian's, those in Perl are left out.
+    tools is the root of the tools tree.
     """
     shutil.rmtree(tree, ignore_errors=True)
     folder = tree / FOLDER
@@ -51,8 +51,6 @@ def write_tree(tree: Path, tools: Path) -> None:
         (folder / name).write_bytes(elf.says(native(), ""))
         (folder / name).chmod(0o755)
     libraries = Path("usr/lib") / f"{native()}-linux-gnu"
-    if not (tools / libraries / PERL[0]).is_dir():
-        return
     [loader] = [path for path in tools.glob("usr/lib*/ld-linux-*.so.*") if path.exists()][:1]
     shutil.copy(loader, folder / "ld.so")
     shutil.copy(tools / "usr/bin/perl", folder / "perl")

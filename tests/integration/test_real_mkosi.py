@@ -194,3 +194,10 @@ def test_mkosi_reads_what_is_added_to_the_base(root: Path, site: Path, tmp_path:
     assert {"bash", "own"} <= set(base["Packages"])
     assert base["PackageDirectories"] == [os.fspath(root / "additions/rpms")]
     assert os.fspath(root / "additions/mkosi.extra") in str(base["ExtraTrees"])
+
+
+def test_mkosi_says_which_archive_it_takes_debian_from(checkout: Path) -> None:
+    archive = mkosi.obtain(checkout / "mkosi", checkout / ".work").archive()
+
+    assert archive.main.startswith(("http://", "https://"))
+    assert archive.main.endswith("/debian")

@@ -47,13 +47,18 @@ def test_a_missing_interpreter_is_mended_by_uv_or_pyenv() -> None:
     assert "pyenv install 3.12" in finding.mend
 
 
-@pytest.mark.parametrize("name", ["apt-get", "dnf"])
-def test_either_package_manager_will_do(name: str) -> None:
-    assert doctor.package_manager(replace(ROOT, programs=frozenset({name}))).ok
+def test_a_machine_with_dnf_is_told_how_it_comes_to_apt() -> None:
+    finding = doctor.package_manager(replace(ROOT, programs=frozenset({"dnf"})))
+    assert not finding.ok
+    assert finding.found == "no apt-get"
+    assert finding.mend.startswith("dnf install apt debian-keyring")
 
 
-def test_neither_package_manager_is_too_little() -> None:
-    assert not doctor.package_manager(replace(ROOT, programs=frozenset())).ok
+def test_a_machine_without_the_keys_of_debian_is_told_how_it_comes_to_them() -> None:
+    finding = doctor.package_manager(replace(ROOT, has_keyring=False))
+    assert not finding.ok
+    assert finding.found == "no keys of Debian's archive"
+    assert finding.mend.startswith("apt-get install debian-archive-keyring")
 
 
 def test_a_user_without_subordinate_ids_is_told_the_command_that_gives_them() -> None:
@@ -170,7 +175,7 @@ def test_a_build_is_stopped_by_what_it_lacks_with_all_the_commands(
     given = options.parse(["--work", str(tmp_path / "not" / "yet")], {})
     with pytest.raises(MachineError) as caught:
         doctor.require("build", given)
-    assert "apt or dnf: neither" in caught.value.message
+    assert "apt: no apt-get" in caught.value.message
     assert "git: none" in caught.value.message
     assert "install git" in caught.value.hint
 

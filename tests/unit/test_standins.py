@@ -51,13 +51,6 @@ def test_what_is_in_perl_runs_with_the_perl_and_libraries_of_the_tools_tree(
     assert (tmp_path / "tree/usr/lib" / TRIPLET / "perl-base/strict.pm").exists()
 
 
-def test_without_debians_perl_only_what_does_nothing_stands_in(tmp_path: Path) -> None:
-    standins.write_tree(tmp_path / "tree", tmp_path / "no tools")
-
-    found = {path.name for path in (tmp_path / "tree" / standins.FOLDER).iterdir()}
-    assert found == set(standins.DO_NOTHING)
-
-
 def test_the_launcher_runs_the_program_of_its_own_name(tmp_path: Path) -> None:
     """The paths below /usr are put into a folder of the test's, all else is as in an image."""
     (tmp_path / "sbin").mkdir()

@@ -1,0 +1,43 @@
+"""Emulators fetched from a real archive, by a machine whose apt knows none of Debian's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts import arch, mkosi
+
+AS_UBUNTU = 'mount --bind "$1" /etc/os-release && shift && exec "$@"'
+
+FETCH = """
+import sys
+from pathlib import Path
+from scripts import arch, emulators
+root, work = map(Path, sys.argv[1:])
+found = emulators.obtain(root, work, arch.native())
+print(*(found.program(target) for target in found.table.targets.values()), sep="\\n")
+"""
+
+
+def test_a_machine_that_is_not_debian_has_them_from_the_archive_that_mkosi_takes(
+    checkout: Path, tmp_path: Path
+) -> None:
+    mkosi.obtain(checkout / "mkosi", tmp_path / "work")
+    release = tmp_path / "os-release"
+    release.write_text("ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n")
+
+    fetched = subprocess.run(
+        [
+            "unshare", "--user", "--map-root-user", "--mount", "--",
+            "sh", "-c", AS_UBUNTU, "sh", release,
+            sys.executable, "-c", FETCH, checkout, tmp_path / "work",
+        ],
+        cwd=checkout, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert fetched.returncode == 0, fetched.stderr
+    programs = [Path(line) for line in fetched.stdout.splitlines() if line.startswith("/")]
+    assert {program.name for program in programs} >= {f"qemu-{name}" for name in arch.NAMES}
+    assert all(os.access(program, os.X_OK) for program in programs)
