@@ -29,6 +29,9 @@ MOUNT = Path("/proc/sys/fs/binfmt_misc")
 LASTING = "finch-"
 OF_BUILDS = "finch-build-"
 
+# What the mount is called that goes with the last build.
+MOUNT_OF_BUILDS = "finch-builds"
+
 GREETING = "this is a foreign program"
 
 # What an administrator runs where a user's build may not register.
@@ -153,7 +156,7 @@ def emulated(
         raise registrar.forbidden(
             f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
         )
-    with registrar.mounted(), registrar.shared(ours):
+    with registrar.shared(ours):
         if problem := complaint(arch, find(target)):
             raise MachineError(problem, hint=f"see that {work} is on no file system mounted noexec")
         yield
@@ -227,8 +230,8 @@ class _Registrar:
         line = self.line(name)
         try:
             (MOUNT / "register").write_text(line)
-        except FileExistsError:
-            return  # by another build, just now
+        except (FileExistsError, FileNotFoundError):
+            return  # done by another build just now, or unmounted
         except OSError as error:
             raise self.forbidden(
                 f"an emulator of {self.target.name} programs cannot be registered: {error.strerror}"
@@ -238,20 +241,12 @@ class _Registrar:
     def shared(self, name: str) -> Iterator[None]:
         """Hold the entry called name, registered if need be; the last who holds it removes it.
 
-        The lock is on the entry itself, which all containers of a machine see alike.
+        So it is with the mount of binfmt_misc, if it is a build's. The lock is on the entry itself,
+        which all containers of a machine see alike. Raises MachineError where there is no
+        binfmt_misc or this user may not.
         """
         path = MOUNT / name
-        while True:
-            if not path.exists():
-                self.register(name)
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # the last of its users has just removed it
-                continue
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if path.exists():
-                break
-            os.close(descriptor)
+        descriptor = self._hold(path)
         try:
             yield
         finally:
@@ -259,24 +254,29 @@ class _Registrar:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
             os.close(descriptor)
-
-    @contextlib.contextmanager
-    def mounted(self) -> Iterator[None]:
-        """Have binfmt_misc mounted; where it was not, unmount it once nothing is registered."""
-        if (MOUNT / "register").exists():
-            yield
-            return
-        self.mount()
-        try:
-            yield
-        finally:
-            if not entries():
+            if _mounted_from() == MOUNT_OF_BUILDS and not entries():
                 run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
 
-    def mount(self) -> None:
-        """Mount binfmt_misc. Raises MachineError where there is none or this user may not."""
+    def _hold(self, path: Path) -> int:
+        """A descriptor of the entry at path, with a lock that others may share."""
+        while True:
+            if not _mounted_from():
+                self.mount(MOUNT_OF_BUILDS)
+            if not path.exists():
+                self.register(path.name)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # the last of its users has just removed it
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if path.exists():
+                return descriptor
+            os.close(descriptor)
+
+    def mount(self, source: str) -> None:
+        """Mount binfmt_misc, as source. Raises MachineError where there is none or one may not."""
         try:
-            run(["mount", "-t", "binfmt_misc", "binfmt_misc", MOUNT])
+            run(["mount", "-t", "binfmt_misc", source, MOUNT])
         except CommandError as error:
             if not has_kernel_support():
                 raise MachineError(
@@ -286,6 +286,16 @@ class _Registrar:
                 ) from error
             cause = error.output.strip().partition("\n")[0]
             raise self.forbidden(f"binfmt_misc cannot be mounted: {cause}") from error
+
+
+def _mounted_from() -> str:
+    """What binfmt_misc was mounted as, which is a mere name; "" where it is not mounted."""
+    if not (MOUNT / "register").exists():  # to look makes systemd's automount mount it
+        return ""
+    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    # proc_pid_mountinfo(5): the mount point is the fifth field, the source the last but one.
+    found = [fields[-2] for fields in mounts if fields[4] == os.fspath(MOUNT)]
+    return found[-1] if found else "proc"
 
 
 def _remove(path: Path) -> None:
@@ -327,7 +337,7 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
     target = own.table.targets[arch.name]
     registrar = _Registrar(target, own)
     if not (MOUNT / "register").exists():
-        registrar.mount()
+        registrar.mount("binfmt_misc")
     entry = find(target)
     if entry and not entry.name.startswith(OF_BUILDS):
         _use(arch, entry, say)

@@ -151,10 +151,33 @@ def test_binfmt_misc_is_mounted_for_a_build_where_it_was_not(run: Run) -> None:
         """
 with emulated():
     print(runs())
-print(names())
+print((binfmt.MOUNT / "register").exists())
 """,
         prepare=NOT_MOUNTED,
-    ) == ["foreign", "[]"]
+    ) == ["foreign", "False"]
+
+
+def test_of_two_builds_the_last_one_unmounts_binfmt_misc(run: Run) -> None:
+    assert run(
+        """
+first, second = emulated(), emulated()
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+print(runs())
+second.__exit__(None, None, None)
+print((binfmt.MOUNT / "register").exists())
+""",
+        prepare=NOT_MOUNTED,
+    ) == ["foreign", "False"]
+
+
+def test_binfmt_misc_that_others_have_mounted_stays(run: Run) -> None:
+    assert run("""
+with emulated():
+    pass
+print((binfmt.MOUNT / "register").exists())
+""") == ["True"]
 
 
 def test_a_registration_by_others_is_used_and_left_alone_and_said(run: Run) -> None:
