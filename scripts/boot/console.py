@@ -18,6 +18,9 @@ TAIL_LINES = 20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
+# systemd goes back to the start of the line to say again what it waits for.
+_ENDS = re.compile(r"[\r\n]+")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -46,6 +49,7 @@ class Finding:
 class Knowledge:
     """console.toml, compiled."""
 
+    waiting: re.Pattern[str]
     milestones: dict[str, re.Pattern[str]]
     failures: tuple[Failure, ...]
 
@@ -62,6 +66,7 @@ def knowledge() -> Knowledge:
     """console.toml beside this module."""
     data = tomllib.loads(Path(__file__).with_name("console.toml").read_text())
     return Knowledge(
+        re.compile(data["waiting"]),
         {name: re.compile(pattern) for name, pattern in data["milestones"].items()},
         tuple(
             Failure(**{**table, "pattern": re.compile(table["pattern"])})
@@ -81,27 +86,32 @@ class Scanner:
 
     milestones holds when each was passed, in the seconds given to `feed`;
     report what the guest says of its SSH units (see cidata.REPORT), as
-    unit → "<enabled> <active>", and reported_at when that report was complete.
+    unit → "<enabled> <active>", and reported_at when that report was complete. waiting_for is
+    the last line that says so, until there is another one.
     """
 
     milestones: dict[str, float] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     reported_at: float | None = None
+    waiting_for: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     _partial: str = ""
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
 
-    def feed(self, data: bytes, at: float) -> None:
-        """Take in the next bytes of the console, which came at seconds since the start."""
+    def feed(self, data: bytes, at: float) -> bool:
+        """Take in the next bytes of the console, which came at seconds since the start.
+
+        Returns whether a line among them is a sign of life.
+        """
         text = self._partial + self._decoder.decode(data)
-        *lines, self._partial = text.split("\n")
-        for line in map(plain, lines):
-            self._line(line, at)
+        *lines, self._partial = _ENDS.split(text)
+        lives = [self._line(line, at) for line in map(plain, lines)]
         # A prompt has no end of line.
         self._pass(plain(self._partial), at)
+        return any(lives)
 
     @property
     def step(self) -> str:
@@ -118,14 +128,21 @@ class Scanner:
         """Whether the guest has said that one of sshd's units is active."""
         return any(state.endswith(" active") for state in self.units.values())
 
-    def _line(self, line: str, at: float) -> None:
-        if line.strip():
-            self.lines.append(line.rstrip())
+    def _line(self, line: str, at: float) -> bool:
+        """Take in a line; whether it is a sign of life."""
+        if not line.strip():
+            return False
+        if knowledge().waiting.search(line):
+            self.waiting_for = line.partition("]")[2].strip()
+            return False
+        self.waiting_for = ""
+        self.lines.append(line.rstrip())
         self._pass(line, at)
         if REPORT_MARK in line:
             self._report(line.partition(REPORT_MARK)[2].split(), at)
         elif finding := knowledge().finding(line):
             self.findings.append(finding)
+        return True
 
     def _pass(self, line: str, at: float) -> None:
         for name, pattern in knowledge().milestones.items():

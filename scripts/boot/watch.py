@@ -204,9 +204,9 @@ class Watch:
             data = file.read()
         if data:
             self._offset += len(data)
-            self.sign_of_life()
             before = self.scanner.step
-            self.scanner.feed(data, self.seconds)
+            if self.scanner.feed(data, self.seconds):
+                self.sign_of_life()
             if self.scanner.step != before:
                 self.step(self.scanner.step)
 
@@ -263,7 +263,8 @@ class Watch:
         step = self.scanner.step
         if step == "login":
             return f"after the login prompt, and sshd never answered; {why_no_ssh(self.scanner)}"
-        return f"after the step {step!r} of the boot"
+        waiting = self.scanner.waiting_for
+        return f"after the step {step!r} of the boot" + (f": {waiting}" if waiting else "")
 
 
 def _is_flaky(findings: list[Finding]) -> bool:

@@ -81,6 +81,23 @@ def test_milestones_are_passed_in_the_order_of_a_boot() -> None:
     assert scanner.step == "login"
 
 
+# As systemd 257 prints it, again and again in the same place.
+WAITING = (
+    "\r\x1b[K[\x1b[0;31m*\x1b[0m\x1b[0;1;31m*\x1b[0m\x1b[0;31m*\x1b[0m    ] "
+    "Job \x1b[0;1;39mdev-vda2.device/start\x1b[0m running (1min 2s / no limit)\r"
+)
+
+
+def test_a_guest_that_only_says_what_it_waits_for_shows_no_sign_of_life() -> None:
+    scanner = Scanner()
+    assert scanner.feed(b"[  OK  ] Reached target sysinit.target.\r\n", at=1.0)
+    assert not scanner.feed(WAITING.encode() * 3, at=2.0)
+    assert scanner.waiting_for == "Job dev-vda2.device/start running (1min 2s / no limit)"
+    assert "Job" not in scanner.tail.splitlines()[0]
+    assert scanner.feed(WAITING.encode() + b"\n[  OK  ] Found device vda2.\r\n", at=3.0)
+    assert not scanner.waiting_for
+
+
 def test_a_line_that_comes_in_pieces_is_read_whole() -> None:
     scanner = Scanner()
     for byte in "…\r\n[ 1.0] Kernel panic - not syncing: oops\r\n".encode():
