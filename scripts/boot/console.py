@@ -50,6 +50,8 @@ class Knowledge:
     """console.toml, compiled."""
 
     waiting: re.Pattern[str]
+    stalled: re.Pattern[str]
+    kernel: re.Pattern[str]
     milestones: dict[str, re.Pattern[str]]
     failures: tuple[Failure, ...]
 
@@ -67,6 +69,8 @@ def knowledge() -> Knowledge:
     data = tomllib.loads(Path(__file__).with_name("console.toml").read_text())
     return Knowledge(
         re.compile(data["waiting"]),
+        re.compile(data["stalled"]),
+        re.compile(data["kernel"]),
         {name: re.compile(pattern) for name, pattern in data["milestones"].items()},
         tuple(
             Failure(**{**table, "pattern": re.compile(table["pattern"])})
@@ -87,7 +91,7 @@ class Scanner:
     milestones holds when each was passed, in the seconds given to `feed`;
     report what the guest says of its SSH units (see cidata.REPORT), as
     unit → "<enabled> <active>", and reported_at when that report was complete. waiting_for is
-    the last line that says so, until there is another one.
+    the line that says what the guest waits for, or that it is stalled, until it goes on.
     """
 
     milestones: dict[str, float] = field(default_factory=dict)
@@ -97,6 +101,7 @@ class Scanner:
     waiting_for: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     _partial: str = ""
+    _stalled: bool = False
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
@@ -135,14 +140,23 @@ class Scanner:
         if knowledge().waiting.search(line):
             self.waiting_for = line.partition("]")[2].strip()
             return False
-        self.waiting_for = ""
         self.lines.append(line.rstrip())
         self._pass(line, at)
         if REPORT_MARK in line:
             self._report(line.partition(REPORT_MARK)[2].split(), at)
         elif finding := knowledge().finding(line):
             self.findings.append(finding)
-        return True
+        return self._goes_on(line)
+
+    def _goes_on(self, line: str) -> bool:
+        """Whether line is of a guest in which something goes on."""
+        if knowledge().stalled.search(line):
+            self.waiting_for = line.partition("]")[2].strip()
+            self._stalled = True
+        elif not (self._stalled and knowledge().kernel.search(line)):
+            self.waiting_for = ""
+            self._stalled = False
+        return not self._stalled
 
     def _pass(self, line: str, at: float) -> None:
         for name, pattern in knowledge().milestones.items():

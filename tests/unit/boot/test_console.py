@@ -98,6 +98,28 @@ def test_a_guest_that_only_says_what_it_waits_for_shows_no_sign_of_life() -> Non
     assert not scanner.waiting_for
 
 
+STALLED = (
+    "[   48.123456] watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [(udev-worker):187]\r\n"
+    "[   48.123789] Modules linked in: ext4 crc16 mbcache jbd2\r\n"
+    "[   48.124000]  smp_call_function_many_cond+0x10c/0x3e0\r\n"
+)
+
+
+def test_a_guest_whose_kernel_only_says_that_it_is_stalled_shows_no_sign_of_life() -> None:
+    scanner = Scanner()
+    for at in range(1, 10):
+        assert not scanner.feed(STALLED.encode(), at=at)
+    assert scanner.waiting_for.startswith("watchdog: BUG: soft lockup - CPU#1 stuck for 22s!")
+
+
+def test_a_guest_that_goes_on_after_it_was_stalled_is_alive() -> None:
+    scanner = Scanner()
+    scanner.feed(STALLED.encode(), at=1.0)
+    assert scanner.feed(b"[  OK  ] Reached target sysinit.target.\r\n", at=2.0)
+    assert scanner.feed(b"[   70.000001] EXT4-fs (vda2): mounted filesystem\r\n", at=3.0)
+    assert not scanner.waiting_for
+
+
 def test_a_line_that_comes_in_pieces_is_read_whole() -> None:
     scanner = Scanner()
     for byte in "…\r\n[ 1.0] Kernel panic - not syncing: oops\r\n".encode():
