@@ -517,8 +517,10 @@ def _honours_mounts(facts: Facts) -> bool:
 
 
 def _mounts(facts: Facts) -> Verdict | None:
-    if facts.first is None or not _honours_mounts(facts):
+    if facts.first is None:
         return None
+    if not _honours_mounts(facts):
+        return Verdict("", "not asked of Amazon Linux's own cloud-init")
     answer = facts.first["mounts-entry"]
     lines = answer.text.splitlines()
     entry = next((line.split() for line in lines if line.startswith(cidata.SHARE_TAG)), [])
@@ -538,7 +540,7 @@ def _sshfs(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     if facts.distribution == "amazonlinux" and "fuse-sshfs" not in facts.installed:
-        return None
+        return Verdict("", "the image is said to hold none")
     answer = facts.first["sshfs"]
     version = re.search(r"^SSHFS version (\S+)", answer.text, re.MULTILINE)
     seen = version[1] if version else ""

@@ -284,6 +284,13 @@ def test_what_the_image_is_not_said_to_hold_is_not_missed() -> None:
     assert found["programs"] is found["credentials"] is Status.PASSED
 
 
+def test_an_amazon_image_without_our_packages_is_not_asked_for_what_they_bring() -> None:
+    facts = dataclasses.replace(
+        amazon(mounts_entry="", sshfs="sshfs: not found"), installed=frozenset({"bash"})
+    )
+    assert [check.name for check in checks.check_all(facts) if not check.passed] == []
+
+
 def test_what_the_test_has_not_come_to_is_skipped() -> None:
     facts = Facts(X86_64, Uki("", "", ""), disk_before="")
     assert {check.status for check in checks.check_all(facts)} == {Status.SKIPPED}
