@@ -54,8 +54,10 @@ def main(entry: Callable[[Sequence[str]], None]) -> None:
 
     A HarnessError becomes its description on stderr and its exit code, Ctrl-C
     and SIGTERM become 128 + the signal's number; anything else is a defect and
-    keeps its traceback.
+    keeps its traceback. What is made on the way, images above all, has the usual
+    modes, whatever the user's umask is.
     """
+    os.umask(0o022)
     die_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)

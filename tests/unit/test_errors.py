@@ -53,6 +53,15 @@ def test_success_is_0(checkout: Path) -> None:
     assert ended(checkout, "pass").returncode == 0
 
 
+def test_what_is_made_has_the_usual_modes_whatever_the_users_are(
+    checkout: Path, tmp_path: Path
+) -> None:
+    program = PROGRAM.format(body=f"import os; os.mkdir({str(tmp_path / 'made')!r})")
+    subprocess.run([sys.executable, "-c", program], cwd=checkout, umask=0o077, check=True)
+
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_defect_keeps_its_traceback(checkout: Path) -> None:
     result = ended(checkout, "1 / 0")
 
