@@ -165,7 +165,8 @@ class Builder:
 
     def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
         """What mkosi needs in its environment to find stand-ins for what would be emulated."""
-        if self._at.of_stage(stage.name).arch.is_native:
+        place = self._at.of_stage(stage.name)
+        if not (stage.installs and standins.are_for(place.distribution, place.arch)):
             return {}
         tree = folder.with_name(f"{stage.name}.standins")
         standins.write_tree(tree, self._at.tools_tree)
@@ -311,7 +312,8 @@ def share(source: Path, target: Path) -> None:
 def _packages(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     """Each package below source, and its place below target, whose folder is made."""
     for path in list(source.rglob("*")):
-        if path.suffix in (".deb", ".rpm") and path.is_file():
+        is_whole = "partial" not in path.parts  # apt's folder for what is on its way
+        if is_whole and path.suffix in (".deb", ".rpm") and path.is_file():
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             yield path, place

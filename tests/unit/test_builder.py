@@ -35,6 +35,15 @@ def test_an_rpm_that_is_written_over_stays_as_it_was_for_others(
     assert (common / "dnf/bash.rpm").read_text() == "bash"
 
 
+def test_a_package_that_is_still_on_its_way_is_not_shared(common: Path, tmp_path: Path) -> None:
+    (common / "archives/partial").mkdir(parents=True)
+    (common / "archives/partial/bash.deb").write_text("ba")
+
+    builder.share(common, tmp_path / "own")
+
+    assert not [path for path in tmp_path.glob("own/**/*") if path.is_file()]
+
+
 def test_what_is_no_package_is_not_shared(common: Path, tmp_path: Path) -> None:
     (common / "lock").touch()
 
