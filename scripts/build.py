@@ -153,7 +153,15 @@ def _check_allowed(opts: Options, names: Sequence[str]) -> None:
 
 def obtain_emulators(opts: Options, progress: Progress) -> Emulators:
     """The emulators that the images carry, fetched if need be; see `emulators.obtain`."""
-    return emulators.obtain(opts.root, opts.work, opts.arch, offline=opts.offline, say=progress.say)
+    return emulators.obtain(
+        opts.root,
+        opts.work,
+        opts.arch,
+        mirror=opts.mirror if opts.distribution == "debian" else None,
+        given=opts.mkosi_source,
+        offline=opts.offline,
+        say=progress.say,
+    )
 
 
 def write_trees(carried: Emulators, at: Places) -> None:
@@ -193,7 +201,8 @@ def plan(
     carries.
     """
     tree = _plan_tools_tree(opts, using, at)
-    spared = {} if opts.arch.is_native else {"stand-ins": standins.DIGEST}
+    is_spared = standins.are_for(at.images.distribution, at.images.arch)
+    spared = {"stand-ins": standins.DIGEST} if is_spared else {}
     images = Target(
         at.images.distribution,
         at.images.arch,

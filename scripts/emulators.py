@@ -19,7 +19,7 @@ from scripts import mkosi, sources
 from scripts.arch import Arch
 from scripts.artifacts import write_text
 from scripts.digests import file_digest, text_digest
-from scripts.errors import HarnessError, MachineError, UsageError
+from scripts.errors import HarnessError, UsageError
 from scripts.run import CommandError, run
 from scripts.sources import Archive
 
@@ -131,12 +131,16 @@ def obtain(
     work: Path,
     arch: Arch,
     *,
+    mirror: str | None = None,
+    given: Path | None = None,
     offline: bool = False,
     say: Callable[[str], None] = print,
 ) -> Emulators:
     """The emulators that run on arch, fetched into work where they are not there.
 
-    root is the checkout. Raises HarnessError where they cannot be had.
+    root is the checkout. They come from mirror, else from this machine's archive, else from the one
+    that mkosi knows: the pinned one, or what MKOSI_SOURCE has given instead. Raises HarnessError
+    where they cannot be had.
     """
     table = Table.read(root / TABLE)
     folder = work / "emulators" / f"{arch.debian}-{table.digest[:16]}"
@@ -147,7 +151,10 @@ def obtain(
                 f"the emulators for {arch} have not been fetched yet, and --offline forbids it now",
                 hint="run once without --offline",
             )
-        archive = sources.find() or mkosi.obtain(root / "mkosi", work, say=say).archive()
+        archive = (
+            sources.find(mirror)
+            or mkosi.obtain(root / "mkosi", work, given=given, say=say).archive()
+        )
         say(f"fetching the emulators for {arch}")
         _fetch(table, arch, archive, folder)
     data = json.loads(record.read_text())
@@ -184,12 +191,11 @@ def _fetch(table: Table, arch: Arch, archive: Archive, folder: Path) -> None:
                 archive=archive,
             )
             run(["dpkg-deb", "--extract", package, scratch / "tree"])
-        except (CommandError, MachineError) as error:
-            cause = getattr(error, "output", "").strip() or str(error)
+        except CommandError as error:
+            cause = error.output.strip() or str(error)
             raise HarnessError(
                 f"{table.package} for {arch} cannot be fetched: {cause.splitlines()[-1]}",
-                hint=getattr(error, "hint", "")
-                or "it comes from the Debian archive that this machine's apt is configured with, "
+                hint="it comes from the Debian archive that this machine's apt is configured with, "
                 "where it has none from mkosi's default; check the network",
             ) from error
         made = scratch / "made"

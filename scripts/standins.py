@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from scripts import elf
-from scripts.arch import native
+from scripts.arch import Arch, native
 from scripts.digests import text_digest
 
 # Where they are in an image while it is built; mkosi.profiles/foreign.sh removes all of it.
@@ -37,6 +37,11 @@ die $@ if $@;
 """
 
 DIGEST = text_digest(repr((FOLDER, DO_NOTHING, IN_PERL, PERL, LAUNCHER)))
+
+
+def are_for(distribution: str, arch: Arch) -> bool:
+    """Whether images of it have stand-ins while they are built: the scripts are Debian's."""
+    return distribution == "debian" and not arch.is_native
 
 
 def write_tree(tree: Path, tools: Path) -> None:

@@ -209,9 +209,8 @@ class _Test:
                 self.facts.forget_boots()
             else:
                 return
-        raise MachineError(
-            f"no guest can be started: {reason}", hint="try `-- --accel tcg`, or see doctor"
-        )
+        hint = "see doctor" if "tcg" in accelerators else "try `-- --accel tcg`, or see doctor"
+        raise MachineError(f"no guest can be started: {reason}", hint=hint)
 
     def _boot_again(self, panic: BootFailure) -> None:
         """The one repeat that a kernel panic under TCG gets; the first try's consoles are kept."""
