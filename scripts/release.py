@@ -20,6 +20,7 @@ from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, 
 from scripts.digests import file_digest
 from scripts.errors import HarnessError, UsageError
 from scripts.options import OS_IMAGE
+from scripts.records import Record, outdated
 from scripts.stages import Target
 
 # What the distribution is called in the names of files.
@@ -73,6 +74,20 @@ class Build:
         """The sha512 of each file, by name, as it was built."""
         return {entry["name"]: entry["sha512"] for entry in self.manifest["artifacts"]}
 
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """How each stage was built, by name."""
+        return {
+            name: Record(image["stage_key"], image["inputs"], image["seconds"], (), ())
+            for name, image in self.manifest["images"].items()
+        }
+
+    @property
+    def images(self) -> Sequence[str]:
+        """The images that have artifacts in it."""
+        outputs = {name.partition("/")[0] for name in self.sha512}
+        return [name for name, own in OUTPUTS.items() if not outputs.isdisjoint(own)]
+
     def named(self, template: str, run: str) -> str:
         """The name of a file, by its template."""
         return template.format(product=self.product, arch=self.arch.mkosi, run=run)
@@ -114,7 +129,7 @@ def load(out: Path) -> Build:
     try:
         manifest = json.loads(path.read_text())
         build = Build(out, manifest)
-        _ = build.arch, build.product, build.sha512
+        _ = build.arch, build.product, build.sha512, build.records
     except FileNotFoundError:
         raise UsageError(
             f"there is no finished build in {out}", hint="./nox -s build makes one"
@@ -153,21 +168,23 @@ def _check_files(build: Build) -> None:
 
 
 def _check_fresh(build: Build, root: Path) -> None:
-    images = build.manifest["images"]
     target = Target(build.distribution, build.arch, {})
-    wanted = [name for name in OUTPUTS if name in images]
-    for stage in stages.plan(root, wanted, target):
-        before = stages.of_tree(images.get(stage.name, {}).get("inputs", {}))
-        now = stages.of_tree(stage.inputs)
+    for stage in stages.plan(root, build.images, target):
+        record = build.records.get(stage.name)
+        before, now = stages.of_tree(record.inputs if record else {}), stages.of_tree(stage.inputs)
         if before != now:
-            raise HarnessError(
-                f"{stage.name} in {build.out} is stale: {stages.difference(before, now)}",
-                hint="build it again",
-            )
+            raise _stale(build, stage.name, stages.difference(before, now))
+    for wanted in build.images:
+        for name, need in outdated(root, wanted, build.records):
+            raise _stale(build, name, f"{need} was built anew since")
     for name, digest in build.manifest["mkosi"]["patches"].items():
         patch = root / "mkosi" / name
         if not patch.exists() or file_digest(patch) != digest:
             raise HarnessError(f"{build.out} is stale: mkosi/{name} changed", hint="build it again")
+
+
+def _stale(build: Build, name: str, reason: str) -> HarnessError:
+    return HarnessError(f"{name} in {build.out} is stale: {reason}", hint="build it again")
 
 
 def _check_booted(build: Build) -> None:

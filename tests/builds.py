@@ -27,7 +27,7 @@ def write_manifest(
     """
     target = Target("debian", arch.X86_64, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
-    inputs = {stage.name: stage.inputs for stage in stages.plan(root, wanted, target)}
+    planned = {stage.name: stage for stage in stages.plan(root, wanted, target)}
     manifest: dict[str, Any] = {
         "distribution": "debian",
         "release": "trixie",
@@ -35,8 +35,8 @@ def write_manifest(
         "mkosi": {"version": "27.1", "source": "upstream", "digest": "0" * 64, "patches": {}},
         "images": {
             image: {
-                "stage_key": f"key of {image}",
-                "inputs": inputs.get(image, {}),
+                "stage_key": planned[image].key if image in planned else f"key of {image}",
+                "inputs": planned[image].inputs if image in planned else {},
                 "seconds": 1.5,
                 "packages": [
                     {"name": name, "version": version, "architecture": "amd64"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -145,6 +146,15 @@ def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., N
         publish.publish(wanted, Progress(live=False))
 
     return tell
+
+
+@contextlib.contextmanager
+def told(out: Path) -> Iterator[dict[str, Any]]:
+    """What manifest.json in out says, to be changed in the with block."""
+    path = out / artifacts.MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    yield manifest
+    path.write_text(json.dumps(manifest))
 
 
 def keys(aws: Any, bucket: str) -> set[str]:
@@ -445,6 +455,16 @@ def test_what_the_checkout_would_build_otherwise_is_stale(
     path = root / "mkosi.images/base/mkosi.conf"
     path.write_text(path.read_text() + "# changed\n")
     with pytest.raises(HarnessError, match=r"base in .* is stale: .*base/mkosi\.conf changed"):
+        tell()
+
+
+def test_an_image_that_still_stands_on_an_older_base_is_stale(
+    tell: Callable[..., None], out: Path
+) -> None:
+    with told(out) as manifest:
+        images = manifest["images"]
+        images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
+    with pytest.raises(HarnessError, match=r"wsl-rootfs in .* is stale: base was built anew since"):
         tell()
 
 
