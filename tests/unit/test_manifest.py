@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts import manifest, options
+from scripts.digests import file_digest
+from scripts.options import Options
+
+
+def parse(*argv: str) -> Options:
+    return options.parse(["--arch", "x86_64", *argv], {})
+
+
+def test_a_build_without_options_tells_of_none() -> None:
+    assert manifest.given(parse("--image", "os-image", "--force", "--jobs", "4")) == {}
+
+
+def test_the_packages_of_the_checkout_are_no_option_where_they_are_named() -> None:
+    path = options.ROOT / options.PACKAGES
+    assert manifest.given(parse("--packages", str(path))) == {}
+
+
+def test_options_that_decide_what_an_image_holds_are_told_and_files_by_their_digest(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "own"
+    path.write_text("own")
+
+    told = manifest.given(
+        parse(
+            *("--mirror", "https://mirror.example/al2023", "--without-packages"),
+            *("--third-party-mirror", "https://third.example", "--allow-missing", "pass"),
+            *("--signing-key", str(path), "--third-party-pins", str(path), "--packages", str(path)),
+        )
+    )
+
+    assert told == {
+        "mirror": "https://mirror.example/al2023",
+        "signing_key": file_digest(path),
+        "third_party_mirror": "https://third.example",
+        "third_party_pins": file_digest(path),
+        "packages": file_digest(path),
+        "without_packages": True,
+        "allow_missing": ["pass"],
+    }
+
+
+def test_the_password_of_a_mirror_is_not_told() -> None:
+    told = manifest.given(parse("--mirror", "https://user:secret@mirror.example:8443/al2023"))
+
+    assert told == {"mirror": "https://mirror.example:8443/al2023"}
