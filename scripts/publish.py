@@ -24,7 +24,7 @@ from scripts.errors import HarnessError, UsageError
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
 from scripts.progress import Progress, Task
 from scripts.push import Registry
-from scripts.release import Build, Image, Upload
+from scripts.release import Allowed, Build, Image, Upload
 from scripts.s3 import Bucket
 from scripts.signing import Signer
 
@@ -50,7 +50,7 @@ class Wanted:
     has_identity: bool
     latest: bool
     dry_run: bool
-    allow_unbooted: bool
+    allowed: Allowed
     root: Path
     work: Path
 
@@ -99,7 +99,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         has_identity=signing.has_identity(environ),
         latest=given.latest,
         dry_run=given.dry_run,
-        allow_unbooted=given.allow_unbooted,
+        allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
         work=(given.work or root / ".work").absolute(),
     )
@@ -133,6 +133,17 @@ def _parser(root: Path) -> Parser:
         "--allow-unbooted",
         action="store_true",
         help="publish what was not booted, or failed its boot test",
+    )
+    what.add_argument(
+        "--allow-altered",
+        action="store_true",
+        help="publish what was built with a key, pins or packages of one's own, or without some",
+    )
+    what.add_argument(
+        "--release",
+        metavar="NAME",
+        default="",
+        help="that was built (default: the one that the checkout pins)",
     )
     where = parser.add_argument_group("where")
     where.add_argument("--bucket", metavar="NAME", default="", help="of S3, for the files")
@@ -195,7 +206,7 @@ def publish(wanted: Wanted, progress: Progress) -> None:
     with progress.task("builds") as task:
         for build in builds:
             task.step(f"checking {build.out}")
-            release.check(build, wanted.root, allow_unbooted=wanted.allow_unbooted)
+            release.check(build, wanted.root, wanted.allowed)
     found = [release.image(build, wanted.run) for build in builds]
     plan = Plan(
         builds,

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch as arches
-from scripts import stages
+from scripts import manifest as manifests
+from scripts import packages, places, stages, thirdparty
 from scripts.arch import Arch
 from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
 from scripts.digests import file_digest
 from scripts.errors import HarnessError, UsageError
+from scripts.mkosi import Pin
 from scripts.options import OS_IMAGE
 from scripts.records import Record, outdated
 from scripts.stages import Target
@@ -42,6 +44,16 @@ TAG = "{arch}-with-kernel-{run}"
 PLATFORMS: Mapping[str, str] = {"os-image.qcow2": "darwin", "wsl-rootfs.tar.gz": "windows"}
 
 CONTAINER = "container-with-kernel"
+
+# The options of a build that make it another than everybody's, by their names in manifest.json. A
+# mirror does not: what comes from there is signed, or its digest is known.
+ALTERING = ("signing_key", "third_party_pins", "packages", "without_packages", "allow_missing")
+
+# Among these, files of the checkout that an option may name as well.
+OWN = {
+    "signing_key": f"{packages.FOLDER}/{packages.AMAZON_KEY}",
+    "third_party_pins": thirdparty.PINS,
+}
 
 # The updater compares releases by this number.
 RUN_ID = re.compile(r"[0-9]{1,20}")
@@ -139,16 +151,31 @@ def load(out: Path) -> Build:
     return build
 
 
-def check(build: Build, root: Path, *, allow_unbooted: bool) -> None:
-    """Raise HarnessError unless build is whole, fresh and has booted.
+@dataclass(frozen=True)
+class Allowed:
+    """What may be published that else is refused.
+
+    release is one that the checkout does not pin, "" for the one that it pins; unbooted what has
+    not booted, altered what was built with options that others would build without.
+    """
+
+    release: str = ""
+    unbooted: bool = False
+    altered: bool = False
+
+
+def check(build: Build, root: Path, allowed: Allowed) -> None:
+    """Raise HarnessError unless build is whole, fresh and as everybody's, and has booted.
 
     Fresh means of the checkout at root as it is: an image that another configuration would give is
     not the one that people will look for in it. Of the package sources, which may differ from
     machine to machine, nothing is asked.
     """
     _check_files(build)
-    _check_fresh(build, root)
-    if not allow_unbooted:
+    _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
+    if not allowed.altered:
+        _check_unaltered(build)
+    if not allowed.unbooted:
         _check_booted(build)
 
 
@@ -167,24 +194,60 @@ def _check_files(build: Build) -> None:
             raise HarnessError(f"{build.out / name} is gone", hint="build again")
 
 
-def _check_fresh(build: Build, root: Path) -> None:
+def _check_fresh(build: Build, root: Path, release: str) -> None:
+    own = build.manifest["release"]
+    if own != release:
+        raise HarnessError(
+            f"{build.out} is of release {own}, where {release} is wanted",
+            hint=f"build it again, or publish with -- --release {own}",
+        )
+    _check_stages(build, root)
+    now = {f"mkosi/{name}": digest for name, digest in _patches(build, root).items()}
+    now |= manifests.pins(root, build.distribution)
+    before = {
+        f"mkosi/{name}": digest for name, digest in build.manifest["mkosi"]["patches"].items()
+    }
+    before |= build.manifest.get("pins", {})
+    if before != now:
+        raise _stale(f"{build.out}", stages.difference(before, now))
+
+
+def _check_stages(build: Build, root: Path) -> None:
     target = Target(build.distribution, build.arch, {})
     for stage in stages.plan(root, build.images, target):
         record = build.records.get(stage.name)
         before, now = stages.of_tree(record.inputs if record else {}), stages.of_tree(stage.inputs)
         if before != now:
-            raise _stale(build, stage.name, stages.difference(before, now))
+            raise _stale(f"{stage.name} in {build.out}", stages.difference(before, now))
     for wanted in build.images:
         for name, need in outdated(root, wanted, build.records):
-            raise _stale(build, name, f"{need} was built anew since")
-    for name, digest in build.manifest["mkosi"]["patches"].items():
-        patch = root / "mkosi" / name
-        if not patch.exists() or file_digest(patch) != digest:
-            raise HarnessError(f"{build.out} is stale: mkosi/{name} changed", hint="build it again")
+            raise _stale(f"{name} in {build.out}", f"{need} was built anew since")
 
 
-def _stale(build: Build, name: str, reason: str) -> HarnessError:
-    return HarnessError(f"{name} in {build.out} is stale: {reason}", hint="build it again")
+def _patches(build: Build, root: Path) -> dict[str, str]:
+    """The sha256 of each patch at root that the build's mkosi should have, by name.
+
+    Some may be missing from it, which only a full source tree takes.
+    """
+    optional = set(Pin.read(root / manifests.MKOSI_PIN).full_tree)
+    optional -= build.manifest["mkosi"]["patches"].keys()
+    found = sorted((root / "mkosi").glob("*.patch"))
+    return {path.name: file_digest(path) for path in found if path.name not in optional}
+
+
+def _stale(what: str, reason: str) -> HarnessError:
+    return HarnessError(f"{what} is stale: {reason}", hint="build it again")
+
+
+def _check_unaltered(build: Build) -> None:
+    given, pins = build.manifest["options"], build.manifest["pins"]
+    for name in ALTERING:
+        if name in given and given[name] != pins.get(OWN.get(name, "")):
+            raise HarnessError(
+                f"{build.out} was built with --{name.replace('_', '-')}, "
+                "and so is not what others would build from this checkout",
+                hint="build it without, or -- --allow-altered publishes it all the same",
+            )
 
 
 def _check_booted(build: Build) -> None:

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, programs, publish, push, release, s3
+from scripts import archives, artifacts, manifest, programs, publish, push, release, s3
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress
@@ -93,7 +93,7 @@ def repository(registry_host: str, bucket: str) -> str:
 def root(tmp_path: Path) -> Path:
     """A checkout's configuration."""
     root = tmp_path / "checkout"
-    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi"):
+    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi", "binfmt"):
         shutil.copytree(ROOT / name, root / name, symlinks=True)
     shutil.copy(ROOT / "mkosi.conf", root)
     return root
@@ -458,11 +458,100 @@ def test_what_the_checkout_would_build_otherwise_is_stale(
         tell()
 
 
+@pytest.mark.parametrize("name", ["mkosi/pin.toml", "binfmt/targets.toml"])
+def test_a_pin_that_is_another_by_now_makes_a_build_stale(
+    tell: Callable[..., None], root: Path, name: str
+) -> None:
+    (root / name).write_text((root / name).read_text() + "# changed\n")
+    with pytest.raises(HarnessError, match=f"is stale: {name} changed"):
+        tell()
+
+
+def test_what_amazon_linux_is_made_of_is_pinned_in_more_files() -> None:
+    pinned = manifest.pins(ROOT, "amazonlinux").keys() - manifest.pins(ROOT, "debian").keys()
+    assert {
+        "third-party/pins.toml",
+        "al2023-package-build/Dockerfile",
+        "al2023-package-build/packages.toml",
+        "al2023-package-build/patches/cloud-init/0001-Drop-the-patch-that-breaks-mounts.patch",
+    } <= pinned
+
+
+def test_a_build_without_a_patch_that_was_added_is_stale(
+    tell: Callable[..., None], root: Path
+) -> None:
+    (root / "mkosi/0009-New.patch").write_text("new")
+    with pytest.raises(HarnessError, match=r"is stale: mkosi/0009-New\.patch changed"):
+        tell()
+
+
+def test_a_build_with_a_patch_that_is_gone_is_stale(tell: Callable[..., None], root: Path) -> None:
+    (root / "mkosi/0001-Add-support-for-Amazon-Linux-2023.patch").unlink()
+    with pytest.raises(HarnessError, match=r"is stale: mkosi/0001-Add-support\S+ changed"):
+        tell()
+
+
+def test_debian_s_mkosi_may_lack_the_patch_that_takes_a_full_source_tree(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        del data["mkosi"]["patches"]["0002-Test-Amazon-Linux-2023.patch"]
+    tell()
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_another_release_than_the_pinned_one_is_published_only_where_it_is_named(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        data["release"] = "bookworm"
+    with pytest.raises(HarnessError, match="is of release bookworm, where trixie is wanted"):
+        tell()
+    tell("--release", "bookworm")
+    assert QCOW2.replace("trixie", "bookworm") in keys(aws, bucket)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("signing_key", "ab" * 32),
+        ("third_party_pins", "ab" * 32),
+        ("packages", "ab" * 32),
+        ("without_packages", True),
+        ("allow_missing", ["pass"]),
+    ],
+)
+def test_what_was_built_otherwise_than_others_would_is_refused_unless_that_is_allowed(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str, name: str, value: Any
+) -> None:
+    with told(out) as data:
+        data["options"] = {name: value}
+    with pytest.raises(HarnessError, match=f"was built with --{name.replace('_', '-')}"):
+        tell()
+    tell("--allow-altered")
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_a_key_that_is_amazon_s_own_alters_nothing(out: Path) -> None:
+    pins = manifest.pins(ROOT, "amazonlinux")
+    key = pins["al2023-package-build/keys/RPM-GPG-KEY-amazon-linux-2023"]
+    release._check_unaltered(release.Build(out, {"pins": pins, "options": {"signing_key": key}}))
+
+
+def test_packages_may_come_from_any_mirror(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        data["options"] = {"mirror": "https://mirror.example/", "third_party_mirror": "…"}
+    tell()
+    assert QCOW2 in keys(aws, bucket)
+
+
 def test_an_image_that_still_stands_on_an_older_base_is_stale(
     tell: Callable[..., None], out: Path
 ) -> None:
-    with told(out) as manifest:
-        images = manifest["images"]
+    with told(out) as data:
+        images = data["images"]
         images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
     with pytest.raises(HarnessError, match=r"wsl-rootfs in .* is stale: base was built anew since"):
         tell()
