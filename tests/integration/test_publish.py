@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -368,17 +369,60 @@ def test_an_upload_that_another_machine_left_half_done_is_removed(
     assert fetch(aws, bucket, upload.key) == upload.source.read_bytes()
 
 
+# The file goes up whole, and in parts.
+sizes = pytest.mark.parametrize("part", [s3.PART, 5 * MIB])
+
+
+@sizes
 def test_what_another_published_meanwhile_is_not_written_over(
-    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path, part: int
 ) -> None:
     aws.put_object(Bucket=bucket, Key=upload.key, Body=b"other")
-    small = s3.Bucket(bucket, aws, tmp_path / "uploads")
     with (
         pytest.raises(HarnessError, match="is there already, with other bytes"),
         Progress(live=False).task("upload") as task,
     ):
-        small.upload(upload, task)
+        s3.Bucket(bucket, aws, tmp_path / "uploads", part).upload(upload, task)
     assert fetch(aws, bucket, upload.key) == b"other"
+    assert open_uploads(aws, bucket) == []
+    assert list((tmp_path / "uploads").rglob("*.json")) == []
+
+
+@sizes
+def test_the_same_bytes_that_another_published_meanwhile_are_as_good(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path, part: int
+) -> None:
+    with Progress(live=False).task("upload") as task:
+        for machine in ("other", "own"):
+            s3.Bucket(bucket, aws, tmp_path / machine, part).upload(upload, task)
+    assert open_uploads(aws, bucket) == []
+    assert list((tmp_path / "own").rglob("*.json")) == []
+
+
+def test_an_upload_that_s3_has_finished_though_its_answer_was_lost_is_finished(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    def answer_the_repetition(**_: Any) -> tuple[Any, dict[str, Any]]:
+        aws.put_object(
+            Bucket=bucket,
+            Key=upload.key,
+            Body=upload.source.read_bytes(),
+            Metadata={s3.SHA512: upload.sha512},
+        )
+        return SimpleNamespace(status_code=404), {"Error": {"Code": "NoSuchUpload"}}
+
+    aws.meta.events.register("before-call.s3.CompleteMultipartUpload", answer_the_repetition)
+    with Progress(live=False).task("upload") as task:
+        s3.Bucket(bucket, aws, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+    assert list((tmp_path / "uploads").rglob("*.json")) == []
+
+
+def test_bytes_of_another_length_are_others_whatever_their_metadata_say(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    aws.put_object(Bucket=bucket, Key=upload.key, Body=b"half", Metadata={s3.SHA512: upload.sha512})
+    with pytest.raises(HarnessError, match="is there already, with other bytes"):
+        s3.Bucket(bucket, aws, tmp_path / "uploads").check(upload)
 
 
 def test_without_credentials_nothing_happens_and_the_hint_tells_where_they_go(
