@@ -57,6 +57,7 @@ OWN = {
 
 # The updater compares releases by this number.
 RUN_ID = re.compile(r"[0-9]{1,20}")
+RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 
 
 @dataclass(frozen=True)
@@ -352,6 +353,18 @@ def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether two release manifests tell of the same release, whenever they were written."""
     dates = ("published_at", "expires_at")
     return _without(ours, dates) == _without(theirs, dates)
+
+
+def newest_run(text: bytes) -> int:
+    """The largest number of a run in the names that a release manifest tells of, 0 for none."""
+    try:
+        data = json.loads(text)
+        names = [one["url"] for one in data["artifacts"]]
+        names += [one["image"] for one in data["container_images"]]
+        found = [RUN_OF_NAME.search(name) for name in names]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _without(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,18 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, manifest, programs, publish, push, release, s3
+from scripts import (
+    archives,
+    artifacts,
+    locks,
+    manifest,
+    programs,
+    publish,
+    push,
+    release,
+    s3,
+    signing,
+)
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress
@@ -281,6 +292,59 @@ def test_other_bytes_under_a_published_name_are_refused_before_anything_goes_out
 
     assert keys(aws, bucket) == {ROOTFS}
     assert push.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
+
+
+@pytest.mark.parametrize("name", [ROOTFS, SUMS, MANIFEST])
+def test_nothing_is_signed_where_other_bytes_are_published(
+    tell: Callable[..., None], aws: Any, bucket: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(signing.Signer, "sign", lambda *_: pytest.fail("it was signed"))
+    (tmp_path / "key").touch()
+    aws.put_object(Bucket=bucket, Key=name, Body=b"other")
+    with pytest.raises(HarnessError, match=name):
+        tell("--key", str(tmp_path / "key"))
+
+
+def test_an_unsigned_release_takes_the_place_of_no_signed_one(
+    tell: Callable[..., None], key: Path, aws: Any, bucket: str
+) -> None:
+    tell("--key", str(key), "--latest")
+    published = keys(aws, bucket)
+    with pytest.raises(UsageError, match=r"manifest\.json is signed, which this release would not"):
+        tell("--run-id", "4712", "--latest")
+    assert keys(aws, bucket) == published
+
+
+def test_what_makes_a_published_release_the_latest_was_not_published_already(
+    tell: Callable[..., None], aws: Any, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell()
+    tell("--latest")
+    assert "everything was published already" not in capsys.readouterr().out
+    assert fetch(aws, bucket, "manifest.json") == fetch(aws, bucket, MANIFEST)
+
+
+def test_the_latest_release_is_never_an_older_one_than_it_was(
+    tell: Callable[..., None], aws: Any, bucket: str
+) -> None:
+    tell("--latest")
+    published = keys(aws, bucket)
+    with pytest.raises(HarnessError, match="tells of run 4711 already, which is newer than 999"):
+        tell("--run-id", "999", "--latest")
+    assert keys(aws, bucket) == published
+    tell("--run-id", "10000", "--latest")
+    assert b"-10000." in fetch(aws, bucket, "manifest.json")
+
+
+def test_nothing_is_published_while_a_build_runs(aws: Any, bucket: str, tmp_path: Path) -> None:
+    argv = ["--bucket", bucket, "--run-id", RUN, "--work", str(tmp_path / "work")]
+    with (
+        locks.only_build(tmp_path / "work"),
+        pytest.raises(HarnessError, match="another build is running in this checkout"),
+    ):
+        publish.main([*argv, "--out", str(tmp_path)])
+    assert keys(aws, bucket) == set()
 
 
 def test_another_image_under_a_published_tag_is_refused(
