@@ -80,6 +80,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         )
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
+    if given.repository and not push.REPOSITORY.match(given.repository):
+        raise UsageError(
+            f"--repository {given.repository} names no registry",
+            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
+        )
     run = given.run_id or environ.get("GITHUB_RUN_ID", "")
     if not release.RUN_ID.fullmatch(run):
         raise UsageError(

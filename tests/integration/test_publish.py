@@ -681,11 +681,60 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
         (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "of no use"),
+        (["--repository", "finch", "--run-id", "1"], "names no registry"),
+        (["--repository", "owner/finch", "--run-id", "1"], "names no registry"),
+        (["--repository", "ghcr.io/", "--run-id", "1"], "names no registry"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         publish.parse(argv, {})
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1:5000", "[::1]:5000", "registry:5000", "ghcr.io"]
+)
+def test_a_registry_is_told_by_its_dot_its_port_or_localhost(host: str, root: Path) -> None:
+    argv = ["--repository", f"{host}/finch/os", "--run-id", "1"]
+    assert publish.parse(argv, {}, root=root).repository == f"{host}/finch/os"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "reading manifest 1 in localhost/a: manifest unknown",
+        "reading manifest 1 in localhost/a: name unknown: repository name not known to registry",
+        "reading manifest 1 in 1.dkr.ecr.us-east-1.amazonaws.com/a: manifest unknown: Requested "
+        "image not found",
+        "initiating layer upload to /v2/a/blobs/uploads/ in 1.dkr.ecr.us-east-1.amazonaws.com: "
+        "name unknown: The repository with name 'a' does not exist in the registry with id '1'",
+        "reading manifest 1 in harbor.example/a: repository a/b not found",
+    ],
+)
+def test_a_registry_that_has_no_such_thing_is_understood(said: str) -> None:
+    assert push.ABSENT.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'error getting credentials - err: exec: "docker-credential-ecr-login": executable file not '
+        "found in $PATH, out: ``",
+        "reading manifest 1 in registry.example/repository: StatusCode: 404, <h1>Not Found</h1>",
+    ],
+)
+def test_whatever_else_is_not_found_is_no_answer_of_a_registry(said: str) -> None:
+    assert not push.ABSENT.search(said)
+
+
+def test_a_credential_helper_that_is_not_installed_is_named(
+    skopeo: list[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"credHelpers": {"registry.example": "not-there"}}))
+    place = push.Registry(skopeo, "registry.example/finch", path)
+    with pytest.raises(HarnessError, match="docker-credential-not-there"):
+        place.digest("tag")
 
 
 def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: Any) -> None:
