@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import manifest, options
+from scripts import additions, arch, manifest, options
 from scripts.digests import file_digest
+from scripts.mkosi import Mkosi
 from scripts.options import Options
+from scripts.places import Place
+from scripts.records import Record
 
 
 def parse(*argv: str) -> Options:
@@ -49,3 +52,19 @@ def test_the_password_of_a_mirror_is_not_told() -> None:
     told = manifest.given(parse("--mirror", "https://user:secret@mirror.example:8443/al2023"))
 
     assert told == {"mirror": "https://mirror.example:8443/al2023"}
+
+
+def test_a_build_tells_of_its_release_options_pins_patches_and_stages(tmp_path: Path) -> None:
+    opts = parse("--distribution", "debian", "--allow-missing", "pass")
+    using = Mkosi(tmp_path, "27.1", "upstream's tarball", "digest", {"0001.patch": "ab"})
+    at = Place(tmp_path, "debian", "trixie", arch.X86_64, tmp_path / "sandbox")
+    records = {"base": Record("key", {"release": "trixie"}, 1.5, (), ())}
+
+    told = manifest.of(opts, using, at, records, additions.NONE)
+
+    assert told["release"] == "trixie"
+    assert told["options"] == {"allow_missing": ["pass"]}
+    assert told["pins"].keys() == {"binfmt/targets.toml", "mkosi/pin.toml"}
+    assert told["mkosi"]["patches"] == {"0001.patch": "ab"}
+    assert told["images"]["base"]["stage_key"] == "key"
+    assert told["images"]["base"]["inputs"] == {"release": "trixie"}
