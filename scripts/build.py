@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from scripts import (
     doctor,
     emulators,
     errors,
+    manifest,
     mkosi,
     options,
     packages,
@@ -30,7 +31,6 @@ from scripts import (
 )
 from scripts.additions import Additions
 from scripts.builder import Builder
-from scripts.digests import file_digest
 from scripts.emulators import Emulators
 from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
@@ -62,8 +62,8 @@ def build(opts: Options, progress: Progress) -> None:
         write_trees(carried, at)
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
-    manifest = _write_description(opts, using, at, records, added)
-    _describe(opts, using, at, records, manifest, built=bool(built))
+    written = _write_description(opts, using, at, records, added)
+    _describe(opts, using, at, records, written, built=bool(built))
     _show(opts, at, planned, records, built=built)
 
 
@@ -251,34 +251,10 @@ def _write_description(
         for artifact in record.artifacts
         if artifact.stands_in(opts.target)
     ]
-    manifest = {
-        "distribution": at.images.distribution,
-        "release": at.images.release,
-        "arch": at.images.arch.name,
-        "mkosi": {
-            "version": using.version,
-            "source": using.source,
-            "digest": using.digest,
-            "patches": using.patches,
-        },
-        "additions": {
-            "packages": sorted(set(added.packages)),
-            "rpms": sorted(path.name for path in added.rpms),
-            "files": {path: file_digest(source) for path, source in sorted(added.files.items())},
-        },
-        "images": {
-            name: {
-                "stage_key": record.key,
-                "inputs": record.inputs,
-                "seconds": record.seconds,
-                "packages": [asdict(package) for package in record.packages],
-            }
-            for name, record in records.items()
-        },
-    }
+    written = manifest.of(opts, using, at.images, records, added)
     artifacts.write_checksums(opts.target, standing)
-    artifacts.write_manifest(opts.target, manifest, standing)
-    return manifest
+    artifacts.write_manifest(opts.target, written, standing)
+    return written
 
 
 def _describe(
@@ -286,7 +262,7 @@ def _describe(
     using: Mkosi,
     at: Places,
     records: Mapping[str, Record],
-    manifest: Mapping[str, Any],
+    written: Mapping[str, Any],
     *,
     built: bool,
 ) -> None:
@@ -298,7 +274,7 @@ def _describe(
     from scripts import description  # noqa: PLC0415
 
     try:
-        description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, manifest)
+        description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, written)
     except OSError as error:
         raise HarnessError(f"what was built cannot be described: {error}") from error
 

@@ -11,7 +11,7 @@ from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM, write_text
 from scripts.inventory import Installed
 from scripts.options import Options
 from scripts.places import Places
-from scripts.records import Package, Record
+from scripts.records import Package, Record, outdated
 from scripts.tools import Tools
 
 INITRD = "initrd"
@@ -57,13 +57,7 @@ def write(
 
 def _is_current(name: str, root: Path, records: Mapping[str, Record]) -> bool:
     """Whether what the image name was made from is what is kept now."""
-    if name not in records:
-        return False
-    return all(
-        _is_current(need, root, records)
-        and records[name].inputs.get(f"stage {need}") == records[need].key
-        for need in stages.dependencies(root, name)
-    )
+    return name in records and not any(outdated(root, name, records))
 
 
 def _image(

@@ -44,7 +44,7 @@ def to_json(
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
-                    name: manifest[name] for name in ("distribution", "release", "arch")
+                    name: manifest[name] for name in ("distribution", "release", "arch", "options")
                 },
                 "internalParameters": {
                     "stage_keys": {

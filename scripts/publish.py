@@ -21,10 +21,11 @@ from scripts import arch as arches
 from scripts import errors, programs, push, release, signing
 from scripts.artifacts import CHECKSUMS, MANIFEST
 from scripts.errors import HarnessError, UsageError
+from scripts.locks import only_build
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
 from scripts.progress import Progress, Task
 from scripts.push import Registry
-from scripts.release import Build, Image, Upload
+from scripts.release import Allowed, Build, Image, Upload
 from scripts.s3 import Bucket
 from scripts.signing import Signer
 
@@ -50,7 +51,7 @@ class Wanted:
     has_identity: bool
     latest: bool
     dry_run: bool
-    allow_unbooted: bool
+    allowed: Allowed
     root: Path
     work: Path
 
@@ -63,7 +64,9 @@ class Wanted:
 def main(argv: Sequence[str]) -> None:
     """Publish what argv asks for."""
     wanted = parse(argv, os.environ)
-    publish(wanted, Progress())
+    # No build may write to what has been looked at and is on its way.
+    with only_build(wanted.work):
+        publish(wanted, Progress())
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Wanted:
@@ -77,6 +80,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         )
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
+    if given.repository and not push.REPOSITORY.match(given.repository):
+        raise UsageError(
+            f"--repository {given.repository} names no registry",
+            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
+        )
     run = given.run_id or environ.get("GITHUB_RUN_ID", "")
     if not release.RUN_ID.fullmatch(run):
         raise UsageError(
@@ -99,7 +107,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         has_identity=signing.has_identity(environ),
         latest=given.latest,
         dry_run=given.dry_run,
-        allow_unbooted=given.allow_unbooted,
+        allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
         work=(given.work or root / ".work").absolute(),
     )
@@ -133,6 +141,17 @@ def _parser(root: Path) -> Parser:
         "--allow-unbooted",
         action="store_true",
         help="publish what was not booted, or failed its boot test",
+    )
+    what.add_argument(
+        "--allow-altered",
+        action="store_true",
+        help="publish what was built with a key, pins or packages of one's own, or without some",
+    )
+    what.add_argument(
+        "--release",
+        metavar="NAME",
+        default="",
+        help="that was built (default: the one that the checkout pins)",
     )
     where = parser.add_argument_group("where")
     where.add_argument("--bucket", metavar="NAME", default="", help="of S3, for the files")
@@ -195,7 +214,7 @@ def publish(wanted: Wanted, progress: Progress) -> None:
     with progress.task("builds") as task:
         for build in builds:
             task.step(f"checking {build.out}")
-            release.check(build, wanted.root, allow_unbooted=wanted.allow_unbooted)
+            release.check(build, wanted.root, wanted.allowed)
     found = [release.image(build, wanted.run) for build in builds]
     plan = Plan(
         builds,
@@ -241,16 +260,14 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
             skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
             place = stack.enter_context(push.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
-        # All that could be refused is looked at before the first byte goes out.
+        # All that could be refused is looked at before the first byte goes out, and before CI's
+        # identity signs anything, which stands in a public log for ever.
         task.step("looking at what is there")
         new_images = [one for one in plan.images if place and not place.check(one)]
-        files = [*plan.files]
+        new_files = [one for one in plan.files if bucket and not bucket.check(one)]
         if bucket:
-            files += _release_files(plan, wanted, bucket, progress)
-        new_files = [one for one in files if bucket and not bucket.check(one)]
+            new_files += _release_files(plan, wanted, bucket, progress)
         _send(new_files, new_images, bucket, place, task)
-        if bucket and wanted.latest:
-            _point(plan, wanted, bucket, task)
     _tell(plan, wanted, len(new_files) + len(new_images))
 
 
@@ -271,11 +288,26 @@ def _send(
 
 
 def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> list[Upload]:
-    """Checksums and manifest of the release with their signatures, as files; the manifest is last.
+    """Of the files that are about the whole release those to upload; the manifest is last.
 
     Those that are published already stay as they are, dates and signatures included.
     """
-    folder = wanted.work / "release" / wanted.run
+    files = _write_release(plan, wanted, bucket)
+    there = [bucket.check(file) for file in files]
+    if wanted.latest:
+        _check_latest(wanted, bucket)
+    found: list[Upload] = []
+    for file, is_there in zip(files, there, strict=True):
+        if wanted.is_signed:
+            found.append(_signature(file, wanted, bucket, progress, is_there=is_there))
+        found.append(file)
+    if wanted.latest:
+        found += _pointers(files[-1], wanted)
+    return [one for one in found if not bucket.check(one)]
+
+
+def _write_release(plan: Plan, wanted: Wanted, bucket: Bucket) -> list[Upload]:
+    """Checksums and manifest of the release, as files."""
     data = release.manifest(
         plan.builds,
         plan.images,
@@ -293,22 +325,54 @@ def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progres
         sums: release.checksums(plan.files).encode(),
         manifest: _manifest(data, bucket, manifest),
     }
-    found: list[Upload] = []
+    folder = wanted.work / "release" / wanted.run
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
-        file = Upload.of(path, name)
-        for bundle in _bundle(name, wanted):
-            # A signature may be alone there, where the connection was cut before what it is of.
-            there = bucket.read(bundle) if bucket.check(file) else None
-            if there is None:
-                _signer(wanted, progress).sign(path)
-            else:
-                path.with_name(bundle).write_bytes(there)
-            found.append(Upload.of(path.with_name(bundle), bundle, replaces=True))
-        found.append(file)
-    return found
+        (folder / name).write_bytes(text)
+    return [Upload.of(folder / name, name) for name in texts]
+
+
+def _signature(
+    file: Upload, wanted: Wanted, bucket: Bucket, progress: Progress, *, is_there: bool
+) -> Upload:
+    """The signature of file: what is published of it, if file itself is, else a new one."""
+    key = f"{file.key}.bundle"
+    bundle = file.source.with_name(key)
+    # A signature may be alone there, where the connection was cut before what it is of.
+    there = bucket.read(key) if is_there else None
+    if there is None:
+        _signer(wanted, progress).sign(file.source)
+    else:
+        bundle.write_bytes(there)
+    return Upload.of(bundle, key, replaces=True)
+
+
+def _pointers(manifest: Upload, wanted: Wanted) -> list[Upload]:
+    """What lets manifest.json be manifest: first the signature, which is of no other."""
+    return [
+        Upload.of(
+            manifest.source.with_name(f"{manifest.key}{suffix}"),
+            f"{MANIFEST}{suffix}",
+            replaces=True,
+        )
+        for suffix in (*([".bundle"] if wanted.is_signed else []), "")
+    ]
+
+
+def _check_latest(wanted: Wanted, bucket: Bucket) -> None:
+    """Raise HarnessError where manifest.json is better left as it is."""
+    there = release.newest_run(bucket.read(MANIFEST) or b"")
+    if there > int(wanted.run):
+        raise HarnessError(
+            f"s3://{bucket.name}/{MANIFEST} tells of run {there} already, which is newer than "
+            f"{wanted.run}",
+            hint="publish without --latest, or under a larger --run-id",
+        )
+    if not wanted.is_signed and bucket.read(f"{MANIFEST}.bundle") is not None:
+        raise UsageError(
+            f"s3://{bucket.name}/{MANIFEST} is signed, which this release would not be",
+            hint="-- --key FILE signs it; without --latest it is published unsigned",
+        )
 
 
 def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
@@ -331,16 +395,6 @@ def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
 def _signer(wanted: Wanted, progress: Progress) -> Signer:
     cosign = programs.obtain("cosign", programs.known()["cosign"], wanted.work, progress)
     return Signer(cosign, wanted.key)
-
-
-def _point(plan: Plan, wanted: Wanted, bucket: Bucket, task: Task) -> None:
-    """Let manifest.json be this release's manifest: first the signature, which is of no other."""
-    folder = wanted.work / "release" / wanted.run
-    name = f"{plan.prefix}-manifest-{wanted.run}.json"
-    for suffix in (*([".bundle"] if wanted.is_signed else []), ""):
-        file = Upload.of(folder / f"{name}{suffix}", f"{MANIFEST}{suffix}", replaces=True)
-        if not bucket.check(file):
-            bucket.upload(file, task)
 
 
 def _tell(plan: Plan, wanted: Wanted, new: int) -> None:

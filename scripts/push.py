@@ -26,11 +26,20 @@ from scripts.run import Arg, CommandError, run
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 
+# HOST/NAME: Docker too takes the first component for a host only where it cannot be a name.
+REPOSITORY = re.compile(r"([^/]*[.:][^/]*|localhost)/.")
+
 # Docker too speaks plain HTTP with a registry on this machine.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
 
-# What skopeo says of a tag, or of a whole repository, that is not there.
-ABSENT = re.compile(r"manifest unknown|name unknown|name_unknown|not found", re.IGNORECASE)
+# What skopeo says of a tag, or of a whole repository, that is not there: the error codes of OCI's
+# distribution specification as it words them, and the sentences of registries that send none. A
+# program or a page that is "not found" says nothing about the registry.
+ABSENT = re.compile(
+    r"manifest[ _]unknown|name[ _]unknown|"
+    r"\brepository (with name )?(\S+ )?(not found|does not exist)",
+    re.IGNORECASE,
+)
 
 MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 

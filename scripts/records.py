@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scripts import stages
 from scripts.artifacts import Artifact
 
 NAME = "stage.json"
@@ -53,6 +54,18 @@ class Record:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
+    """Of the image name and what it stands on: each that stands on something no longer kept.
+
+    It comes with the name of what was built anew since. root is the folder of mkosi.conf.
+    """
+    for need in stages.dependencies(root, name):
+        if need in records and records[name].inputs.get(f"stage {need}") == records[need].key:
+            yield from outdated(root, need, records)
+        else:
+            yield name, need
 
 
 def packages_of(manifest: Path) -> tuple[Package, ...]:

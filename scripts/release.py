@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch as arches
-from scripts import stages
+from scripts import manifest as manifests
+from scripts import packages, places, stages, thirdparty
 from scripts.arch import Arch
 from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
 from scripts.digests import file_digest
 from scripts.errors import HarnessError, UsageError
+from scripts.mkosi import Pin
 from scripts.options import OS_IMAGE
+from scripts.records import Record, outdated
 from scripts.stages import Target
 
 # What the distribution is called in the names of files.
@@ -42,8 +45,19 @@ PLATFORMS: Mapping[str, str] = {"os-image.qcow2": "darwin", "wsl-rootfs.tar.gz":
 
 CONTAINER = "container-with-kernel"
 
+# The options of a build that make it another than everybody's, by their names in manifest.json. A
+# mirror does not: what comes from there is signed, or its digest is known.
+ALTERING = ("signing_key", "third_party_pins", "packages", "without_packages", "allow_missing")
+
+# Among these, files of the checkout that an option may name as well.
+OWN = {
+    "signing_key": f"{packages.FOLDER}/{packages.AMAZON_KEY}",
+    "third_party_pins": thirdparty.PINS,
+}
+
 # The updater compares releases by this number.
 RUN_ID = re.compile(r"[0-9]{1,20}")
+RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,20 @@ class Build:
     def sha512(self) -> Mapping[str, str]:
         """The sha512 of each file, by name, as it was built."""
         return {entry["name"]: entry["sha512"] for entry in self.manifest["artifacts"]}
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """How each stage was built, by name."""
+        return {
+            name: Record(image["stage_key"], image["inputs"], image["seconds"], (), ())
+            for name, image in self.manifest["images"].items()
+        }
+
+    @property
+    def images(self) -> Sequence[str]:
+        """The images that have artifacts in it."""
+        outputs = {name.partition("/")[0] for name in self.sha512}
+        return [name for name, own in OUTPUTS.items() if not outputs.isdisjoint(own)]
 
     def named(self, template: str, run: str) -> str:
         """The name of a file, by its template."""
@@ -114,7 +142,7 @@ def load(out: Path) -> Build:
     try:
         manifest = json.loads(path.read_text())
         build = Build(out, manifest)
-        _ = build.arch, build.product, build.sha512
+        _ = build.arch, build.product, build.sha512, build.records
     except FileNotFoundError:
         raise UsageError(
             f"there is no finished build in {out}", hint="./nox -s build makes one"
@@ -124,16 +152,31 @@ def load(out: Path) -> Build:
     return build
 
 
-def check(build: Build, root: Path, *, allow_unbooted: bool) -> None:
-    """Raise HarnessError unless build is whole, fresh and has booted.
+@dataclass(frozen=True)
+class Allowed:
+    """What may be published that else is refused.
+
+    release is one that the checkout does not pin, "" for the one that it pins; unbooted what has
+    not booted, altered what was built with options that others would build without.
+    """
+
+    release: str = ""
+    unbooted: bool = False
+    altered: bool = False
+
+
+def check(build: Build, root: Path, allowed: Allowed) -> None:
+    """Raise HarnessError unless build is whole, fresh and as everybody's, and has booted.
 
     Fresh means of the checkout at root as it is: an image that another configuration would give is
     not the one that people will look for in it. Of the package sources, which may differ from
     machine to machine, nothing is asked.
     """
     _check_files(build)
-    _check_fresh(build, root)
-    if not allow_unbooted:
+    _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
+    if not allowed.altered:
+        _check_unaltered(build)
+    if not allowed.unbooted:
         _check_booted(build)
 
 
@@ -152,22 +195,60 @@ def _check_files(build: Build) -> None:
             raise HarnessError(f"{build.out / name} is gone", hint="build again")
 
 
-def _check_fresh(build: Build, root: Path) -> None:
-    images = build.manifest["images"]
+def _check_fresh(build: Build, root: Path, release: str) -> None:
+    own = build.manifest["release"]
+    if own != release:
+        raise HarnessError(
+            f"{build.out} is of release {own}, where {release} is wanted",
+            hint=f"build it again, or publish with -- --release {own}",
+        )
+    _check_stages(build, root)
+    now = {f"mkosi/{name}": digest for name, digest in _patches(build, root).items()}
+    now |= manifests.pins(root, build.distribution)
+    before = {
+        f"mkosi/{name}": digest for name, digest in build.manifest["mkosi"]["patches"].items()
+    }
+    before |= build.manifest.get("pins", {})
+    if before != now:
+        raise _stale(f"{build.out}", stages.difference(before, now))
+
+
+def _check_stages(build: Build, root: Path) -> None:
     target = Target(build.distribution, build.arch, {})
-    wanted = [name for name in OUTPUTS if name in images]
-    for stage in stages.plan(root, wanted, target):
-        before = stages.of_tree(images.get(stage.name, {}).get("inputs", {}))
-        now = stages.of_tree(stage.inputs)
+    for stage in stages.plan(root, build.images, target):
+        record = build.records.get(stage.name)
+        before, now = stages.of_tree(record.inputs if record else {}), stages.of_tree(stage.inputs)
         if before != now:
+            raise _stale(f"{stage.name} in {build.out}", stages.difference(before, now))
+    for wanted in build.images:
+        for name, need in outdated(root, wanted, build.records):
+            raise _stale(f"{name} in {build.out}", f"{need} was built anew since")
+
+
+def _patches(build: Build, root: Path) -> dict[str, str]:
+    """The sha256 of each patch at root that the build's mkosi should have, by name.
+
+    Some may be missing from it, which only a full source tree takes.
+    """
+    optional = set(Pin.read(root / manifests.MKOSI_PIN).full_tree)
+    optional -= build.manifest["mkosi"]["patches"].keys()
+    found = sorted((root / "mkosi").glob("*.patch"))
+    return {path.name: file_digest(path) for path in found if path.name not in optional}
+
+
+def _stale(what: str, reason: str) -> HarnessError:
+    return HarnessError(f"{what} is stale: {reason}", hint="build it again")
+
+
+def _check_unaltered(build: Build) -> None:
+    given, pins = build.manifest["options"], build.manifest["pins"]
+    for name in ALTERING:
+        if name in given and given[name] != pins.get(OWN.get(name, "")):
             raise HarnessError(
-                f"{stage.name} in {build.out} is stale: {stages.difference(before, now)}",
-                hint="build it again",
+                f"{build.out} was built with --{name.replace('_', '-')}, "
+                "and so is not what others would build from this checkout",
+                hint="build it without, or -- --allow-altered publishes it all the same",
             )
-    for name, digest in build.manifest["mkosi"]["patches"].items():
-        patch = root / "mkosi" / name
-        if not patch.exists() or file_digest(patch) != digest:
-            raise HarnessError(f"{build.out} is stale: mkosi/{name} changed", hint="build it again")
 
 
 def _check_booted(build: Build) -> None:
@@ -272,6 +353,18 @@ def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether two release manifests tell of the same release, whenever they were written."""
     dates = ("published_at", "expires_at")
     return _without(ours, dates) == _without(theirs, dates)
+
+
+def newest_run(text: bytes) -> int:
+    """The largest number of a run in the names that a release manifest tells of, 0 for none."""
+    try:
+        data = json.loads(text)
+        names = [one["url"] for one in data["artifacts"]]
+        names += [one["image"] for one in data["container_images"]]
+        found = [RUN_OF_NAME.search(name) for name in names]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _without(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

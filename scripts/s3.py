@@ -33,6 +33,10 @@ SHA512 = "sha512"
 # S3's answers, by code, of HeadObject and HeadBucket, whose answers have no body to say more.
 MISSING = ("404", "NoSuchKey", "NotFound")
 
+# S3's answers to who publishes what stands there by now: somebody else has published it meanwhile,
+# or the answer to our own upload was lost and botocore has sent it again.
+TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")
+
 # S3 answers 403 for an object that is not there, too, to who may not list the bucket.
 PERMISSIONS = (
     "what it takes: s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
@@ -81,7 +85,8 @@ class Bucket:
                 if error.response["Error"]["Code"] in MISSING:
                     return False
                 raise
-        is_same: bool = there["Metadata"].get(SHA512) == upload.sha512
+        found = (there["Metadata"].get(SHA512), there["ContentLength"])
+        is_same = found == (upload.sha512, upload.size)
         if not is_same and not upload.replaces:
             raise _other(self.name, upload.key)
         return is_same
@@ -98,7 +103,7 @@ class Bucket:
         return body
 
     def upload(self, upload: Upload, task: Task) -> None:
-        """Upload a file that is not there yet."""
+        """Upload a file that is not there yet, or leave it be if it has come there meanwhile."""
         task.step(f"uploading {upload.key}")
         with explained(f"the bucket {self.name}"):
             try:
@@ -107,9 +112,11 @@ class Bucket:
                 else:
                     self._upload_whole(upload)
             except aws.ClientError as error:
-                if error.response["Error"]["Code"] in {"PreconditionFailed", "412"}:
-                    raise _other(self.name, upload.key) from None
-                raise
+                if error.response["Error"]["Code"] not in TAKEN:
+                    raise
+                self._give_up(upload)
+                if not self.check(upload):
+                    raise
 
     def _upload_whole(self, upload: Upload) -> None:
         with upload.source.open("rb") as file:
@@ -118,8 +125,7 @@ class Bucket:
                 Key=upload.key,
                 Body=file,
                 Metadata={SHA512: upload.sha512},
-                # Nothing is written over what somebody else published meanwhile.
-                **({} if upload.replaces else {"IfNoneMatch": "*"}),
+                **_guard(upload),
             )
 
     def _upload_parts(self, upload: Upload, task: Task) -> None:
@@ -138,7 +144,7 @@ class Bucket:
                 percent = min(100, 100 * number * self.part // upload.size)
                 task.step(f"uploading {upload.key}: {percent} %")
         self.client.complete_multipart_upload(
-            **where, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+            **where, MultipartUpload={"Parts": parts}, **_guard(upload)
         )
         note.unlink(missing_ok=True)
 
@@ -157,6 +163,16 @@ class Bucket:
         write_text(note, json.dumps({"id": begun["UploadId"], "key": upload.key}))
         return str(begun["UploadId"])
 
+    def _give_up(self, upload: Upload) -> None:
+        """Remove what has arrived of an upload in parts, if there is one, and its note."""
+        note = self._note(upload)
+        if not note.exists():
+            return
+        begun = json.loads(note.read_text())["id"]
+        with contextlib.suppress(self.client.exceptions.NoSuchUpload):  # finished, or gone
+            self.client.abort_multipart_upload(Bucket=self.name, Key=upload.key, UploadId=begun)
+        note.unlink()
+
     def _parts(self, where: dict[str, str]) -> Iterator[dict[str, Any]]:
         for page in self.client.get_paginator("list_parts").paginate(**where):
             yield from page.get("Parts", [])
@@ -165,6 +181,11 @@ class Bucket:
         """Where the ID of an upload of this file, to this key, in parts of this size, is kept."""
         identity = f"{self.name} {upload.key} {upload.sha512} {self.part}"
         return self.work / f"{text_digest(identity)[:16]}.json"
+
+
+def _guard(upload: Upload) -> dict[str, str]:
+    """What lets nothing be written over what somebody else published meanwhile."""
+    return {} if upload.replaces else {"IfNoneMatch": "*"}
 
 
 def _other(bucket: str, key: str) -> HarnessError:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch, archives, artifacts, stages
+from scripts import manifest as manifests
 from scripts.boot.disk import ESP_TYPE, SECTOR
+from scripts.digests import file_digest
 from scripts.options import ROOT
 from scripts.stages import Target
 
@@ -27,16 +29,23 @@ def write_manifest(
     """
     target = Target("debian", arch.X86_64, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
-    inputs = {stage.name: stage.inputs for stage in stages.plan(root, wanted, target)}
+    planned = {stage.name: stage for stage in stages.plan(root, wanted, target)}
     manifest: dict[str, Any] = {
         "distribution": "debian",
         "release": "trixie",
         "arch": "x86_64",
-        "mkosi": {"version": "27.1", "source": "upstream", "digest": "0" * 64, "patches": {}},
+        "options": {},
+        "pins": manifests.pins(root, "debian"),
+        "mkosi": {
+            "version": "27.1",
+            "source": "upstream",
+            "digest": "0" * 64,
+            "patches": {path.name: file_digest(path) for path in (root / "mkosi").glob("*.patch")},
+        },
         "images": {
             image: {
-                "stage_key": f"key of {image}",
-                "inputs": inputs.get(image, {}),
+                "stage_key": planned[image].key if image in planned else f"key of {image}",
+                "inputs": planned[image].inputs if image in planned else {},
                 "seconds": 1.5,
                 "packages": [
                     {"name": name, "version": version, "architecture": "amd64"}

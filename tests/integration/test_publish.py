@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -13,13 +14,25 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, programs, publish, push, release, s3
+from scripts import (
+    archives,
+    artifacts,
+    locks,
+    manifest,
+    programs,
+    publish,
+    push,
+    release,
+    s3,
+    signing,
+)
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress
@@ -92,7 +105,7 @@ def repository(registry_host: str, bucket: str) -> str:
 def root(tmp_path: Path) -> Path:
     """A checkout's configuration."""
     root = tmp_path / "checkout"
-    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi"):
+    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi", "binfmt"):
         shutil.copytree(ROOT / name, root / name, symlinks=True)
     shutil.copy(ROOT / "mkosi.conf", root)
     return root
@@ -145,6 +158,15 @@ def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., N
         publish.publish(wanted, Progress(live=False))
 
     return tell
+
+
+@contextlib.contextmanager
+def told(out: Path) -> Iterator[dict[str, Any]]:
+    """What manifest.json in out says, to be changed in the with block."""
+    path = out / artifacts.MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    yield manifest
+    path.write_text(json.dumps(manifest))
 
 
 def keys(aws: Any, bucket: str) -> set[str]:
@@ -272,6 +294,59 @@ def test_other_bytes_under_a_published_name_are_refused_before_anything_goes_out
     assert push.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
 
 
+@pytest.mark.parametrize("name", [ROOTFS, SUMS, MANIFEST])
+def test_nothing_is_signed_where_other_bytes_are_published(
+    tell: Callable[..., None], aws: Any, bucket: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(signing.Signer, "sign", lambda *_: pytest.fail("it was signed"))
+    (tmp_path / "key").touch()
+    aws.put_object(Bucket=bucket, Key=name, Body=b"other")
+    with pytest.raises(HarnessError, match=name):
+        tell("--key", str(tmp_path / "key"))
+
+
+def test_an_unsigned_release_takes_the_place_of_no_signed_one(
+    tell: Callable[..., None], key: Path, aws: Any, bucket: str
+) -> None:
+    tell("--key", str(key), "--latest")
+    published = keys(aws, bucket)
+    with pytest.raises(UsageError, match=r"manifest\.json is signed, which this release would not"):
+        tell("--run-id", "4712", "--latest")
+    assert keys(aws, bucket) == published
+
+
+def test_what_makes_a_published_release_the_latest_was_not_published_already(
+    tell: Callable[..., None], aws: Any, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell()
+    tell("--latest")
+    assert "everything was published already" not in capsys.readouterr().out
+    assert fetch(aws, bucket, "manifest.json") == fetch(aws, bucket, MANIFEST)
+
+
+def test_the_latest_release_is_never_an_older_one_than_it_was(
+    tell: Callable[..., None], aws: Any, bucket: str
+) -> None:
+    tell("--latest")
+    published = keys(aws, bucket)
+    with pytest.raises(HarnessError, match="tells of run 4711 already, which is newer than 999"):
+        tell("--run-id", "999", "--latest")
+    assert keys(aws, bucket) == published
+    tell("--run-id", "10000", "--latest")
+    assert b"-10000." in fetch(aws, bucket, "manifest.json")
+
+
+def test_nothing_is_published_while_a_build_runs(aws: Any, bucket: str, tmp_path: Path) -> None:
+    argv = ["--bucket", bucket, "--run-id", RUN, "--work", str(tmp_path / "work")]
+    with (
+        locks.only_build(tmp_path / "work"),
+        pytest.raises(HarnessError, match="another build is running in this checkout"),
+    ):
+        publish.main([*argv, "--out", str(tmp_path)])
+    assert keys(aws, bucket) == set()
+
+
 def test_another_image_under_a_published_tag_is_refused(
     tell: Callable[..., None], out: Path, root: Path, aws: Any, bucket: str
 ) -> None:
@@ -358,17 +433,60 @@ def test_an_upload_that_another_machine_left_half_done_is_removed(
     assert fetch(aws, bucket, upload.key) == upload.source.read_bytes()
 
 
+# The file goes up whole, and in parts.
+sizes = pytest.mark.parametrize("part", [s3.PART, 5 * MIB])
+
+
+@sizes
 def test_what_another_published_meanwhile_is_not_written_over(
-    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path, part: int
 ) -> None:
     aws.put_object(Bucket=bucket, Key=upload.key, Body=b"other")
-    small = s3.Bucket(bucket, aws, tmp_path / "uploads")
     with (
         pytest.raises(HarnessError, match="is there already, with other bytes"),
         Progress(live=False).task("upload") as task,
     ):
-        small.upload(upload, task)
+        s3.Bucket(bucket, aws, tmp_path / "uploads", part).upload(upload, task)
     assert fetch(aws, bucket, upload.key) == b"other"
+    assert open_uploads(aws, bucket) == []
+    assert list((tmp_path / "uploads").rglob("*.json")) == []
+
+
+@sizes
+def test_the_same_bytes_that_another_published_meanwhile_are_as_good(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path, part: int
+) -> None:
+    with Progress(live=False).task("upload") as task:
+        for machine in ("other", "own"):
+            s3.Bucket(bucket, aws, tmp_path / machine, part).upload(upload, task)
+    assert open_uploads(aws, bucket) == []
+    assert list((tmp_path / "own").rglob("*.json")) == []
+
+
+def test_an_upload_that_s3_has_finished_though_its_answer_was_lost_is_finished(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    def answer_the_repetition(**_: Any) -> tuple[Any, dict[str, Any]]:
+        aws.put_object(
+            Bucket=bucket,
+            Key=upload.key,
+            Body=upload.source.read_bytes(),
+            Metadata={s3.SHA512: upload.sha512},
+        )
+        return SimpleNamespace(status_code=404), {"Error": {"Code": "NoSuchUpload"}}
+
+    aws.meta.events.register("before-call.s3.CompleteMultipartUpload", answer_the_repetition)
+    with Progress(live=False).task("upload") as task:
+        s3.Bucket(bucket, aws, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+    assert list((tmp_path / "uploads").rglob("*.json")) == []
+
+
+def test_bytes_of_another_length_are_others_whatever_their_metadata_say(
+    upload: release.Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    aws.put_object(Bucket=bucket, Key=upload.key, Body=b"half", Metadata={s3.SHA512: upload.sha512})
+    with pytest.raises(HarnessError, match="is there already, with other bytes"):
+        s3.Bucket(bucket, aws, tmp_path / "uploads").check(upload)
 
 
 def test_without_credentials_nothing_happens_and_the_hint_tells_where_they_go(
@@ -448,6 +566,105 @@ def test_what_the_checkout_would_build_otherwise_is_stale(
         tell()
 
 
+@pytest.mark.parametrize("name", ["mkosi/pin.toml", "binfmt/targets.toml"])
+def test_a_pin_that_is_another_by_now_makes_a_build_stale(
+    tell: Callable[..., None], root: Path, name: str
+) -> None:
+    (root / name).write_text((root / name).read_text() + "# changed\n")
+    with pytest.raises(HarnessError, match=f"is stale: {name} changed"):
+        tell()
+
+
+def test_what_amazon_linux_is_made_of_is_pinned_in_more_files() -> None:
+    pinned = manifest.pins(ROOT, "amazonlinux").keys() - manifest.pins(ROOT, "debian").keys()
+    assert {
+        "third-party/pins.toml",
+        "al2023-package-build/Dockerfile",
+        "al2023-package-build/packages.toml",
+        "al2023-package-build/patches/cloud-init/0001-Drop-the-patch-that-breaks-mounts.patch",
+    } <= pinned
+
+
+def test_a_build_without_a_patch_that_was_added_is_stale(
+    tell: Callable[..., None], root: Path
+) -> None:
+    (root / "mkosi/0009-New.patch").write_text("new")
+    with pytest.raises(HarnessError, match=r"is stale: mkosi/0009-New\.patch changed"):
+        tell()
+
+
+def test_a_build_with_a_patch_that_is_gone_is_stale(tell: Callable[..., None], root: Path) -> None:
+    (root / "mkosi/0001-Add-support-for-Amazon-Linux-2023.patch").unlink()
+    with pytest.raises(HarnessError, match=r"is stale: mkosi/0001-Add-support\S+ changed"):
+        tell()
+
+
+def test_debian_s_mkosi_may_lack_the_patch_that_takes_a_full_source_tree(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        del data["mkosi"]["patches"]["0002-Test-Amazon-Linux-2023.patch"]
+    tell()
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_another_release_than_the_pinned_one_is_published_only_where_it_is_named(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        data["release"] = "bookworm"
+    with pytest.raises(HarnessError, match="is of release bookworm, where trixie is wanted"):
+        tell()
+    tell("--release", "bookworm")
+    assert QCOW2.replace("trixie", "bookworm") in keys(aws, bucket)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("signing_key", "ab" * 32),
+        ("third_party_pins", "ab" * 32),
+        ("packages", "ab" * 32),
+        ("without_packages", True),
+        ("allow_missing", ["pass"]),
+    ],
+)
+def test_what_was_built_otherwise_than_others_would_is_refused_unless_that_is_allowed(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str, name: str, value: Any
+) -> None:
+    with told(out) as data:
+        data["options"] = {name: value}
+    with pytest.raises(HarnessError, match=f"was built with --{name.replace('_', '-')}"):
+        tell()
+    tell("--allow-altered")
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_a_key_that_is_amazon_s_own_alters_nothing(out: Path) -> None:
+    pins = manifest.pins(ROOT, "amazonlinux")
+    key = pins["al2023-package-build/keys/RPM-GPG-KEY-amazon-linux-2023"]
+    release._check_unaltered(release.Build(out, {"pins": pins, "options": {"signing_key": key}}))
+
+
+def test_packages_may_come_from_any_mirror(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        data["options"] = {"mirror": "https://mirror.example/", "third_party_mirror": "…"}
+    tell()
+    assert QCOW2 in keys(aws, bucket)
+
+
+def test_an_image_that_still_stands_on_an_older_base_is_stale(
+    tell: Callable[..., None], out: Path
+) -> None:
+    with told(out) as data:
+        images = data["images"]
+        images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
+    with pytest.raises(HarnessError, match=r"wsl-rootfs in .* is stale: base was built anew since"):
+        tell()
+
+
 def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out: Path) -> None:
     (out / "os-image.qcow2").write_bytes(b"tampered")
     with pytest.raises(HarnessError, match=r"os-image\.qcow2 was written to since it was built"):
@@ -464,11 +681,60 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
         (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "of no use"),
+        (["--repository", "finch", "--run-id", "1"], "names no registry"),
+        (["--repository", "owner/finch", "--run-id", "1"], "names no registry"),
+        (["--repository", "ghcr.io/", "--run-id", "1"], "names no registry"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         publish.parse(argv, {})
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1:5000", "[::1]:5000", "registry:5000", "ghcr.io"]
+)
+def test_a_registry_is_told_by_its_dot_its_port_or_localhost(host: str, root: Path) -> None:
+    argv = ["--repository", f"{host}/finch/os", "--run-id", "1"]
+    assert publish.parse(argv, {}, root=root).repository == f"{host}/finch/os"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "reading manifest 1 in localhost/a: manifest unknown",
+        "reading manifest 1 in localhost/a: name unknown: repository name not known to registry",
+        "reading manifest 1 in 1.dkr.ecr.us-east-1.amazonaws.com/a: manifest unknown: Requested "
+        "image not found",
+        "initiating layer upload to /v2/a/blobs/uploads/ in 1.dkr.ecr.us-east-1.amazonaws.com: "
+        "name unknown: The repository with name 'a' does not exist in the registry with id '1'",
+        "reading manifest 1 in harbor.example/a: repository a/b not found",
+    ],
+)
+def test_a_registry_that_has_no_such_thing_is_understood(said: str) -> None:
+    assert push.ABSENT.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'error getting credentials - err: exec: "docker-credential-ecr-login": executable file not '
+        "found in $PATH, out: ``",
+        "reading manifest 1 in registry.example/repository: StatusCode: 404, <h1>Not Found</h1>",
+    ],
+)
+def test_whatever_else_is_not_found_is_no_answer_of_a_registry(said: str) -> None:
+    assert not push.ABSENT.search(said)
+
+
+def test_a_credential_helper_that_is_not_installed_is_named(
+    skopeo: list[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"credHelpers": {"registry.example": "not-there"}}))
+    place = push.Registry(skopeo, "registry.example/finch", path)
+    with pytest.raises(HarnessError, match="docker-credential-not-there"):
+        place.digest("tag")
 
 
 def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: Any) -> None:

@@ -13,6 +13,7 @@ MANIFEST = {
     "distribution": "debian",
     "release": "trixie",
     "arch": "x86_64",
+    "options": {"mirror": "https://mirror.example/"},
     "mkosi": {"version": "27.1", "source": "upstream", "digest": "aa"},
     "images": {"base": {"stage_key": "k1"}, "os-image": {"stage_key": "k2"}},
 }
@@ -59,6 +60,7 @@ def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
         "distribution": "debian",
         "release": "trixie",
         "arch": "x86_64",
+        "options": {"mirror": "https://mirror.example/"},
     }
 
 
