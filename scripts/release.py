@@ -132,8 +132,8 @@ def check(build: Build, root: Path, *, allow_unbooted: bool) -> None:
     machine to machine, nothing is asked.
     """
     _check_files(build)
-    _check_described(build)
     _check_fresh(build, root)
+    _check_described(build)
     if not allow_unbooted:
         _check_booted(build)
 
@@ -156,20 +156,6 @@ def _is_published(name: str) -> bool:
     return name in NAMES or name.startswith(f"{CONTAINER}/")
 
 
-def _check_described(build: Build) -> None:
-    """Raise HarnessError unless the provenance is of the very files that are published."""
-    path = build.out / PROVENANCE
-    again = f"remove {path} and build again"
-    try:
-        subjects = json.loads(path.read_text())["subject"]
-        described = {subject["digest"]["sha512"] for subject in subjects}
-    except (ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path} is no provenance: {error!r}", hint=again) from error
-    for name, sha512 in build.sha512.items():
-        if _is_published(name) and sha512 not in described:
-            raise HarnessError(f"{path} is of another {name} than this one", hint=again)
-
-
 def _check_fresh(build: Build, root: Path) -> None:
     images = build.manifest["images"]
     target = Target(build.distribution, build.arch, {})
@@ -186,6 +172,20 @@ def _check_fresh(build: Build, root: Path) -> None:
         patch = root / "mkosi" / name
         if not patch.exists() or file_digest(patch) != digest:
             raise HarnessError(f"{build.out} is stale: mkosi/{name} changed", hint="build it again")
+
+
+def _check_described(build: Build) -> None:
+    """Raise HarnessError unless the provenance is of the very files that are published."""
+    path = build.out / PROVENANCE
+    again = f"remove {path} and build again"
+    try:
+        subjects = json.loads(path.read_text())["subject"]
+        described = {subject["digest"]["sha512"] for subject in subjects}
+    except (ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{path} is no provenance: {error!r}", hint=again) from error
+    for name, sha512 in build.sha512.items():
+        if _is_published(name) and sha512 not in described:
+            raise HarnessError(f"{path} is of another {name} than this one", hint=again)
 
 
 def _check_booted(build: Build) -> None:
