@@ -32,6 +32,9 @@ PROVENANCE = "provenance.intoto.json"
 REPORT = "report.html"
 BOOT_TEST = "boot-test/result.json"
 
+# What describes a build as a whole; of each image there is a bill of materials besides.
+DESCRIPTIONS = (SBOM, PROVENANCE, REPORT)
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -107,7 +110,8 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
     """Move outputs from source to out: what stands in out is always whole.
 
     All that takes room on the disk of out is done before the with block, and the outputs get their
-    final names after it, by rename. Raises OSError, and then nothing has changed in out.
+    final names after it, by rename. What described their predecessors is removed before that, so
+    that nobody takes it for theirs. Raises OSError, and then nothing has changed in out.
     """
     out.mkdir(parents=True, exist_ok=True)
     new = {output: out / f".{output}.new" for output in outputs}
@@ -118,6 +122,8 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
             # Copied where out is on another file system, but not the holes of a disk image.
             shutil.move(source / output, path, copy_function=copy_sparse)
         yield
+        for name in _descriptions(outputs):
+            _remove(out / name)
         for output, path in new.items():
             target = out / output
             if target.is_dir():  # whose place rename(2) gives to no other folder
@@ -127,6 +133,14 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
     finally:
         for path in (*new.values(), *old.values()):
             _remove(path)
+
+
+def _descriptions(outputs: Sequence[str]) -> list[str]:
+    """The names of the files that describe outputs."""
+    if not outputs:
+        return []
+    images = [image for image, own in OUTPUTS.items() if set(own) & set(outputs)]
+    return [*DESCRIPTIONS, *(f"{image}.{SBOM}" for image in images)]
 
 
 def copy_sparse(source: str, target: str) -> str:

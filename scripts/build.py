@@ -63,7 +63,7 @@ def build(opts: Options, progress: Progress) -> None:
     built = _build_stages(planned, opts, progress, using, at)
     records = _records(at)
     written = _write_description(opts, using, at, records, added)
-    _describe(opts, using, at, records, written, built=bool(built))
+    _describe(opts, using, at, records, written)
     _show(opts, at, planned, records, built=built)
 
 
@@ -263,12 +263,12 @@ def _describe(
     at: Places,
     records: Mapping[str, Record],
     written: Mapping[str, Any],
-    *,
-    built: bool,
 ) -> None:
-    """Write bills of materials, provenance and report, unless they are there already."""
-    files = (artifacts.SBOM, artifacts.PROVENANCE, artifacts.REPORT)
-    if not built and all((opts.target / name).exists() for name in files):
+    """Write bills of materials, provenance and report, unless they are there already.
+
+    Those that are there are of the artifacts beside them: see `artifacts.delivery`.
+    """
+    if all((opts.target / name).exists() for name in artifacts.DESCRIPTIONS):
         return
     # Its libraries take half a second to load, which a build with nothing to do has not.
     from scripts import description  # noqa: PLC0415

@@ -9,6 +9,7 @@ from typing import Any
 from scripts import inventory, origin, provenance, report, sbom, stages
 from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM, write_text
 from scripts.inventory import Installed
+from scripts.mkosi import Pin
 from scripts.options import Options
 from scripts.places import Places
 from scripts.records import Package, Record, outdated
@@ -47,6 +48,7 @@ def write(
         standing,
         manifest,
         {name: digest for record in records.values() for name, digest in _added(record).items()},
+        Pin.read(opts.root / "mkosi/pin.toml"),
         origin.Source.of(opts.root),
         opts.builder,
         max(image.made for image in images),

@@ -20,6 +20,7 @@ from rich.filesize import decimal
 from scripts import errors
 from scripts.artifacts import MANIFEST
 from scripts.boot import disk, uki
+from scripts.digests import text_digest
 from scripts.errors import HarnessError, UsageError
 from scripts.options import Parser
 
@@ -28,6 +29,9 @@ ROWS = 60
 
 # Digits of a digest that are shown.
 DIGITS = 12
+
+# What GNU tar and Python's tarfile call an extended attribute, with its name behind it.
+ATTRIBUTE = "SCHILY.xattr."
 
 Aspect = Mapping[str, str]
 
@@ -219,6 +223,20 @@ def _name(name: str) -> str:
 
 
 def _describe(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    return _plainly(tar, member) + _attributes(member)
+
+
+def _attributes(member: tarfile.TarInfo) -> str:
+    """A digest of extended attributes, such as file capabilities; "" where there are none."""
+    found = {
+        name: value for name, value in member.pax_headers.items() if name.startswith(ATTRIBUTE)
+    }
+    if not found:
+        return ""
+    return f" attributes {text_digest(json.dumps(found, sort_keys=True))[:DIGITS]}"
+
+
+def _plainly(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     owner = f"{member.mode:04o} {member.uid}:{member.gid}"
     if member.issym():
         return f"→ {member.linkname}"

@@ -29,6 +29,9 @@ from scripts.sources import Archive
 
 RECORD = "mkosi.json"
 
+# What `Mkosi.source` says of the pinned tarball.
+UPSTREAM = "upstream's tarball"
+
 # Prints the URL of the Debian archive that images get which are made without any --mirror.
 ARCHIVE = """
 from types import SimpleNamespace
@@ -114,8 +117,8 @@ def obtain(
 
     given is a folder or archive to use instead of the pinned sources
     (MKOSI_SOURCE). What an earlier call made is used again without any
-    download. Raises HarnessError where no source answers, a digest differs or
-    a patch does not apply.
+    download, as long as it is what that call recorded. Raises HarnessError
+    where no source answers, a digest differs or a patch does not apply.
     """
     pin = Pin.read(folder / "pin.toml")
     patches = sorted(folder.glob("*.patch"))
@@ -123,8 +126,8 @@ def obtain(
     if given:
         identity.append(_identity_of(given))
     home = work / "mkosi" / text_digest("\n".join(identity))[:16]
-    if (home / RECORD).exists():
-        return _read_record(home)
+    if kept := _kept(home):
+        return kept
     home.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(home.parent) as scratch:
         tree, source = _unpack_first(pin, scratch, given=given, offline=offline, say=say)
@@ -242,7 +245,7 @@ def _unpack_first(
     try:
         archive = scratch / "upstream.tar.gz"
         fetch(pin.url, archive, sha256=pin.sha256, settings=BRIEF)
-        return unpack(archive, scratch), "upstream's tarball"
+        return unpack(archive, scratch), UPSTREAM
     except DigestError:
         raise
     except HarnessError as error:
@@ -309,6 +312,18 @@ def version_of(tree: Path) -> str:
         r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
     )
     return match[1] if match else "unknown"
+
+
+def _kept(home: Path) -> Mkosi | None:
+    """What an earlier call left in home, None where there is nothing, or not what it recorded.
+
+    To read the package takes 20 ms.
+    """
+    try:
+        kept = _read_record(home)
+    except (OSError, ValueError, TypeError):
+        return None
+    return kept if tree_digest(kept.folder / "mkosi") == kept.digest else None
 
 
 def _read_record(home: Path) -> Mkosi:

@@ -1,7 +1,7 @@
 """How the artifacts were made: an in-toto statement with a SLSA provenance predicate.
 
-Forms: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. The statement is signed
-when it is published, not when it is written.
+Forms: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. The statement itself is
+not signed. Publishing puts its checksum into SHA512SUMS, and signs that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scripts.artifacts import Artifact
+from scripts.mkosi import UPSTREAM, Pin
 from scripts.origin import Builder, Source
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -25,6 +26,7 @@ def to_json(
     artifacts: Iterable[Artifact],
     manifest: Mapping[str, Any],
     materials: Mapping[str, str],
+    pin: Pin,
     source: Source,
     builder: Builder,
     made: float,
@@ -32,7 +34,8 @@ def to_json(
     """The statement over artifacts.
 
     manifest is manifest.json's, materials the sha256 by name of the files that were put into the
-    images beside packages, made when the last artifact was finished, in seconds since 1970.
+    images beside packages, pin mkosi's, made when the last artifact was finished, in seconds since
+    1970.
     """
     statement = {
         "_type": STATEMENT,
@@ -47,12 +50,18 @@ def to_json(
                     name: manifest[name] for name in ("distribution", "release", "arch", "options")
                 },
                 "internalParameters": {
+                    # A digest of our own over the patched package, which no other tool computes.
+                    "mkosi": {
+                        name: manifest["mkosi"][name] for name in ("version", "source", "digest")
+                    },
                     "stage_keys": {
                         name: image["stage_key"] for name, image in manifest["images"].items()
                     },
                     "modified": list(source.modified),
                 },
-                "resolvedDependencies": _materials(manifest, materials, source, builder),
+                "resolvedDependencies": _materials(
+                    manifest["mkosi"], materials, pin, source, builder
+                ),
             },
             "runDetails": {
                 "builder": {"id": builder.id},
@@ -67,19 +76,24 @@ def to_json(
 
 
 def _materials(
-    manifest: Mapping[str, Any], materials: Mapping[str, str], source: Source, builder: Builder
+    mkosi: Mapping[str, Any],
+    materials: Mapping[str, str],
+    pin: Pin,
+    source: Source,
+    builder: Builder,
 ) -> Sequence[Mapping[str, Any]]:
-    used = manifest["mkosi"]
+    """What the images were made of, each with a digest that anybody can compare.
+
+    Of a mkosi that is not the pinned tarball there is none: apt or the user answers for it.
+    """
     found: list[Mapping[str, Any]] = []
     if source.commit:
         uri = {"uri": builder.repository} if builder.repository else {}
         found.append({"name": "sources", **uri, "digest": {"gitCommit": source.commit}})
-    found.append(
-        {
-            "name": f"mkosi {used['version']}, from {used['source']}, patched",
-            "digest": {"sha256": used["digest"]},
-        }
-    )
-    return found + [
-        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(materials.items())
+    if mkosi["source"] == UPSTREAM:
+        found.append({"name": "mkosi", "uri": pin.url, "digest": {"sha256": pin.sha256}})
+    files = [
+        *((f"mkosi/{name}", digest) for name, digest in mkosi["patches"].items()),
+        *sorted(materials.items()),
     ]
+    return found + [{"name": name, "digest": {"sha256": digest}} for name, digest in files]

@@ -174,6 +174,7 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
     """
     _check_files(build)
     _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
+    _check_described(build)
     if not allowed.altered:
         _check_unaltered(build)
     if not allowed.unbooted:
@@ -185,14 +186,17 @@ def _check_files(build: Build) -> None:
         raise HarnessError(f"{build.out} holds nothing that is published")
     for name, sha512 in build.sha512.items():
         path = build.out / name
-        is_wanted = name in NAMES or name.startswith(f"{CONTAINER}/")
-        if is_wanted and not path.is_file():
+        if _is_published(name) and not path.is_file():
             raise HarnessError(f"{path} is gone", hint="build it again")
-        if is_wanted and file_digest(path, "sha512") != sha512:
+        if _is_published(name) and file_digest(path, "sha512") != sha512:
             raise HarnessError(f"{path} was written to since it was built", hint="build it again")
     for name in DESCRIPTIONS:
         if not (build.out / name).is_file():
             raise HarnessError(f"{build.out / name} is gone", hint="build again")
+
+
+def _is_published(name: str) -> bool:
+    return name in NAMES or name.startswith(f"{CONTAINER}/")
 
 
 def _check_fresh(build: Build, root: Path, release: str) -> None:
@@ -249,6 +253,20 @@ def _check_unaltered(build: Build) -> None:
                 "and so is not what others would build from this checkout",
                 hint="build it without, or -- --allow-altered publishes it all the same",
             )
+
+
+def _check_described(build: Build) -> None:
+    """Raise HarnessError unless the provenance is of the very files that are published."""
+    path = build.out / PROVENANCE
+    again = f"remove {path} and build again"
+    try:
+        subjects = json.loads(path.read_text())["subject"]
+        described = {subject["digest"]["sha512"] for subject in subjects}
+    except (ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{path} is no provenance: {error!r}", hint=again) from error
+    for name, sha512 in build.sha512.items():
+        if _is_published(name) and sha512 not in described:
+            raise HarnessError(f"{path} is of another {name} than this one", hint=again)
 
 
 def _check_booted(build: Build) -> None:

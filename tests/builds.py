@@ -12,12 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import arch, archives, artifacts, stages
+from scripts import arch, archives, artifacts, provenance, stages
 from scripts import manifest as manifests
+from scripts.artifacts import Artifact
 from scripts.boot.disk import ESP_TYPE, SECTOR
 from scripts.digests import file_digest
+from scripts.mkosi import UPSTREAM, Pin
 from scripts.options import ROOT
+from scripts.origin import Builder, Source
 from scripts.stages import Target
+
+PIN = Pin.read(ROOT / "mkosi/pin.toml")
 
 
 def write_manifest(
@@ -38,7 +43,7 @@ def write_manifest(
         "pins": manifests.pins(root, "debian"),
         "mkosi": {
             "version": "27.1",
-            "source": "upstream",
+            "source": UPSTREAM,
             "digest": "0" * 64,
             "patches": {path.name: file_digest(path) for path in (root / "mkosi").glob("*.patch")},
         },
@@ -58,6 +63,14 @@ def write_manifest(
     described = artifacts.describe(out, outputs)
     artifacts.write_checksums(out, described)
     artifacts.write_manifest(out, manifest, described)
+
+
+def write_provenance(out: Path) -> None:
+    """Write the provenance of the artifacts that the manifest in out lists."""
+    manifest = json.loads((out / artifacts.MANIFEST).read_text())
+    listed = [Artifact(**entry, mtime_ns=0) for entry in manifest["artifacts"]]
+    text = provenance.to_json(listed, manifest, {}, PIN, Source("c0ffee"), Builder(), made=0)
+    (out / artifacts.PROVENANCE).write_text(text)
 
 
 def write_rootfs(out: Path, files: Mapping[str, str]) -> None:

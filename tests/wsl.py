@@ -1,7 +1,7 @@
 """What Windows asks of a root file system that it is to import.
 
-Rules: https://learn.microsoft.com/windows/wsl/build-custom-distro, and those of
-../shared/DESIGN.md, section 9.
+Rules: https://learn.microsoft.com/windows/wsl/build-custom-distro, and of cloud-init what Lima asks
+for, which configures the distro itself (mkosi.images/wsl-rootfs/mkosi.extra/etc/cloud).
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import configparser
 import gzip
 import tarfile
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 # Units that Microsoft asks to be disabled or masked: Windows does what they would do.
 UNITS = (
@@ -24,6 +27,7 @@ UNITS = (
 )
 
 # What must be there, and what must not.
+UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system")
 CONFIGURATION = ("etc/wsl.conf", "etc/wsl-distribution.conf")
 FORBIDDEN = ("etc/resolv.conf", "init", "efi")
 KERNELS = ("vmlinuz", "initrd", "initramfs")
@@ -44,8 +48,13 @@ def complaints(path: Path) -> list[str]:
                 and member.isreg()
             ),
             *_configuration(tar, members),
+            *_cloud_init(tar, members),
             *_passwords(tar, members),
-            *(f"{unit} is neither disabled nor masked" for unit in UNITS if _runs(members, unit)),
+            *(
+                f"{unit} is neither disabled nor masked"
+                for unit in UNITS
+                if _may_run(tar, members, unit)
+            ),
         ]  # fmt: skip
 
 
@@ -103,12 +112,51 @@ def _passwords(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> lis
     return found
 
 
-def _runs(members: dict[str, tarfile.TarInfo], unit: str) -> bool:
-    """Whether systemd would start unit: it is there and wanted, and not masked."""
-    mask = members.get(f"etc/systemd/system/{unit}")
-    if mask and mask.issym() and mask.linkname == "/dev/null":
+def _cloud_init(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> list[str]:
+    """Of the files in cloud.cfg.d the last one that has a setting decides, in order of names.
+
+    Without any users of the configuration there is the distribution's default user.
+    """
+    settings: dict[str, Any] = {}
+    drop_ins = (name for name in members if Path(name).match("etc/cloud/cloud.cfg.d/*.cfg"))
+    for name in ("etc/cloud/cloud.cfg", *sorted(drop_ins)):
+        if name in members:
+            settings |= YAML(typ="safe").load(_text(tar, name)) or {}
+    found = []
+    if settings.get("datasource_list") != ["None"]:
+        found.append("cloud-init looks for another datasource than None")
+    if settings.get("users", ["default"]) != []:
+        found.append("cloud-init makes users")
+    if settings.get("network") != {"config": "disabled"}:
+        found.append("cloud-init configures the network")
+    return found
+
+
+def _may_run(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], unit: str) -> bool:
+    """Whether systemd may start unit: it is there, neither masked nor disabled.
+
+    Disabled is what has an [Install] section, and no link that this would make. Others can only be
+    masked (systemctl(1), is-enabled: static).
+    """
+    paths = [f"{folder}/{unit}" for folder in UNIT_FOLDERS if f"{folder}/{unit}" in members]
+    if not paths or _is_mask(members[paths[0]]):
         return False
-    return any(Path(name).name == unit for name in members)
+    return _is_linked(members, unit) or "[Install]" not in _text(tar, paths[0])
+
+
+def _is_mask(member: tarfile.TarInfo) -> bool:
+    """systemd.unit(5): a unit is masked by a link to /dev/null, or by an empty file."""
+    return member.linkname == "/dev/null" if member.issym() else member.isreg() and not member.size
+
+
+def _is_linked(members: dict[str, tarfile.TarInfo], unit: str) -> bool:
+    """Whether a target wants or requires unit, or it has another name, such as one for D-Bus."""
+    return any(
+        member.issym()
+        and name.startswith(UNIT_FOLDERS)
+        and unit in (Path(name).name, Path(member.linkname).name)
+        for name, member in members.items()
+    )
 
 
 def _ini(tar: tarfile.TarFile, name: str) -> configparser.ConfigParser:

@@ -126,7 +126,6 @@ def out(root: Path) -> Path:
     (out / "os-image.qcow2").write_bytes(b"qcow2" * 1000)
     (out / artifacts.REPORT).write_text("<!doctype html>")
     (out / artifacts.SBOM).write_text("{}")
-    (out / artifacts.PROVENANCE).write_text("{}")
     builds.write_manifest(
         out,
         IMAGES,
@@ -134,6 +133,7 @@ def out(root: Path) -> Path:
         "wsl-rootfs.tar.gz", "wsl-rootfs.wsl",
         root=root,
     )  # fmt: skip
+    builds.write_provenance(out)
     boot(out)
     return out
 
@@ -357,6 +357,7 @@ def test_another_image_under_a_published_tag_is_refused(
     builds.write_manifest(
         out, IMAGES, "container-with-kernel", "container-with-kernel.tar", root=root
     )
+    builds.write_provenance(out)
     with pytest.raises(HarnessError, match="is there already, and another image"):
         tell()
     assert keys(aws, bucket) == published
@@ -662,6 +663,23 @@ def test_an_image_that_still_stands_on_an_older_base_is_stale(
         images = data["images"]
         images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
     with pytest.raises(HarnessError, match=r"wsl-rootfs in .* is stale: base was built anew since"):
+        tell()
+
+
+def test_a_provenance_of_other_artifacts_is_refused(
+    tell: Callable[..., None], out: Path, root: Path, aws: Any, bucket: str
+) -> None:
+    (out / "os-image.qcow2").write_bytes(b"built anew")
+    builds.write_manifest(out, IMAGES, "os-image.qcow2", "wsl-rootfs.tar.gz", root=root)
+    with pytest.raises(HarnessError, match=r"json is of another os-image\.qcow2 than this one"):
+        tell()
+    assert keys(aws, bucket) == set()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"subject": [{"name": "os-image"}]}'])
+def test_what_is_no_provenance_is_refused(tell: Callable[..., None], out: Path, text: str) -> None:
+    (out / artifacts.PROVENANCE).write_text(text)
+    with pytest.raises(HarnessError, match=r"provenance\.intoto\.json is no provenance"):
         tell()
 
 

@@ -129,7 +129,12 @@ def test_reports_are_kept_where_a_job_failed(workflow: dict[str, Any]) -> None:
         if step.get("if") == "always()" and "upload-artifact" in step.get("uses", "")
     ]
     assert len(kept) == 1
-    assert "boot-test/" in kept[0]
+    assert {"out/*/*/boot-test/", "out/*/*/*.log"} <= set(kept[0].split())
+
+
+def test_nothing_is_published_before_everything_was_tested(workflow: dict[str, Any]) -> None:
+    assert ".ci/step ./nox -s tests" in [step.get("run") for _, step in steps(workflow)]
+    assert set(workflow["jobs"]["publish"]["needs"]) == {"build", "tests"}
 
 
 def step(checkout: Path, summary: Path, *command: str) -> subprocess.CompletedProcess[str]:

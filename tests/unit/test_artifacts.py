@@ -89,6 +89,45 @@ def test_a_full_disk_leaves_the_good_artifacts_and_no_halves(
     assert (out / "image.raw").read_text() == "old"
 
 
+def described(out: Path) -> set[str]:
+    """Descriptions of a build of two images in out, which were there before; their names."""
+    files = {"sbom.cdx.json", "provenance.intoto.json", "report.html"}
+    files |= {"os-image.sbom.cdx.json", "wsl-rootfs.sbom.cdx.json"}
+    out.mkdir()
+    for name in files:
+        (out / name).write_text("of the build before")
+    return files
+
+
+def test_what_described_an_artifact_goes_before_another_takes_its_place(
+    made: Path, out: Path
+) -> None:
+    described(out)
+    (made / "os-image.raw").write_text("new")
+    with artifacts.delivery(["os-image.raw"], made, out):
+        pass
+
+    assert names(out) == ["os-image.raw", "wsl-rootfs.sbom.cdx.json"]
+
+
+def test_a_stage_without_artifacts_leaves_descriptions_alone(made: Path, out: Path) -> None:
+    files = described(out)
+    with artifacts.delivery([], made, out):
+        pass
+
+    assert set(names(out)) == files
+
+
+def test_a_delivery_that_fails_leaves_the_descriptions_of_the_good_artifacts(
+    made: Path, out: Path
+) -> None:
+    files = described(out)
+    with pytest.raises(OSError, match="full"), artifacts.delivery(["image.raw"], made, out):
+        raise OSError(errno.ENOSPC, "full")
+
+    assert set(names(out)) == files
+
+
 def test_files_of_a_folder_are_artifacts_of_their_own(made: Path) -> None:
     described = artifacts.describe(made, ["image.raw", "oci"])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import additions, arch, build, options, places, releases
+from scripts import additions, arch, artifacts, build, description, options, places, releases
 from scripts.emulators import TABLE, Emulators, Table
-from scripts.errors import UsageError
+from scripts.errors import HarnessError, UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.progress import Progress
@@ -87,3 +87,32 @@ def test_stand_ins_decide_what_is_emulated_here_only(checkout: Path, tmp_path: P
     }
 
     assert spared == {native: set(), foreign: {"base", "base-with-kernel", "initrd"}}
+
+
+def test_what_could_not_be_described_is_described_by_the_next_build(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--distribution", "debian", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    opts = options.parse(argv, {}, root=checkout)
+    opts.target.mkdir(parents=True)
+    disk_is_full = [True, False]
+    written = []
+
+    def write(opts: Options, *_: object) -> None:
+        (opts.target / artifacts.SBOM).touch()
+        if disk_is_full.pop(0):
+            raise OSError("No space left on device")
+        for name in artifacts.DESCRIPTIONS:
+            (opts.target / name).touch()
+            written.append(name)
+
+    def describe() -> None:
+        build._describe(opts, Mkosi(tmp_path, "27.1", "", ""), places.of(opts), {}, {})
+
+    monkeypatch.setattr(description, "write", write)
+    with pytest.raises(HarnessError, match=r"cannot be described: No space left"):
+        describe()
+    describe()
+    describe()
+
+    assert written == list(artifacts.DESCRIPTIONS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def opts(tmp_path: Path) -> Options:
         folder = tmp_path / "mkosi.images" / name
         folder.mkdir(parents=True)
         (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
+    (tmp_path / "mkosi").mkdir()
+    shutil.copy(options.ROOT / "mkosi/pin.toml", tmp_path / "mkosi")
     argv = ["--distribution", "debian", "--arch", "x86_64"]
     return options.parse(argv, {}, root=tmp_path)
 

@@ -79,6 +79,35 @@ def test_files_differ_by_content_and_mode_not_by_time(a: Path, tmp_path: Path) -
     ]
 
 
+def write_capability(build: Path, value: str) -> None:
+    """Make the WSL rootfs of build one program with a file capability."""
+    member = tarfile.TarInfo("usr/bin/ping")
+    member.pax_headers = {"SCHILY.xattr.security.capability": value}
+    with tarfile.open(
+        build / "wsl-rootfs.tar.gz", "w:gz", format=tarfile.PAX_FORMAT, encoding="utf-8"
+    ) as tar:
+        tar.addfile(member)
+
+
+def test_files_differ_by_their_extended_attributes(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b")
+    # Both are no UTF-8, as capabilities are (linux/capability.h, struct vfs_cap_data).
+    write_capability(a, "\x01\0\0\x02\0\x20\0\0\udcff")
+    write_capability(b, "\x01\0\0\x02\0\x30\0\0\udcff")
+    [change] = diff.difference(a, b).changes["files of wsl-rootfs"]
+
+    assert (change.kind, change.name) == (Kind.CHANGED, "/usr/bin/ping")
+    assert "attributes" in change.before
+
+
+def test_equal_extended_attributes_do_not_differ(a: Path, tmp_path: Path) -> None:
+    b = build(tmp_path / "b")
+    for one in (a, b):
+        write_capability(one, "\x01\0\0\x02")
+
+    assert diff.difference(a, b).changes["files of wsl-rootfs"] == []
+
+
 def test_the_kernel_command_line_is_shown_whole(a: Path, tmp_path: Path) -> None:
     b = build(tmp_path / "b", cmdline=b"root=/dev/vda2")
     changes = diff.difference(a, b).changes["UKI sections"]

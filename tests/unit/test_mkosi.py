@@ -116,6 +116,19 @@ def test_a_second_time_nothing_is_downloaded(asked_for: Path, server: Server) ->
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("name", ["tree/mkosi-27.1/mkosi/config.py", "mkosi.json"])
+def test_what_was_written_to_since_is_not_used_again(
+    asked_for: Path, server: Server, name: str
+) -> None:
+    first = obtain(asked_for)
+    [path] = (asked_for.parent / "work/mkosi").glob(f"*/{name}")
+    path.write_text("other\n")
+
+    assert obtain(asked_for) == first
+    assert config(first) == CONFIG
+    assert len(server.asked) == 2
+
+
 def test_a_tarball_that_is_not_the_pinned_one_is_deleted(asked_for: Path, server: Server) -> None:
     came = hashlib.sha256(server.files["/v27.1.tar.gz"]).hexdigest()
     pinned = "0" * 64

@@ -2,19 +2,29 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scripts import provenance
 from scripts.artifacts import Artifact
+from scripts.mkosi import UPSTREAM
 from scripts.origin import LOCAL, Builder, Source
+from tests import builds
+
+MKOSI = {
+    "version": "27.1",
+    "source": UPSTREAM,
+    "digest": "of the patched package",
+    "patches": {"0001-Add.patch": "bb"},
+}
 
 MANIFEST = {
     "distribution": "debian",
     "release": "trixie",
     "arch": "x86_64",
     "options": {"mirror": "https://mirror.example/"},
-    "mkosi": {"version": "27.1", "source": "upstream", "digest": "aa"},
+    "mkosi": MKOSI,
     "images": {"base": {"stage_key": "k1"}, "os-image": {"stage_key": "k2"}},
 }
 
@@ -28,10 +38,12 @@ GITHUB = {
 }
 
 
-def statement(source: Source, builder: Builder) -> dict[str, Any]:
+def statement(
+    source: Source, builder: Builder, manifest: Mapping[str, Any] = MANIFEST
+) -> dict[str, Any]:
     text = provenance.to_json(
-        [Artifact("os-image.raw", 1, 0, "ff")], MANIFEST, {"file /usr/bin/x": "dd"},
-        source, builder, made=0,
+        [Artifact("os-image.raw", 1, 0, "ff")], manifest, {"file /usr/bin/x": "dd"},
+        builds.PIN, source, builder, made=0,
     )  # fmt: skip
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -51,8 +63,14 @@ def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
     ]
 
     digests = [material["digest"] for material in definition["resolvedDependencies"]]
-    assert digests == [{"gitCommit": "c0ffee"}, {"sha256": "aa"}, {"sha256": "dd"}]
+    assert digests == [
+        {"gitCommit": "c0ffee"},
+        {"sha256": builds.PIN.sha256},
+        {"sha256": "bb"},
+        {"sha256": "dd"},
+    ]
     assert definition["internalParameters"] == {
+        "mkosi": {"version": "27.1", "source": UPSTREAM, "digest": "of the patched package"},
         "stage_keys": {"base": "k1", "os-image": "k2"},
         "modified": ["noxfile.py"],
     }
@@ -62,6 +80,25 @@ def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
         "arch": "x86_64",
         "options": {"mirror": "https://mirror.example/"},
     }
+
+
+def test_upstream_s_mkosi_is_named_by_its_tarball_as_anybody_can_fetch_it() -> None:
+    made = statement(Source("c0ffee"), Builder())
+    materials = made["predicate"]["buildDefinition"]["resolvedDependencies"]
+
+    assert {"name": "mkosi", "uri": builds.PIN.url, "digest": {"sha256": builds.PIN.sha256}} in (
+        materials
+    )
+    assert {"name": "mkosi/0001-Add.patch", "digest": {"sha256": "bb"}} in materials
+
+
+def test_a_mkosi_from_elsewhere_is_not_said_to_be_the_pinned_tarball() -> None:
+    elsewhere = {**MANIFEST, "mkosi": {**MKOSI, "source": "the Debian archive (mkosi.deb)"}}
+    made = statement(Source("c0ffee"), Builder(), elsewhere)
+    definition = made["predicate"]["buildDefinition"]
+
+    assert builds.PIN.sha256 not in json.dumps(definition["resolvedDependencies"])
+    assert definition["internalParameters"]["mkosi"]["source"] == "the Debian archive (mkosi.deb)"
 
 
 def test_github_s_runner_is_named_by_workflow_and_run() -> None:

@@ -66,7 +66,7 @@ def out(tmp_path: Path) -> Path:
     manifest = json.loads((tmp_path / artifacts.MANIFEST).read_text())
     source = Source("c0ffee" * 6 + "c0ff", ("README.md",))
     (tmp_path / artifacts.PROVENANCE).write_text(
-        provenance.to_json([raw], manifest, {}, source, Builder(), made=0)
+        provenance.to_json([raw], manifest, {}, builds.PIN, source, Builder(), made=0)
     )
     return tmp_path
 

@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
     units = tree / "usr/lib/systemd/system"
     units.mkdir(parents=True)
     for unit in wsl.UNITS:
-        (units / unit).touch()
+        (units / unit).write_text("[Unit]\nDescription=Wanted by what Windows does\n")
     (tree / "etc/shadow").write_text("root:!*:1::::::\ndaemon:*:1::::::\n")
     return tree
 
@@ -62,6 +62,62 @@ def test_a_password_is_named(tree: Path) -> None:
 def test_a_unit_that_would_run_is_named(tree: Path, unit: str) -> None:
     (tree / "etc/systemd/system" / unit).unlink()
     assert complaints(tree) == [f"{unit} is neither disabled nor masked"]
+
+
+RESOLVED = "systemd-resolved.service"
+
+
+@pytest.fixture
+def disabled(tree: Path) -> Path:
+    """The tree, in which a unit is disabled instead of masked."""
+    (tree / "etc/systemd/system" / RESOLVED).unlink()
+    text = "[Install]\nWantedBy=sysinit.target\nAlias=dbus-org.freedesktop.resolve1.service\n"
+    (tree / "usr/lib/systemd/system" / RESOLVED).write_text(text)
+    return tree
+
+
+def test_a_disabled_unit_does_not_run(disabled: Path) -> None:
+    assert complaints(disabled) == []
+
+
+def test_a_unit_that_is_not_there_does_not_run(disabled: Path) -> None:
+    (disabled / "usr/lib/systemd/system" / RESOLVED).unlink()
+    assert complaints(disabled) == []
+
+
+@pytest.mark.parametrize(
+    "link", [f"sysinit.target.wants/{RESOLVED}", "dbus-org.freedesktop.resolve1.service"]
+)
+def test_an_enabled_unit_is_named(disabled: Path, link: str) -> None:
+    path = disabled / "etc/systemd/system" / link
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(f"/usr/lib/systemd/system/{RESOLVED}")
+    assert complaints(disabled) == [f"{RESOLVED} is neither disabled nor masked"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ("[None]", "[NoCloud]", "cloud-init looks for another datasource than None"),
+        ("users: []", "users: [default]", "cloud-init makes users"),
+        ("users: []", "", "cloud-init makes users"),
+        ("disabled", "{version: 2}", "cloud-init configures the network"),
+    ],
+)
+def test_a_cloud_init_that_configures_what_lima_does_is_named(
+    tree: Path, before: str, after: str, complaint: str
+) -> None:
+    path = tree / "etc/cloud/cloud.cfg.d/99-wsl.cfg"
+    path.write_text(path.read_text().replace(before, after))
+    assert complaints(tree) == [complaint]
+
+
+def test_of_cloud_init_s_files_the_last_one_decides(tree: Path) -> None:
+    (tree / "etc/cloud/cloud.cfg").write_text("users: [default]\n")
+    (tree / "etc/cloud/cloud.cfg.d/90-dpkg.cfg").write_text("datasource_list: [Ec2]\n")
+    assert complaints(tree) == []
+    (tree / "etc/cloud/cloud.cfg.d/99-zzz.cfg").write_text("datasource_list: [Ec2]\n")
+    assert complaints(tree) == ["cloud-init looks for another datasource than None"]
 
 
 @pytest.mark.parametrize("name", wsl.CONFIGURATION)
