@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.digests import file_digest
+from scripts.files import write_text
 from scripts.run import Arg, run
 from scripts.tools import Tools
 
@@ -213,13 +214,3 @@ def installed(out: Path) -> frozenset[str]:
         return frozenset([*packages, *added["packages"], *added["rpms"], *added["files"]])
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text to path by way of a temporary name; an equal file is left as it is."""
-    if path.exists() and path.read_text() == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts import build, builder, errors, mkosi, options, places
+from scripts.files import remove
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import Places
 from scripts.progress import Progress
 from scripts.run import Arg, run, running, start, stream
-from scripts.trees import remove
 
 IMAGE = "os-image"
 OS_IMAGE_CONF = f"mkosi.images/{IMAGE}/mkosi.conf"

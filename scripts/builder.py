@@ -16,6 +16,7 @@ from typing import IO
 from scripts import additions, archives, artifacts, failures, records, standins, workspaces
 from scripts.artifacts import Artifact
 from scripts.errors import UsageError
+from scripts.files import remove
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import RPMS, STANDINS, Place, Places
@@ -24,7 +25,6 @@ from scripts.records import Record
 from scripts.run import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.stages import TOOLS_TREE, Stage
 from scripts.tools import Tools
-from scripts.trees import remove
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400

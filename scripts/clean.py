@@ -7,9 +7,9 @@ from pathlib import Path
 
 from scripts import errors, workspaces
 from scripts.errors import HarnessError, UsageError
+from scripts.files import remove
 from scripts.locks import only_build
 from scripts.options import ROOT
-from scripts.trees import remove
 
 FOLDERS = ("out", ".work")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts import inventory, origin, provenance, report, sbom, stages
-from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM, write_text
+from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
+from scripts.files import write_text
 from scripts.inventory import Installed
 from scripts.mkosi import Pin
 from scripts.options import Options

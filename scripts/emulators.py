@@ -17,9 +17,9 @@ from pathlib import Path
 
 from scripts import mkosi, sources
 from scripts.arch import Arch
-from scripts.artifacts import write_text
 from scripts.digests import file_digest, text_digest
 from scripts.errors import HarnessError, UsageError
+from scripts.files import write_text
 from scripts.run import CommandError, run
 from scripts.sources import Archive
 

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 
 from scripts import sbom
-from scripts.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM, write_text
+from scripts.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
+from scripts.files import write_text
 from scripts.options import OS_IMAGE
 
 

@@ -17,9 +17,9 @@ import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 
-from scripts.artifacts import write_text
 from scripts.digests import text_digest
 from scripts.errors import HarnessError, UsageError
+from scripts.files import write_text
 from scripts.progress import Task
 from scripts.release import Upload
 

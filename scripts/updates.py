@@ -19,9 +19,9 @@ from rich.table import Table
 
 from scripts import errors, oci, places, releases, thirdparty
 from scripts.arch import ARCHES, X86_64
-from scripts.artifacts import write_text
 from scripts.errors import HarnessError, UsageError
 from scripts.fetch import Settings, read
+from scripts.files import write_text
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.thirdparty import NOARCH, SHA256, Pin

@@ -174,15 +174,6 @@ def test_the_manifest_lists_the_artifacts_after_what_it_is_given(made: Path) -> 
     }
 
 
-def test_equal_text_is_not_written_again(tmp_path: Path) -> None:
-    artifacts.write_text(tmp_path / "file", "text")
-    before = (tmp_path / "file").stat()
-    artifacts.write_text(tmp_path / "file", "text")
-
-    assert (tmp_path / "file").stat() == before
-    assert names(tmp_path) == ["file"]
-
-
 def test_the_manifest_says_what_the_base_holds(tmp_path: Path) -> None:
     manifest = {
         "additions": {

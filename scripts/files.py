@@ -1,4 +1,4 @@
-"""Folders that builds leave behind."""
+"""Files that come whole, and folders that go whole."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def remove(folder: Path) -> None:
             raise HarnessError(
                 f"{folder} cannot be removed: {error}", hint=f"sudo rm -rf '{folder}'"
             ) from failure
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text to path by way of a temporary name; an equal file is left as it is."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
