@@ -229,7 +229,7 @@ class _Registrar:
         """Register it under name. Raises MachineError where that is refused."""
         line = self.line(name)
         try:
-            (MOUNT / "register").write_text(line)
+            _write(MOUNT / "register", line)
         except (FileExistsError, FileNotFoundError):
             return  # done by another build just now, or unmounted
         except OSError as error:
@@ -269,7 +269,7 @@ class _Registrar:
             except FileNotFoundError:  # the last of its users has just removed it
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if path.exists():
+            if _is_at(descriptor, path):
                 return descriptor
             os.close(descriptor)
 
@@ -278,6 +278,8 @@ class _Registrar:
         try:
             run(["mount", "-t", "binfmt_misc", source, MOUNT])
         except CommandError as error:
+            if _mounted_from():
+                return  # done by another build just now
             if not has_kernel_support():
                 raise MachineError(
                     "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
@@ -296,6 +298,23 @@ def _mounted_from() -> str:
     # proc_pid_mountinfo(5): the mount point is the fifth field, the source the last but one.
     found = [fields[-2] for fields in mounts if fields[4] == os.fspath(MOUNT)]
     return found[-1] if found else "proc"
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file of descriptor is the one at path, not an earlier one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Write text to a file of binfmt_misc, which opening must not make where none is mounted."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

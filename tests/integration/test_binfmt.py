@@ -172,6 +172,66 @@ print((binfmt.MOUNT / "register").exists())
     ) == ["foreign", "False"]
 
 
+def test_two_builds_that_start_together_both_have_the_emulator(run: Run) -> None:
+    lines = run(
+        """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+ready, done = context.Barrier(2), context.Barrier(2)
+
+def build(found):
+    ready.wait()
+    try:
+        with emulated():
+            found.put(runs())
+            done.wait()
+    except errors.MachineError as error:
+        found.put(error.message)
+        done.wait()
+
+for _ in range(8):
+    found = context.SimpleQueue()
+    builds = [context.Process(target=build, args=(found,)) for _ in range(2)]
+    for process in builds:
+        process.start()
+    print(found.get(), found.get())
+    for process in builds:
+        process.join()
+""",
+        prepare=NOT_MOUNTED,
+    )
+
+    assert lines == ["foreign foreign"] * 8
+
+
+def test_a_build_holds_the_entry_that_is_there_not_one_that_was_removed_meanwhile(run: Run) -> None:
+    assert run(f"""
+import fcntl, time
+emulator = Path(sys.argv[3]) / "qemu-{FOREIGN}"
+register(ours.name, emulator, "F")
+removed = os.open(ours, os.O_RDONLY)
+fcntl.flock(removed, fcntl.LOCK_EX)
+reader, writer = os.pipe()
+child = os.fork()
+if not child:
+    with emulated():
+        os.write(writer, b"began")
+        time.sleep(60)
+while f" {{child}} " not in Path("/proc/locks").read_text():
+    time.sleep(0.01)
+ours.write_text("-1")
+register(ours.name, emulator, "F")
+fcntl.flock(removed, fcntl.LOCK_UN)
+os.read(reader, 5)
+try:
+    fcntl.flock(os.open(ours, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("held")
+os.kill(child, 9)
+os.waitpid(child, 0)
+""") == ["held"]
+
+
 def test_binfmt_misc_that_others_have_mounted_stays(run: Run) -> None:
     assert run("""
 with emulated():
