@@ -85,9 +85,13 @@ class Entry:
 
 
 def entries(folder: Path = MOUNT) -> list[Entry]:
-    """What is registered, in folder (none where binfmt_misc is not mounted)."""
+    """What is registered, in folder (none where binfmt_misc is not mounted), the newest first.
+
+    That is the order in which the kernel lists them (dcache_readdir() in fs/libfs.c). The time of
+    an entry's file does not tell: `echo 1 >` changes it.
+    """
     found = []
-    for path in sorted(folder.glob("*")):
+    for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in ("register", "status"):
             continue
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -96,7 +100,7 @@ def entries(folder: Path = MOUNT) -> list[Entry]:
 
 
 def find(target: Target, folder: Path = MOUNT) -> Entry | None:
-    """The entry that programs of target are handed to."""
+    """The entry that programs of target are handed to, the newest (list_add() in binfmt_misc.c)."""
     return next((entry for entry in entries(folder) if entry.takes(target)), None)
 
 

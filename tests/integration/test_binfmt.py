@@ -252,6 +252,23 @@ print(names())
     assert lines[1:] == ["foreign ['theirs']", "['theirs']"]
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_entries_the_one_registered_last_is_found_as_the_kernel_does(
+    run: Run, names: tuple[str, str]
+) -> None:
+    older, newer = names
+    lines = run(f"""
+register("{older}", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+register("{newer}", "/bin/true", "F")
+(binfmt.MOUNT / "{older}").write_text("0")  # which changes the time of its file
+(binfmt.MOUNT / "{older}").write_text("1")
+print(repr(runs()))
+print(binfmt.find(binfmt.Table.read(root / binfmt.TABLE).targets[FOREIGN.name]).name)
+""")
+
+    assert lines == ["''", newer]
+
+
 @pytest.mark.parametrize(
     ("interpreter", "flags", "problem"),
     [
