@@ -104,24 +104,40 @@ def find(target: Target, folder: Path = MOUNT) -> Entry | None:
     return next((entry for entry in entries(folder) if entry.takes(target)), None)
 
 
-def emulated_here(root: Path) -> list[str]:
-    """The names of the foreign architectures whose programs run here, in chroots too."""
+def emulated_here(root: Path, work: Path) -> list[str]:
+    """The names of the foreign architectures whose programs run here, in chroots too.
+
+    Raises MachineError, with what mends it, where the others' would not in a build by root either.
+    """
+    _require_execution(work)
     targets = Table.read(root / TABLE).targets
-    return [
-        arch.name
-        for arch in ARCHES
-        if not arch.is_native and not complaint(arch, find(targets[arch.name]))
-    ]
+    foreign = [arch for arch in ARCHES if not arch.is_native]
+    return [arch.name for arch in foreign if _runs(arch, find(targets[arch.name]), work)]
 
 
-def complaint(arch: Arch, entry: Entry | None) -> str:
-    """Why a build of arch cannot use entry, or what runs without a visible one; "" if it can."""
+def _runs(arch: Arch, entry: Entry | None, work: Path) -> bool:
+    """Whether programs of arch run. Raises MachineError where no build could register for them."""
+    if entry:
+        _use(arch, entry, work, lambda _: None)
+        return True
+    if not _refusal(arch, work):
+        return True
+    if not has_kernel_support():
+        raise _unsupported()
+    return False
+
+
+def complaint(arch: Arch, entry: Entry | None, work: Path) -> str:
+    """Why a build of arch in work cannot use entry, or what runs without a visible one.
+
+    "" if it can.
+    """
     if entry and "F" not in entry.flags:
         return (
             f"{arch} programs are handed to {entry.interpreter} (entry {entry.name}) without the "
             "flag F, so that none runs where that file is not: in no image"
         )
-    if refusal := _refusal(arch):
+    if refusal := _refusal(arch, work):
         who = f"{entry.interpreter} (entry {entry.name})" if entry else "the kernel"
         return f"{who} does not run {arch} programs: {refusal}"
     return ""
@@ -147,11 +163,12 @@ def emulated(
     if arch.is_native:
         yield
         return
+    _require_execution(work)
     target = Table.read(root / TABLE).targets[arch.name]
     entry = find(target)
     ours = f"{OF_BUILDS}{target.name}"
-    if (entry and entry.name != ours) or (not entry and not _refusal(arch)):
-        _use(arch, entry, say)
+    if (entry and entry.name != ours) or (not entry and not _refusal(arch, work)):
+        _use(arch, entry, work, say)
         yield
         return
     own = emulators.obtain(root, work, native(), offline=offline, say=say)
@@ -161,8 +178,7 @@ def emulated(
             f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
         )
     with registrar.shared(ours):
-        if problem := complaint(arch, find(target)):
-            raise MachineError(problem, hint=f"see that {work} is on no file system mounted noexec")
+        _use(arch, find(target), work, say)
         yield
 
 
@@ -170,18 +186,42 @@ def require(arch: Arch, root: Path, work: Path) -> None:
     """Raise MachineError, with what mends it, unless programs of arch run here and in chroots."""
     if arch.is_native:
         return
+    _require_execution(work)
     target = Table.read(root / TABLE).targets[arch.name]
     entry = find(target)
-    if not entry and (refusal := _refusal(arch)):
+    if not entry and (refusal := _refusal(arch, work)):
         own = emulators.obtain(root, work, native())
         message = f"this machine does not run {arch} programs: {refusal}"
         raise _Registrar(target, own).forbidden(message)
-    _use(arch, entry, lambda _: None)
+    _use(arch, entry, work, lambda _: None)
 
 
-def _use(arch: Arch, entry: Entry | None, say: Callable[[str], None]) -> None:
+def _require_execution(work: Path, mount: Path = MOUNT) -> None:
+    """Raise MachineError where nothing that is registered runs programs in work, or anywhere."""
+    if os.statvfs(_nearest(work)).f_flag & os.ST_NOEXEC:
+        raise MachineError(
+            f"{work} is on a file system mounted noexec, where no program runs",
+            hint="name a folder on another: -- --work FOLDER",
+        )
+    status = mount / "status"
+    if status.exists() and status.read_text().strip() == "disabled":
+        raise MachineError(
+            "binfmt_misc, which hands foreign programs to an emulator, is switched off",
+            hint=f"sudo sh -c 'echo 1 > {status}'",
+        )
+
+
+def _nearest(work: Path) -> Path:
+    """The folder work, or what is there of the path to it."""
+    path = work.absolute()
+    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+        path = path.parent
+    return path
+
+
+def _use(arch: Arch, entry: Entry | None, work: Path, say: Callable[[str], None]) -> None:
     """Say whose emulator is used. Raises MachineError where it will not do."""
-    if problem := complaint(arch, entry):
+    if problem := complaint(arch, entry, work):
         hint = f"{entry.removal}, after which a build by root registers its own" if entry else ""
         raise MachineError(problem, hint=hint)
     if entry and not entry.name.startswith(LASTING):
@@ -191,9 +231,12 @@ def _use(arch: Arch, entry: Entry | None, say: Callable[[str], None]) -> None:
         )
 
 
-def _refusal(arch: Arch) -> str:
-    """Why no program of arch runs ("" if one does)."""
-    with tempfile.TemporaryDirectory(prefix="finch-") as folder:
+def _refusal(arch: Arch, work: Path) -> str:
+    """Why no program of arch runs in work ("" if one does)."""
+    near = _nearest(work)
+    # The doctor's user need not be the one who builds.
+    scratch = near if os.access(near, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="finch-", dir=scratch) as folder:
         program = Path(folder) / "program"
         program.write_bytes(elf.says(arch, GREETING))
         program.chmod(0o755)
@@ -285,13 +328,17 @@ class _Registrar:
             if _mounted_from():
                 return  # done by another build just now
             if not has_kernel_support():
-                raise MachineError(
-                    "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
-                    hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
-                    "the architecture",
-                ) from error
+                raise _unsupported() from error
             cause = error.output.strip().partition("\n")[0]
             raise self.forbidden(f"binfmt_misc cannot be mounted: {cause}") from error
+
+
+def _unsupported() -> MachineError:
+    return MachineError(
+        "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
+        hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
+        "the architecture",
+    )
 
 
 def _mounted_from() -> str:
@@ -356,6 +403,7 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
 
     One that works is left as it is. Raises MachineError as `emulated` does.
     """
+    _require_execution(work)
     own = emulators.obtain(root, work, native(), say=say)
     target = own.table.targets[arch.name]
     registrar = _Registrar(target, own)
@@ -363,12 +411,12 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
         registrar.mount("binfmt_misc")
     entry = find(target)
     if entry and not entry.name.startswith(OF_BUILDS):
-        _use(arch, entry, say)
+        _use(arch, entry, work, say)
         say(f"{arch} programs run: {entry.name} is registered")
         return
     registrar.register(f"{LASTING}{target.name}")
     entry = Entry.parse(target.name, (MOUNT / f"{LASTING}{target.name}").read_text())
-    if problem := complaint(arch, entry):
+    if problem := complaint(arch, entry, work):
         raise HarnessError(problem)
     say(f"{arch} programs run: {LASTING}{target.name} is registered")
 

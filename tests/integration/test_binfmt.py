@@ -23,6 +23,12 @@ MOUNTED = f'{MOUNT} && exec "$@"'
 # Once mounted, a namespace knows nothing of the machine's registrations any more.
 NOT_MOUNTED = f'{MOUNT} && mount -t tmpfs none /proc/sys/fs/binfmt_misc && exec "$@"'
 
+NOEXEC = """
+folder = Path("{0}") / "noexec"
+folder.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", folder], check=True)
+"""
+
 FORBIDDEN = NOT_MOUNTED.replace('"$@"', 'setpriv --bounding-set -sys_admin -- "$@"')
 
 WITHOUT = (
@@ -288,6 +294,76 @@ print(names())
     assert problem in lines[0]
     assert "sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs'" in lines[1]
     assert lines[2] == "['theirs']"
+
+
+def test_where_temporary_files_may_not_execute_a_registration_by_others_is_used(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run(
+        NOEXEC.format(tmp_path)
+        + f"""
+import tempfile
+tempfile.tempdir = str(folder)
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+with emulated(say=lambda _: None):
+    print(runs())
+"""
+    ) == ["foreign"]
+
+
+def test_a_work_folder_that_may_not_execute_is_called_that_before_anything_is_done(
+    run: Run, tmp_path: Path
+) -> None:
+    message, hint, registered = run(
+        NOEXEC.format(tmp_path)
+        + f"""
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+work = folder / "work"
+refused(errors.MachineError)
+print(names(), list(folder.iterdir()))
+"""
+    )
+
+    assert message.endswith("/work is on a file system mounted noexec, where no program runs")
+    assert hint.endswith("-- --work FOLDER")
+    assert registered == "['theirs'] []"
+
+
+def test_binfmt_misc_that_is_switched_off_is_called_that_with_the_command_that_mends_it(
+    run: Run,
+) -> None:
+    message, hint, found = run(f"""
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+(binfmt.MOUNT / "status").write_text("0")
+refused(errors.MachineError)
+subprocess.run(["sh", "-c", "echo 1 > /proc/sys/fs/binfmt_misc/status"], check=True)
+with emulated(say=lambda _: None):
+    print(runs())
+""")
+
+    assert "switched off" in message
+    assert hint == "sudo sh -c 'echo 1 > /proc/sys/fs/binfmt_misc/status'"
+    assert found == "foreign"
+
+
+def test_doctor_says_what_stops_even_a_build_by_root(run: Run) -> None:
+    lines = run("""
+from scripts import doctor
+def look():
+    found = doctor.binfmt(doctor.look(work, os.environ, thoroughly=True))
+    print(found.ok, found.found, found.mend, sep="|")
+look()
+register("theirs", "/bin/true", "")
+look()
+(binfmt.MOUNT / "status").write_text("0")
+look()
+""")
+
+    assert lines[0].startswith(f"True|no {FOREIGN} yet; a build by root sees to it|")
+    assert "without the flag F" in lines[1]
+    assert lines[1].startswith("False|")
+    assert "|sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs', after" in lines[1]
+    assert lines[2].startswith("False|binfmt_misc, which ")
 
 
 def test_no_binfmt_leaves_the_machine_alone_and_the_command_that_it_tells_works(run: Run) -> None:
