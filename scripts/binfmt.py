@@ -81,7 +81,16 @@ class Entry:
     @property
     def removal(self) -> str:
         """The command by which an administrator removes it."""
-        return f"sudo sh -c 'echo -1 > {MOUNT / self.name}'"
+        return _removal(MOUNT / self.name)
+
+    @property
+    def is_of_builds(self) -> bool:
+        """Whether it goes with the last of the builds that use it."""
+        return self.name.startswith(OF_BUILDS)
+
+
+def _removal(path: Path) -> str:
+    return f"sudo sh -c 'echo -1 > {path}'"
 
 
 def entries(folder: Path = MOUNT) -> list[Entry]:
@@ -102,6 +111,12 @@ def entries(folder: Path = MOUNT) -> list[Entry]:
 def find(target: Target, folder: Path = MOUNT) -> Entry | None:
     """The entry that programs of target are handed to, the newest (list_add() in binfmt_misc.c)."""
     return next((entry for entry in entries(folder) if entry.takes(target)), None)
+
+
+def _lasting(target: Target) -> Entry | None:
+    """The entry that they are handed to once no build runs."""
+    found = (entry for entry in entries() if not entry.is_of_builds and entry.takes(target))
+    return next(found, None)
 
 
 def emulated_here(root: Path, work: Path) -> list[str]:
@@ -175,9 +190,9 @@ def emulated(
     registrar = _Registrar(target, own)
     if not may_register:
         raise registrar.forbidden(
-            f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
+            f"{_lack(arch, target, work)}, and --no-binfmt forbids to change that"
         )
-    with registrar.shared(ours):
+    with registrar.shared(ours, say):
         _use(arch, find(target), work, say)
         yield
 
@@ -188,22 +203,30 @@ def require(arch: Arch, root: Path, work: Path) -> None:
         return
     _require_execution(work)
     target = Table.read(root / TABLE).targets[arch.name]
-    entry = find(target)
-    if not entry and (refusal := _refusal(arch, work)):
+    entry = _lasting(target)
+    if not entry and (lack := _lack(arch, target, work)):
         own = emulators.obtain(root, work, native())
-        message = f"this machine does not run {arch} programs: {refusal}"
-        raise _Registrar(target, own).forbidden(message)
+        raise _Registrar(target, own).forbidden(lack)
     _use(arch, entry, work, lambda _: None)
 
 
-def _require_execution(work: Path, mount: Path = MOUNT) -> None:
+def _lack(arch: Arch, target: Target, work: Path) -> str:
+    """Why programs of arch do not run here for as long as one likes; "" if they do."""
+    if entry := find(target):
+        return f"this machine runs {arch} programs only until another build ends ({entry.name})"
+    if refusal := _refusal(arch, work):
+        return f"this machine does not run {arch} programs: {refusal}"
+    return ""
+
+
+def _require_execution(work: Path) -> None:
     """Raise MachineError where nothing that is registered runs programs in work, or anywhere."""
     if os.statvfs(_nearest(work)).f_flag & os.ST_NOEXEC:
         raise MachineError(
             f"{work} is on a file system mounted noexec, where no program runs",
             hint="name a folder on another: -- --work FOLDER",
         )
-    status = mount / "status"
+    status = MOUNT / "status"
     if status.exists() and status.read_text().strip() == "disabled":
         raise MachineError(
             "binfmt_misc, which hands foreign programs to an emulator, is switched off",
@@ -285,7 +308,7 @@ class _Registrar:
             ) from error
 
     @contextlib.contextmanager
-    def shared(self, name: str) -> Iterator[None]:
+    def shared(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the entry called name, registered if need be; the last who holds it removes it.
 
         So it is with the mount of binfmt_misc, if it is a build's. The lock is on the entry itself,
@@ -299,7 +322,7 @@ class _Registrar:
         finally:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                _remove(descriptor, path, say)
             os.close(descriptor)
             if _mounted_from() == MOUNT_OF_BUILDS and not entries():
                 run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
@@ -368,10 +391,15 @@ def _write(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    """Take back an entry; one that another user made is left for its maker."""
-    with contextlib.suppress(PermissionError, FileNotFoundError):
-        path.write_text("-1")
+def _remove(descriptor: int, path: Path, say: Callable[[str], None]) -> None:
+    """Take back the entry of descriptor, once at path, and no newer one; say where that is refused.
+
+    So it is to a user's build that outlasts one by root.
+    """
+    try:
+        _write(Path(f"/proc/self/fd/{descriptor}"), "-1")
+    except OSError as error:
+        say(f"{path.name} stays registered ({error.strerror}); to do without: {_removal(path)}")
 
 
 def has_kernel_support(filesystems: Path = Path("/proc/filesystems")) -> bool:
@@ -409,8 +437,7 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
     registrar = _Registrar(target, own)
     if not (MOUNT / "register").exists():
         registrar.mount("binfmt_misc")
-    entry = find(target)
-    if entry and not entry.name.startswith(OF_BUILDS):
+    if entry := _lasting(target):
         _use(arch, entry, work, say)
         say(f"{arch} programs run: {entry.name} is registered")
         return
@@ -432,7 +459,7 @@ def teardown(arch: Arch, *, say: Callable[[str], None] = print) -> None:
     except OSError as error:
         raise MachineError(
             f"{path.name} cannot be removed: {error.strerror}",
-            hint=f"sudo sh -c 'echo -1 > {path}'",
+            hint=_removal(path),
         ) from error
     say(f"{path.name} is not registered any more")
 

@@ -386,6 +386,79 @@ print(runs())
     assert lines[2:] == ["[]", "foreign"]
 
 
+def test_no_binfmt_beside_another_build_says_that_its_emulator_goes_with_it(run: Run) -> None:
+    message, hint, *_ = run("""
+with emulated():
+    refused(errors.MachineError, may_register=False)
+""")
+
+    assert f"only until another build ends (finch-build-{FOREIGN}), and --no-binfmt" in message
+    assert "an administrator runs" in hint
+
+
+REQUIRE = """
+def require():
+    try:
+        binfmt.require(FOREIGN, root, work)
+        print("here")
+    except errors.MachineError as error:
+        print(error.message)
+"""
+
+
+def test_an_emulator_that_goes_with_a_build_is_none_to_whom_requires_one(run: Run) -> None:
+    lines = run(
+        REQUIRE
+        + """
+require()
+with emulated():
+    require()
+"""
+    )
+
+    assert "does not run" in lines[0]
+    assert "only until another build ends" in lines[1]
+
+
+def test_an_emulator_that_lasts_is_there_for_whom_requires_one_also_beside_a_build(
+    run: Run,
+) -> None:
+    assert run(
+        REQUIRE
+        + """
+with emulated():
+    binfmt.setup(FOREIGN, root, work, say=lambda _: None)
+    require()
+"""
+    ) == ["here"]
+
+
+def test_a_build_that_may_not_remove_the_last_entry_says_what_does(run: Run) -> None:
+    lines = run(
+        """
+with emulated(say=print):
+    ours.chmod(0o444)
+print(names())
+""",
+        prepare=MOUNTED.replace('"$@"', 'setpriv --bounding-set -dac_override -- "$@"'),
+    )
+
+    assert lines == [
+        f"finch-build-{FOREIGN} stays registered (Permission denied); to do without: "
+        f"sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}'",
+        f"['finch-build-{FOREIGN}']",
+    ]
+
+
+def test_a_build_leaves_an_entry_that_was_registered_anew_while_it_ran(run: Run) -> None:
+    assert run(f"""
+with emulated():
+    ours.write_text("-1")
+    register(ours.name, Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+print(names())
+""") == [f"['finch-build-{FOREIGN}']"]
+
+
 def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:
     lines = run("""
 subprocess.run(["mount", "-o", "remount,ro", "binfmt_misc", str(binfmt.MOUNT)], check=True)
