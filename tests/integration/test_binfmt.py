@@ -12,9 +12,9 @@ import pytest
 from scripts import elf, emulators
 from scripts.arch import ARCHES, native
 from scripts.emulators import Emulators
+from tests.integration import namespaces
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
 
 MOUNT = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
 
@@ -73,6 +73,13 @@ def refused(kind, **options):
 Run = Callable[..., list[str]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> None:
+    namespaces.require(
+        MOUNT, "it takes user namespaces with a binfmt_misc of their own, as Linux has since 6.7"
+    )
+
+
 @pytest.fixture(scope="module")
 def own(checkout: Path) -> Emulators:
     return emulators.obtain(checkout, checkout / ".work", native())
@@ -96,9 +103,13 @@ def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
         ]
         shell = ["sh", "-c", prepare, "sh"]
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [*NAMESPACE, *shell, *python], cwd=checkout, capture_output=True, text=True, check=False
+            [*namespaces.COMMAND, *shell, *python],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert not done.returncode, f"{done.stderr} (it takes Linux 6.7, and user namespaces)"
+        assert not done.returncode, done.stderr
         return done.stdout.splitlines()
 
     return in_namespace
