@@ -81,13 +81,26 @@ class Entry:
     @property
     def removal(self) -> str:
         """The command by which an administrator removes it."""
-        return f"sudo sh -c 'echo -1 > {MOUNT / self.name}'"
+        return _removal(MOUNT / self.name)
+
+    @property
+    def is_of_builds(self) -> bool:
+        """Whether it goes with the last of the builds that use it."""
+        return self.name.startswith(OF_BUILDS)
+
+
+def _removal(path: Path) -> str:
+    return f"sudo sh -c 'echo -1 > {path}'"
 
 
 def entries(folder: Path = MOUNT) -> list[Entry]:
-    """What is registered, in folder (none where binfmt_misc is not mounted)."""
+    """What is registered, in folder (none where binfmt_misc is not mounted), the newest first.
+
+    That is the order in which the kernel lists them (dcache_readdir() in fs/libfs.c). The time of
+    an entry's file does not tell: `echo 1 >` changes it.
+    """
     found = []
-    for path in sorted(folder.glob("*")):
+    for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in ("register", "status"):
             continue
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -96,28 +109,50 @@ def entries(folder: Path = MOUNT) -> list[Entry]:
 
 
 def find(target: Target, folder: Path = MOUNT) -> Entry | None:
-    """The entry that programs of target are handed to."""
+    """The entry that programs of target are handed to, the newest (list_add() in binfmt_misc.c)."""
     return next((entry for entry in entries(folder) if entry.takes(target)), None)
 
 
-def emulated_here(root: Path) -> list[str]:
-    """The names of the foreign architectures whose programs run here, in chroots too."""
+def _lasting(target: Target) -> Entry | None:
+    """The entry that they are handed to once no build runs."""
+    found = (entry for entry in entries() if not entry.is_of_builds and entry.takes(target))
+    return next(found, None)
+
+
+def emulated_here(root: Path, work: Path) -> list[str]:
+    """The names of the foreign architectures whose programs run here, in chroots too.
+
+    Raises MachineError, with what mends it, where the others' would not in a build by root either.
+    """
+    _require_execution(work)
     targets = Table.read(root / TABLE).targets
-    return [
-        arch.name
-        for arch in ARCHES
-        if not arch.is_native and not complaint(arch, find(targets[arch.name]))
-    ]
+    foreign = [arch for arch in ARCHES if not arch.is_native]
+    return [arch.name for arch in foreign if _runs(arch, find(targets[arch.name]), work)]
 
 
-def complaint(arch: Arch, entry: Entry | None) -> str:
-    """Why a build of arch cannot use entry, or what runs without a visible one; "" if it can."""
+def _runs(arch: Arch, entry: Entry | None, work: Path) -> bool:
+    """Whether programs of arch run. Raises MachineError where no build could register for them."""
+    if entry:
+        _use(arch, entry, work, lambda _: None)
+        return True
+    if not _refusal(arch, work):
+        return True
+    if not has_kernel_support():
+        raise _unsupported()
+    return False
+
+
+def complaint(arch: Arch, entry: Entry | None, work: Path) -> str:
+    """Why a build of arch in work cannot use entry, or what runs without a visible one.
+
+    "" if it can.
+    """
     if entry and "F" not in entry.flags:
         return (
             f"{arch} programs are handed to {entry.interpreter} (entry {entry.name}) without the "
             "flag F, so that none runs where that file is not: in no image"
         )
-    if refusal := _refusal(arch):
+    if refusal := _refusal(arch, work):
         who = f"{entry.interpreter} (entry {entry.name})" if entry else "the kernel"
         return f"{who} does not run {arch} programs: {refusal}"
     return ""
@@ -143,22 +178,22 @@ def emulated(
     if arch.is_native:
         yield
         return
+    _require_execution(work)
     target = Table.read(root / TABLE).targets[arch.name]
     entry = find(target)
     ours = f"{OF_BUILDS}{target.name}"
-    if (entry and entry.name != ours) or (not entry and not _refusal(arch)):
-        _use(arch, entry, say)
+    if (entry and entry.name != ours) or (not entry and not _refusal(arch, work)):
+        _use(arch, entry, work, say)
         yield
         return
     own = emulators.obtain(root, work, native(), offline=offline, say=say)
     registrar = _Registrar(target, own)
     if not may_register:
         raise registrar.forbidden(
-            f"this machine does not run {arch} programs, and --no-binfmt forbids to change that"
+            f"{_lack(arch, target, work)}, and --no-binfmt forbids to change that"
         )
-    with registrar.shared(ours):
-        if problem := complaint(arch, find(target)):
-            raise MachineError(problem, hint=f"see that {work} is on no file system mounted noexec")
+    with registrar.shared(ours, say):
+        _use(arch, find(target), work, say)
         yield
 
 
@@ -166,18 +201,50 @@ def require(arch: Arch, root: Path, work: Path) -> None:
     """Raise MachineError, with what mends it, unless programs of arch run here and in chroots."""
     if arch.is_native:
         return
+    _require_execution(work)
     target = Table.read(root / TABLE).targets[arch.name]
-    entry = find(target)
-    if not entry and (refusal := _refusal(arch)):
+    entry = _lasting(target)
+    if not entry and (lack := _lack(arch, target, work)):
         own = emulators.obtain(root, work, native())
-        message = f"this machine does not run {arch} programs: {refusal}"
-        raise _Registrar(target, own).forbidden(message)
-    _use(arch, entry, lambda _: None)
+        raise _Registrar(target, own).forbidden(lack)
+    _use(arch, entry, work, lambda _: None)
 
 
-def _use(arch: Arch, entry: Entry | None, say: Callable[[str], None]) -> None:
+def _lack(arch: Arch, target: Target, work: Path) -> str:
+    """Why programs of arch do not run here for as long as one likes; "" if they do."""
+    if entry := find(target):
+        return f"this machine runs {arch} programs only until another build ends ({entry.name})"
+    if refusal := _refusal(arch, work):
+        return f"this machine does not run {arch} programs: {refusal}"
+    return ""
+
+
+def _require_execution(work: Path) -> None:
+    """Raise MachineError where nothing that is registered runs programs in work, or anywhere."""
+    if os.statvfs(_nearest(work)).f_flag & os.ST_NOEXEC:
+        raise MachineError(
+            f"{work} is on a file system mounted noexec, where no program runs",
+            hint="name a folder on another: -- --work FOLDER",
+        )
+    status = MOUNT / "status"
+    if status.exists() and status.read_text().strip() == "disabled":
+        raise MachineError(
+            "binfmt_misc, which hands foreign programs to an emulator, is switched off",
+            hint=f"sudo sh -c 'echo 1 > {status}'",
+        )
+
+
+def _nearest(work: Path) -> Path:
+    """The folder work, or what is there of the path to it."""
+    path = work.absolute()
+    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+        path = path.parent
+    return path
+
+
+def _use(arch: Arch, entry: Entry | None, work: Path, say: Callable[[str], None]) -> None:
     """Say whose emulator is used. Raises MachineError where it will not do."""
-    if problem := complaint(arch, entry):
+    if problem := complaint(arch, entry, work):
         hint = f"{entry.removal}, after which a build by root registers its own" if entry else ""
         raise MachineError(problem, hint=hint)
     if entry and not entry.name.startswith(LASTING):
@@ -187,9 +254,12 @@ def _use(arch: Arch, entry: Entry | None, say: Callable[[str], None]) -> None:
         )
 
 
-def _refusal(arch: Arch) -> str:
-    """Why no program of arch runs ("" if one does)."""
-    with tempfile.TemporaryDirectory(prefix="finch-") as folder:
+def _refusal(arch: Arch, work: Path) -> str:
+    """Why no program of arch runs in work ("" if one does)."""
+    near = _nearest(work)
+    # The doctor's user need not be the one who builds.
+    scratch = near if os.access(near, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="finch-", dir=scratch) as folder:
         program = Path(folder) / "program"
         program.write_bytes(elf.says(arch, GREETING))
         program.chmod(0o755)
@@ -229,7 +299,7 @@ class _Registrar:
         """Register it under name. Raises MachineError where that is refused."""
         line = self.line(name)
         try:
-            (MOUNT / "register").write_text(line)
+            _write(MOUNT / "register", line)
         except (FileExistsError, FileNotFoundError):
             return  # done by another build just now, or unmounted
         except OSError as error:
@@ -238,7 +308,7 @@ class _Registrar:
             ) from error
 
     @contextlib.contextmanager
-    def shared(self, name: str) -> Iterator[None]:
+    def shared(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the entry called name, registered if need be; the last who holds it removes it.
 
         So it is with the mount of binfmt_misc, if it is a build's. The lock is on the entry itself,
@@ -252,7 +322,7 @@ class _Registrar:
         finally:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                _remove(descriptor, path, say)
             os.close(descriptor)
             if _mounted_from() == MOUNT_OF_BUILDS and not entries():
                 run(["umount", MOUNT], check=False)  # busy: a build that began meanwhile uses it
@@ -269,7 +339,7 @@ class _Registrar:
             except FileNotFoundError:  # the last of its users has just removed it
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if path.exists():
+            if _is_at(descriptor, path):
                 return descriptor
             os.close(descriptor)
 
@@ -278,14 +348,20 @@ class _Registrar:
         try:
             run(["mount", "-t", "binfmt_misc", source, MOUNT])
         except CommandError as error:
+            if _mounted_from():
+                return  # done by another build just now
             if not has_kernel_support():
-                raise MachineError(
-                    "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
-                    hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
-                    "the architecture",
-                ) from error
+                raise _unsupported() from error
             cause = error.output.strip().partition("\n")[0]
             raise self.forbidden(f"binfmt_misc cannot be mounted: {cause}") from error
+
+
+def _unsupported() -> MachineError:
+    return MachineError(
+        "this kernel has no binfmt_misc, which hands foreign programs to an emulator",
+        hint="sudo modprobe binfmt_misc, if it is a module; else build on a machine of "
+        "the architecture",
+    )
 
 
 def _mounted_from() -> str:
@@ -298,10 +374,32 @@ def _mounted_from() -> str:
     return found[-1] if found else "proc"
 
 
-def _remove(path: Path) -> None:
-    """Take back an entry; one that another user made is left for its maker."""
-    with contextlib.suppress(PermissionError, FileNotFoundError):
-        path.write_text("-1")
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file of descriptor is the one at path, not an earlier one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Write text to a file of binfmt_misc, which opening must not make where none is mounted."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _remove(descriptor: int, path: Path, say: Callable[[str], None]) -> None:
+    """Take back the entry of descriptor, once at path, and no newer one; say where that is refused.
+
+    So it is to a user's build that outlasts one by root.
+    """
+    try:
+        _write(Path(f"/proc/self/fd/{descriptor}"), "-1")
+    except OSError as error:
+        say(f"{path.name} stays registered ({error.strerror}); to do without: {_removal(path)}")
 
 
 def has_kernel_support(filesystems: Path = Path("/proc/filesystems")) -> bool:
@@ -333,19 +431,19 @@ def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = pr
 
     One that works is left as it is. Raises MachineError as `emulated` does.
     """
+    _require_execution(work)
     own = emulators.obtain(root, work, native(), say=say)
     target = own.table.targets[arch.name]
     registrar = _Registrar(target, own)
     if not (MOUNT / "register").exists():
         registrar.mount("binfmt_misc")
-    entry = find(target)
-    if entry and not entry.name.startswith(OF_BUILDS):
-        _use(arch, entry, say)
+    if entry := _lasting(target):
+        _use(arch, entry, work, say)
         say(f"{arch} programs run: {entry.name} is registered")
         return
     registrar.register(f"{LASTING}{target.name}")
     entry = Entry.parse(target.name, (MOUNT / f"{LASTING}{target.name}").read_text())
-    if problem := complaint(arch, entry):
+    if problem := complaint(arch, entry, work):
         raise HarnessError(problem)
     say(f"{arch} programs run: {LASTING}{target.name} is registered")
 
@@ -361,7 +459,7 @@ def teardown(arch: Arch, *, say: Callable[[str], None] = print) -> None:
     except OSError as error:
         raise MachineError(
             f"{path.name} cannot be removed: {error.strerror}",
-            hint=f"sudo sh -c 'echo -1 > {path}'",
+            hint=_removal(path),
         ) from error
     say(f"{path.name} is not registered any more")
 

@@ -62,10 +62,11 @@ class Machine:
     user's largest ranges. namespaces says why the kernel refuses what mkosi's sandbox is made of,
     free_bytes is the space where builds are kept and is_first whether nothing is built there yet,
     has_keyring whether the keys of Debian's archive are here.
-    kvm, docker, buildx and binfmt say why there is none; each of these texts is empty where all is
+    kvm, docker and buildx say why there is none; each of these texts is empty where all is
     well. engine says what container engine answers, docker_mend what mends that none does. emulated
-    are the foreign architectures whose programs run here, in chroots too, python the interpreter
-    for mkosi.
+    are the foreign architectures whose programs run here, in chroots too; binfmt says why not even
+    a build by root runs the others', binfmt_mend what mends that. python is the interpreter for
+    mkosi.
     """
 
     user: str
@@ -86,6 +87,7 @@ class Machine:
     engine: str = ""
     buildx: str = ""
     binfmt: str = ""
+    binfmt_mend: str = ""
 
 
 NOT_INSTALLED = "not installed"
@@ -216,9 +218,8 @@ def binfmt(machine: Machine) -> Finding:
         check="binfmt",
         ok=not missing or (machine.is_root and not machine.binfmt),
         found=found,
-        mend="sudo modprobe binfmt_misc, if it is a module"
-        if machine.binfmt
-        else "./nox -s binfmt -- setup says what an administrator runs, once after each start",
+        mend=machine.binfmt_mend
+        or "./nox -s binfmt -- setup says what an administrator runs, once after each start",
         helps=f"build of {', '.join(foreign)}",
     )
 
@@ -284,8 +285,7 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
         | {
             "python": interpreters.find(MKOSI_PYTHON, environ),
             "kvm": _kvm(Path("/dev/kvm")),
-            "emulated": frozenset(binfmts.emulated_here(ROOT)),
-            "binfmt": "" if binfmts.has_kernel_support() else "this kernel has no binfmt_misc",
+            **_binfmt(work),
             "native": arch.native().name,
             **_engine(environ),
             "buildx": _asked("docker", "buildx", "version"),
@@ -391,6 +391,13 @@ def _free_bytes(path: Path) -> int:
         path = path.parent
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def _binfmt(work: Path) -> dict[str, object]:
+    try:
+        return {"emulated": frozenset(binfmts.emulated_here(ROOT, work))}
+    except MachineError as error:
+        return {"binfmt": error.message, "binfmt_mend": error.hint}
 
 
 def _kvm(device: Path) -> str:

@@ -12,9 +12,9 @@ import pytest
 from scripts import elf, emulators
 from scripts.arch import ARCHES, native
 from scripts.emulators import Emulators
+from tests.integration import namespaces
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")
 
 MOUNT = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
 
@@ -22,6 +22,12 @@ MOUNTED = f'{MOUNT} && exec "$@"'
 
 # Once mounted, a namespace knows nothing of the machine's registrations any more.
 NOT_MOUNTED = f'{MOUNT} && mount -t tmpfs none /proc/sys/fs/binfmt_misc && exec "$@"'
+
+NOEXEC = """
+folder = Path("{0}") / "noexec"
+folder.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", folder], check=True)
+"""
 
 FORBIDDEN = NOT_MOUNTED.replace('"$@"', 'setpriv --bounding-set -sys_admin -- "$@"')
 
@@ -67,6 +73,13 @@ def refused(kind, **options):
 Run = Callable[..., list[str]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> None:
+    namespaces.require(
+        MOUNT, "it takes user namespaces with a binfmt_misc of their own, as Linux has since 6.7"
+    )
+
+
 @pytest.fixture(scope="module")
 def own(checkout: Path) -> Emulators:
     return emulators.obtain(checkout, checkout / ".work", native())
@@ -90,9 +103,13 @@ def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
         ]
         shell = ["sh", "-c", prepare, "sh"]
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [*NAMESPACE, *shell, *python], cwd=checkout, capture_output=True, text=True, check=False
+            [*namespaces.COMMAND, *shell, *python],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert not done.returncode, f"{done.stderr} (it takes Linux 6.7, and user namespaces)"
+        assert not done.returncode, done.stderr
         return done.stdout.splitlines()
 
     return in_namespace
@@ -172,6 +189,66 @@ print((binfmt.MOUNT / "register").exists())
     ) == ["foreign", "False"]
 
 
+def test_two_builds_that_start_together_both_have_the_emulator(run: Run) -> None:
+    lines = run(
+        """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+ready, done = context.Barrier(2), context.Barrier(2)
+
+def build(found):
+    ready.wait()
+    try:
+        with emulated():
+            found.put(runs())
+            done.wait()
+    except errors.MachineError as error:
+        found.put(error.message)
+        done.wait()
+
+for _ in range(8):
+    found = context.SimpleQueue()
+    builds = [context.Process(target=build, args=(found,)) for _ in range(2)]
+    for process in builds:
+        process.start()
+    print(found.get(), found.get())
+    for process in builds:
+        process.join()
+""",
+        prepare=NOT_MOUNTED,
+    )
+
+    assert lines == ["foreign foreign"] * 8
+
+
+def test_a_build_holds_the_entry_that_is_there_not_one_that_was_removed_meanwhile(run: Run) -> None:
+    assert run(f"""
+import fcntl, time
+emulator = Path(sys.argv[3]) / "qemu-{FOREIGN}"
+register(ours.name, emulator, "F")
+removed = os.open(ours, os.O_RDONLY)
+fcntl.flock(removed, fcntl.LOCK_EX)
+reader, writer = os.pipe()
+child = os.fork()
+if not child:
+    with emulated():
+        os.write(writer, b"began")
+        time.sleep(60)
+while f" {{child}} " not in Path("/proc/locks").read_text():
+    time.sleep(0.01)
+ours.write_text("-1")
+register(ours.name, emulator, "F")
+fcntl.flock(removed, fcntl.LOCK_UN)
+os.read(reader, 5)
+try:
+    fcntl.flock(os.open(ours, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("held")
+os.kill(child, 9)
+os.waitpid(child, 0)
+""") == ["held"]
+
+
 def test_binfmt_misc_that_others_have_mounted_stays(run: Run) -> None:
     assert run("""
 with emulated():
@@ -190,6 +267,23 @@ print(names())
 
     assert "registered by others as theirs; to do without: sudo sh -c 'echo -1 > " in lines[0]
     assert lines[1:] == ["foreign ['theirs']", "['theirs']"]
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_entries_the_one_registered_last_is_found_as_the_kernel_does(
+    run: Run, names: tuple[str, str]
+) -> None:
+    older, newer = names
+    lines = run(f"""
+register("{older}", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+register("{newer}", "/bin/true", "F")
+(binfmt.MOUNT / "{older}").write_text("0")  # which changes the time of its file
+(binfmt.MOUNT / "{older}").write_text("1")
+print(repr(runs()))
+print(binfmt.find(binfmt.Table.read(root / binfmt.TABLE).targets[FOREIGN.name]).name)
+""")
+
+    assert lines == ["''", newer]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +307,76 @@ print(names())
     assert lines[2] == "['theirs']"
 
 
+def test_where_temporary_files_may_not_execute_a_registration_by_others_is_used(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run(
+        NOEXEC.format(tmp_path)
+        + f"""
+import tempfile
+tempfile.tempdir = str(folder)
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+with emulated(say=lambda _: None):
+    print(runs())
+"""
+    ) == ["foreign"]
+
+
+def test_a_work_folder_that_may_not_execute_is_called_that_before_anything_is_done(
+    run: Run, tmp_path: Path
+) -> None:
+    message, hint, registered = run(
+        NOEXEC.format(tmp_path)
+        + f"""
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+work = folder / "work"
+refused(errors.MachineError)
+print(names(), list(folder.iterdir()))
+"""
+    )
+
+    assert message.endswith("/work is on a file system mounted noexec, where no program runs")
+    assert hint.endswith("-- --work FOLDER")
+    assert registered == "['theirs'] []"
+
+
+def test_binfmt_misc_that_is_switched_off_is_called_that_with_the_command_that_mends_it(
+    run: Run,
+) -> None:
+    message, hint, found = run(f"""
+register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+(binfmt.MOUNT / "status").write_text("0")
+refused(errors.MachineError)
+subprocess.run(["sh", "-c", "echo 1 > /proc/sys/fs/binfmt_misc/status"], check=True)
+with emulated(say=lambda _: None):
+    print(runs())
+""")
+
+    assert "switched off" in message
+    assert hint == "sudo sh -c 'echo 1 > /proc/sys/fs/binfmt_misc/status'"
+    assert found == "foreign"
+
+
+def test_doctor_says_what_stops_even_a_build_by_root(run: Run) -> None:
+    lines = run("""
+from scripts import doctor
+def look():
+    found = doctor.binfmt(doctor.look(work, os.environ, thoroughly=True))
+    print(found.ok, found.found, found.mend, sep="|")
+look()
+register("theirs", "/bin/true", "")
+look()
+(binfmt.MOUNT / "status").write_text("0")
+look()
+""")
+
+    assert lines[0].startswith(f"True|no {FOREIGN} yet; a build by root sees to it|")
+    assert "without the flag F" in lines[1]
+    assert lines[1].startswith("False|")
+    assert "|sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs', after" in lines[1]
+    assert lines[2].startswith("False|binfmt_misc, which ")
+
+
 def test_no_binfmt_leaves_the_machine_alone_and_the_command_that_it_tells_works(run: Run) -> None:
     lines = run("""
 try:
@@ -231,6 +395,79 @@ print(runs())
     assert "--no-binfmt" in lines[0]
     assert "an administrator runs" in lines[1]
     assert lines[2:] == ["[]", "foreign"]
+
+
+def test_no_binfmt_beside_another_build_says_that_its_emulator_goes_with_it(run: Run) -> None:
+    message, hint, *_ = run("""
+with emulated():
+    refused(errors.MachineError, may_register=False)
+""")
+
+    assert f"only until another build ends (finch-build-{FOREIGN}), and --no-binfmt" in message
+    assert "an administrator runs" in hint
+
+
+REQUIRE = """
+def require():
+    try:
+        binfmt.require(FOREIGN, root, work)
+        print("here")
+    except errors.MachineError as error:
+        print(error.message)
+"""
+
+
+def test_an_emulator_that_goes_with_a_build_is_none_to_whom_requires_one(run: Run) -> None:
+    lines = run(
+        REQUIRE
+        + """
+require()
+with emulated():
+    require()
+"""
+    )
+
+    assert "does not run" in lines[0]
+    assert "only until another build ends" in lines[1]
+
+
+def test_an_emulator_that_lasts_is_there_for_whom_requires_one_also_beside_a_build(
+    run: Run,
+) -> None:
+    assert run(
+        REQUIRE
+        + """
+with emulated():
+    binfmt.setup(FOREIGN, root, work, say=lambda _: None)
+    require()
+"""
+    ) == ["here"]
+
+
+def test_a_build_that_may_not_remove_the_last_entry_says_what_does(run: Run) -> None:
+    lines = run(
+        """
+with emulated(say=print):
+    ours.chmod(0o444)
+print(names())
+""",
+        prepare=MOUNTED.replace('"$@"', 'setpriv --bounding-set -dac_override -- "$@"'),
+    )
+
+    assert lines == [
+        f"finch-build-{FOREIGN} stays registered (Permission denied); to do without: "
+        f"sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}'",
+        f"['finch-build-{FOREIGN}']",
+    ]
+
+
+def test_a_build_leaves_an_entry_that_was_registered_anew_while_it_ran(run: Run) -> None:
+    assert run(f"""
+with emulated():
+    ours.write_text("-1")
+    register(ours.name, Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
+print(names())
+""") == [f"['finch-build-{FOREIGN}']"]
 
 
 def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:

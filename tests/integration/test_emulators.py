@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 from scripts import arch, mkosi
+from tests.integration import namespaces
 
 AS_UBUNTU = 'mount --bind "$1" /etc/os-release && shift && exec "$@"'
+
+TRIED = "mount --bind /etc/os-release /etc/os-release"
 
 FETCH = """
 import sys
@@ -24,13 +27,14 @@ print(*(found.program(target) for target in found.table.targets.values()), sep="
 def test_a_machine_that_is_not_debian_has_them_from_the_archive_that_mkosi_takes(
     checkout: Path, tmp_path: Path
 ) -> None:
+    namespaces.require(TRIED, "it takes user namespaces that may mount")
     mkosi.obtain(checkout / "mkosi", tmp_path / "work")
     release = tmp_path / "os-release"
     release.write_text("ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n")
 
     fetched = subprocess.run(
         [
-            "unshare", "--user", "--map-root-user", "--mount", "--",
+            *namespaces.COMMAND,
             "sh", "-c", AS_UBUNTU, "sh", release,
             sys.executable, "-c", FETCH, checkout, tmp_path / "work",
         ],

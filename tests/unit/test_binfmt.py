@@ -65,11 +65,13 @@ def test_where_binfmt_misc_is_not_mounted_nothing_is_found(tmp_path: Path, aarch
     assert binfmt.find(aarch64, tmp_path / "not there") is None
 
 
-def test_an_entry_without_flag_f_will_not_do_and_is_named_with_its_interpreter() -> None:
+def test_an_entry_without_flag_f_will_not_do_and_is_named_with_its_interpreter(
+    tmp_path: Path,
+) -> None:
     entry = Entry.parse("qemu-aarch64", DEBIAN.replace("POCF", ""))
     assert entry
 
-    problem = binfmt.complaint(FOREIGN, entry)
+    problem = binfmt.complaint(FOREIGN, entry, tmp_path)
 
     assert "/usr/bin/qemu-aarch64-static (entry qemu-aarch64) without the flag F" in problem
     assert entry.removal == "sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/qemu-aarch64'"

@@ -116,12 +116,13 @@ def test_a_user_is_told_what_an_administrator_runs_once() -> None:
 
 
 @pytest.mark.parametrize("machine", [ROOT, USER])
-def test_a_kernel_without_binfmt_misc_is_mended_by_its_module(machine: Machine) -> None:
-    lacking = "this kernel has no binfmt_misc"
-    finding = doctor.binfmt(replace(machine, emulated=frozenset(), binfmt=lacking))
+def test_what_stops_even_a_build_by_root_is_told_with_what_mends_it(machine: Machine) -> None:
+    lacking, mend = "this kernel has no binfmt_misc", "sudo modprobe binfmt_misc"
+    finding = doctor.binfmt(
+        replace(machine, emulated=frozenset(), binfmt=lacking, binfmt_mend=mend)
+    )
     assert not finding.ok
-    assert finding.found == lacking
-    assert "modprobe binfmt_misc" in finding.mend
+    assert (finding.found, finding.mend) == (lacking, mend)
 
 
 def test_an_engine_that_does_not_answer_stands_in_the_way_of_packages_alone() -> None:
