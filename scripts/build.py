@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -58,13 +58,14 @@ def build(opts: Options, progress: Progress) -> None:
     added = add(opts, progress, at)
     carried = obtain_emulators(opts, progress)
     planned = plan(opts, using, at, added, carried)
-    if any(_reason(stage, at, opts) for stage in planned):
+    reasons = _reasons(planned, at, opts)
+    if reasons:
         write_trees(carried, at)
-    built = _build_stages(planned, opts, progress, using, at)
+    _build_stages(planned, reasons, opts, progress, using, at)
     records = _records(at)
     written = _write_description(opts, using, at, records, added)
     _describe(opts, using, at, records, written)
-    _show(opts, at, planned, records, built=built)
+    _show(opts, at, planned, records, built=reasons)
 
 
 def with_dated_release(opts: Options, progress: Progress) -> Options:
@@ -86,15 +87,20 @@ def with_dated_release(opts: Options, progress: Progress) -> Options:
 
 def build_tools_tree(opts: Options, progress: Progress, using: Mkosi, at: Places) -> None:
     """Build the tools tree alone, if it is out of date."""
-    _build_stages([_plan_tools_tree(opts, using, at)], opts, progress, using, at)
+    planned = [_plan_tools_tree(opts, using, at)]
+    _build_stages(planned, _reasons(planned, at, opts), opts, progress, using, at)
 
 
 def _build_stages(
-    planned: Sequence[Stage], opts: Options, progress: Progress, using: Mkosi, at: Places
-) -> set[str]:
-    """Build those of planned that are out of date; their names."""
-    reasons = {stage.name: _reason(stage, at, opts) for stage in planned}
-    todo = [stage for stage in planned if reasons[stage.name]]
+    planned: Sequence[Stage],
+    reasons: Mapping[str, str],
+    opts: Options,
+    progress: Progress,
+    using: Mkosi,
+    at: Places,
+) -> None:
+    """Build those of planned for which there are reasons, by name."""
+    todo = [stage for stage in planned if stage.name in reasons]
     if todo:
         _require(opts, at)
         mkosi.install(using)
@@ -103,7 +109,6 @@ def _build_stages(
         has_images = any(stage.name != TOOLS_TREE for stage in todo)
         with emulation(opts, progress) if has_images else nullcontext():
             Builder(opts, using, progress, at).build(todo)
-    return {stage.name for stage in todo}
 
 
 def _require(opts: Options, at: Places) -> None:
@@ -222,6 +227,12 @@ def plan(
     return [tree, *stages.plan(opts.root, wanted, images)]
 
 
+def _reasons(planned: Sequence[Stage], at: Places, opts: Options) -> dict[str, str]:
+    """Why those of planned have to be built that do, by name."""
+    reasons = {stage.name: _reason(stage, at, opts) for stage in planned}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def _reason(stage: Stage, at: Places, opts: Options) -> str:
     """Why stage has to be built ("" where it need not)."""
     record = Record.read(at.stage(stage.name))
@@ -285,7 +296,7 @@ def _show(
     planned: Sequence[Stage],
     records: Mapping[str, Record],
     *,
-    built: set[str],
+    built: Collection[str],
 ) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table("artifact", "size", "seconds", "sha512")
