@@ -164,9 +164,12 @@ class Builder:
             return self._stream(command, env, task, log)
 
     def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
-        """What mkosi needs in its environment to find stand-ins for what would be emulated."""
+        """What mkosi needs in its environment to find stand-ins for what would be emulated.
+
+        It reads the configuration of every image, whichever it builds.
+        """
         place = self._at.of_stage(stage.name)
-        if not (stage.installs and standins.are_for(place.distribution, place.arch)):
+        if not standins.are_for(place.distribution, place.arch):
             return {}
         tree = folder.with_name(f"{stage.name}.standins")
         standins.write_tree(tree, self._at.tools_tree)
