@@ -21,6 +21,7 @@ from scripts import elf, emulators, errors, options
 from scripts.arch import ARCHES, Arch, native
 from scripts.emulators import TABLE, Emulators, Table, Target
 from scripts.errors import HarnessError, MachineError, UsageError
+from scripts.files import nearest
 from scripts.run import CommandError, run
 
 MOUNT = Path("/proc/sys/fs/binfmt_misc")
@@ -221,7 +222,7 @@ def _lack(arch: Arch, target: Target, work: Path) -> str:
 
 def _require_execution(work: Path) -> None:
     """Raise MachineError where nothing that is registered runs programs in work, or anywhere."""
-    if os.statvfs(_nearest(work)).f_flag & os.ST_NOEXEC:
+    if os.statvfs(nearest(work)).f_flag & os.ST_NOEXEC:
         raise MachineError(
             f"{work} is on a file system mounted noexec, where no program runs",
             hint="name a folder on another: -- --work FOLDER",
@@ -232,14 +233,6 @@ def _require_execution(work: Path) -> None:
             "binfmt_misc, which hands foreign programs to an emulator, is switched off",
             hint=f"sudo sh -c 'echo 1 > {status}'",
         )
-
-
-def _nearest(work: Path) -> Path:
-    """The folder work, or what is there of the path to it."""
-    path = work.absolute()
-    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
-        path = path.parent
-    return path
 
 
 def _use(arch: Arch, entry: Entry | None, work: Path, say: Callable[[str], None]) -> None:
@@ -256,7 +249,7 @@ def _use(arch: Arch, entry: Entry | None, work: Path, say: Callable[[str], None]
 
 def _refusal(arch: Arch, work: Path) -> str:
     """Why no program of arch runs in work ("" if one does)."""
-    near = _nearest(work)
+    near = nearest(work)
     # The doctor's user need not be the one who builds.
     scratch = near if os.access(near, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="finch-", dir=scratch) as folder:

@@ -66,7 +66,7 @@ class Builder:
         self._at = at
         self._tools = Tools(at.tools_tree, using.sandbox)
         self._log_path = opts.target / "build.log"
-        self._workspace = Path()
+        self._workspace: Path
         self._lock = threading.Lock()
         self._ending = threading.Event()
 
@@ -83,7 +83,7 @@ class Builder:
                 f"{self._log_path} cannot be written: {error}", hint="-- --out names another folder"
             ) from None
         with (
-            self._work_folders(),
+            self._work_folders() as self._workspace,
             self._log_path.open("wb") as log,
             ThreadPoolExecutor(self._opts.jobs) as pool,
         ):
@@ -96,17 +96,19 @@ class Builder:
                 raise
 
     @contextmanager
-    def _work_folders(self) -> Iterator[None]:
-        """The folders that hold something only while a build is running, made empty."""
+    def _work_folders(self) -> Iterator[Path]:
+        """The folders that hold something only while a build is running, made empty.
+
+        Returns mkosi's workspace among them.
+        """
         building = [place.folder / "building" for place in (self._at.images, self._at.tools)]
         folders = [*building, *workspaces.folders(self._opts.work)]
         for path in folders:
             remove(path)
         for path in building:
             path.mkdir()
-        self._workspace = workspaces.make(self._opts.work)
         try:
-            yield
+            yield workspaces.make(self._opts.work)
         finally:
             for path in folders:
                 remove(path)

@@ -10,6 +10,7 @@ from scripts import inventory, origin, provenance, report, sbom, stages
 from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
 from scripts.files import write_text
 from scripts.inventory import Installed
+from scripts.manifest import MKOSI_PIN
 from scripts.mkosi import Pin
 from scripts.options import Options
 from scripts.places import Places
@@ -49,7 +50,7 @@ def write(
         standing,
         manifest,
         {name: digest for record in records.values() for name, digest in _added(record).items()},
-        Pin.read(opts.root / "mkosi/pin.toml"),
+        Pin.read(opts.root / MKOSI_PIN),
         origin.Source.of(opts.root),
         opts.builder,
         max(image.made for image in images),

@@ -23,6 +23,7 @@ from rich.text import Text
 from scripts import arch, engine, errors, interpreters, run, sources
 from scripts import binfmt as binfmts
 from scripts.errors import MachineError, UsageError
+from scripts.files import nearest
 from scripts.options import ROOT, Options
 
 GIB = 1 << 30
@@ -387,9 +388,7 @@ def _namespaces() -> str:
 
 
 def _free_bytes(path: Path) -> int:
-    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
-        path = path.parent
-    status = os.statvfs(path)
+    status = os.statvfs(nearest(path))
     return status.f_bavail * status.f_frsize
 
 

@@ -10,6 +10,14 @@ from scripts.errors import HarnessError
 from scripts.run import CommandError, run
 
 
+def nearest(path: Path) -> Path:
+    """The folder path, or what is there of the way to it."""
+    path = path.absolute()
+    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+        path = path.parent
+    return path
+
+
 def remove(folder: Path) -> None:
     """Remove folder, if it is there, and all in it.
 

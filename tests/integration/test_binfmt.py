@@ -136,16 +136,19 @@ with emulated():
     assert lines == ["b'foreign'"]
 
 
-def test_of_two_builds_the_last_one_takes_the_emulator_away(run: Run) -> None:
-    assert run("""
+# Of two builds the first ends while the second runs.
+OVERLAPPING = """
 first, second = emulated(), emulated()
 first.__enter__()
 second.__enter__()
 first.__exit__(None, None, None)
 print(runs())
 second.__exit__(None, None, None)
-print(runs())
-""") == ["foreign", "Exec format error"]
+"""
+
+
+def test_of_two_builds_the_last_one_takes_the_emulator_away(run: Run) -> None:
+    assert run(f"{OVERLAPPING}print(runs())") == ["foreign", "Exec format error"]
 
 
 def test_what_a_killed_build_left_is_used_and_then_taken_away(run: Run) -> None:
@@ -175,18 +178,8 @@ print((binfmt.MOUNT / "register").exists())
 
 
 def test_of_two_builds_the_last_one_unmounts_binfmt_misc(run: Run) -> None:
-    assert run(
-        """
-first, second = emulated(), emulated()
-first.__enter__()
-second.__enter__()
-first.__exit__(None, None, None)
-print(runs())
-second.__exit__(None, None, None)
-print((binfmt.MOUNT / "register").exists())
-""",
-        prepare=NOT_MOUNTED,
-    ) == ["foreign", "False"]
+    is_mounted = 'print((binfmt.MOUNT / "register").exists())'
+    assert run(f"{OVERLAPPING}{is_mounted}", prepare=NOT_MOUNTED) == ["foreign", "False"]
 
 
 def test_two_builds_that_start_together_both_have_the_emulator(run: Run) -> None:
