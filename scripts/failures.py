@@ -21,8 +21,12 @@ APT_FETCH = re.compile(r"^[EW]: Failed to fetch (\S+)\s+(.+)$")
 APT_ERROR = re.compile(r"^E: (.+)$")
 DPKG_ERROR = re.compile(r"^dpkg: error processing (?:package|archive) (\S+) \((.+)\):")
 
-# rpm, of a scriptlet that failed: its kind and package.
-RPM_SCRIPTLET = re.compile(r"%(\w+)\((\S+)\) scriptlet failed, (?:exit status|signal) (\d+)")
+# rpm, of a scriptlet that failed: whether rpm goes on all the same, its kind and package. Where it
+# goes on, dnf may still call the transaction failed.
+RPM_SCRIPTLET = re.compile(
+    r"^(warning|error): %(\w+)\((\S+)\) scriptlet failed, (?:exit status|signal) (\d+)"
+)
+DNF_TRANSACTION = "Error: Transaction failed"
 
 # QEMU's user-mode emulation, of a program that it cannot go on with: a crash of the program, which
 # under emulation may be the emulator's fault, and one of its own.
@@ -46,6 +50,10 @@ DNF_CURL = re.compile(r"Curl error \(\d+\): (.+?) for (\S+) \[(.*)\]$")
 DNF_DIGEST = "Downloading successful, but checksum doesn't match"
 DNF_REPODATA = re.compile(r"\brepodata/\S+")
 DNF_ERROR = re.compile(r"^Error: ?(.*)$")
+# Below an error that says no more: what cannot be installed, and why, the reason last.
+DNF_PROBLEM = re.compile(r"^ Problem(?: \d+)?: (.+)$")
+DNF_REASON = re.compile(r"^  - (.+)$")
+DNF_NO_MATCH = "Unable to find a match"
 
 # What dnf says of a package that it does not trust, and what that means.
 DNF_UNTRUSTED = {
@@ -72,6 +80,7 @@ APT_NOTHING = "Unable to locate package base-files"
 NETWORK_HINT = "check the network; -- --mirror URL names another archive"
 NOTHING = "the archive has no packages for this architecture and release"
 NOTHING_HINT = "-- --arch and -- --release name others, -- --mirror URL another archive"
+NO_MATCH_HINT = "an older release may not have it yet: -- --release names another"
 TRUST_HINT = "-- --mirror URL names another mirror, -- --signing-key FILE the key of this one"
 
 
@@ -121,7 +130,7 @@ def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]
     if cause:
         return cause, hint
     if cause := _dnf_error(lines):
-        return cause, ""
+        return cause, NO_MATCH_HINT if cause.startswith(DNF_NO_MATCH) else ""
     for line in lines:
         if match := APT_ERROR.match(line):
             return (NOTHING, NOTHING_HINT) if match[1] == APT_NOTHING else (match[1], "")
@@ -133,11 +142,12 @@ def _cause(lines: Sequence[str], work: Path, repository: str) -> tuple[str, str]
 
 def _script(lines: Sequence[str]) -> tuple[str, str]:
     """The script of a package that failed, and a hint where it crashed ("" if none did)."""
+    is_fatal = {"error": True, "warning": DNF_TRANSACTION in lines}
     for number, (line, after) in enumerate(pairwise([*lines, ""])):
         if match := DPKG_ERROR.match(line):
             cause = f"package {match[1]}, {match[2]}: {after.strip()}"
-        elif match := RPM_SCRIPTLET.search(line):
-            cause = f"package {match[2]}, its scriptlet %{match[1]} ended with status {match[3]}"
+        elif (match := RPM_SCRIPTLET.match(line)) and is_fatal[match[1]]:
+            cause = f"package {match[3]}, its scriptlet %{match[2]} ended with status {match[4]}"
         else:
             continue
         before = [text for text in lines[:number] if text.strip()][-SCRIPT_LINES:]
@@ -201,10 +211,16 @@ def _untrusted(lines: Sequence[str], repository: str) -> str:
 
 
 def _dnf_error(lines: Sequence[str]) -> str:
-    """Any other error of dnf's; one that is long begins on the next line."""
-    for line, after in pairwise([*lines, ""]):
-        if match := DNF_ERROR.match(line):
-            return match[1] or after.strip()
+    """Any other error of dnf's, with the last of its reasons where it gives some."""
+    for number, line in enumerate(lines):
+        if not (match := DNF_ERROR.match(line)):
+            continue
+        if match[1]:
+            return match[1]
+        below = lines[number + 1 :]
+        problem = next((found[1] for text in below if (found := DNF_PROBLEM.match(text))), "")
+        reasons = [found[1] for text in below if (found := DNF_REASON.match(text))]
+        return ": ".join(filter(None, [problem, *reasons[-1:]]))
     return ""
 
 

@@ -103,7 +103,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     return Options(
         distribution=distribution,
         release=given.release,
-        mirror=given.mirror,
+        mirror=_mirror_of(given.mirror, distribution),
         signing_key=_signing_key(given.signing_key, distribution),
         third_party_mirror=given.third_party_mirror,
         third_party_pins=_pins(given.third_party_pins),
@@ -303,6 +303,15 @@ def _signing_key(path: Path | None, distribution: str) -> Path | None:
     if not path.is_file():
         raise UsageError(f"--signing-key {path} is no file")
     return path.absolute()
+
+
+def _mirror_of(url: str | None, distribution: str) -> str | None:
+    if url and urlsplit(url).scheme == "file" and distribution in RPM_DISTRIBUTIONS:
+        raise UsageError(
+            f"--mirror {url} is a folder, but packages of {distribution} come over http or https",
+            hint="`python3 -m http.server --bind 127.0.0.1 --directory FOLDER` serves one",
+        )
+    return url
 
 
 def _pins(path: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -40,20 +40,15 @@ WAYS_ON = (
 def check(release: str, arch: Arch, mirror: str | None) -> None:
     """See that the packages of release can be had for arch from mirror, by default Amazon's CDN.
 
-    Raises UsageError that lists the nearest releases where there is no such release, and
-    HarnessError that names the ways on where the mirror cannot be reached.
+    Raises UsageError that lists the nearest releases where the mirror has others, and HarnessError
+    that names the ways on where it cannot be reached or does not let itself be asked.
     """
     if release != LATEST and _day(release) is None:
-        raise _unknown(release, arch, mirror)
+        raise _unknown(release, mirror, _published_or_known(mirror))
     try:
         read(probe(release, arch, mirror), settings=LOOK)
     except MissingError as error:
-        if mirror and is_repository(mirror):
-            raise HarnessError(
-                f"{mirror} is no repository: {error.message}",
-                hint="-- --mirror takes the base of a tree like Amazon's CDN too",
-            ) from error
-        raise _unknown(release, arch, mirror) from error
+        raise _missing(release, arch, mirror, error) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
 
@@ -116,26 +111,51 @@ def nearest(release: str, among: Iterable[str]) -> list[str]:
     return sorted(by_distance[:NEAREST], key=_order, reverse=True)
 
 
-def _unknown(release: str, arch: Arch, mirror: str | None) -> UsageError:
-    try:
-        among = published(mirror)
-    except HarnessError:
-        among = known()
-    where = f"{mirror} has" if mirror else "there is"
-    if release in among:
-        return UsageError(
-            f"{where} no release {release} of Amazon Linux for {arch}",
-            hint="-- --arch names another architecture, -- --mirror another mirror",
+def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) -> HarnessError:
+    """What to say of a mirror that answers, but has not what a build of release asks for first.
+
+    Only one that says which releases it has can be said to lack this one: a proxy, or a server that
+    has no mirror at all at the address, may answer so too.
+    """
+    if mirror and is_repository(mirror):
+        return HarnessError(
+            f"{mirror} is no repository: {error.message}",
+            hint="-- --mirror takes the base of a tree like Amazon's CDN too",
         )
+    try:
+        listed = published(mirror)
+    except HarnessError:
+        return _unreachable(error, mirror)
+    if release not in (*listed, LATEST):
+        return _unknown(release, mirror, listed)
+    return HarnessError(
+        f"{_whose(mirror)} lists the release {release}, but lacks its packages for {arch}: "
+        f"{error.message}",
+        hint=WAYS_ON,
+    )
+
+
+def _unknown(release: str, mirror: str | None, among: Sequence[str]) -> UsageError:
+    where = f"{mirror} has" if mirror else "there is"
     return UsageError(
         f"{where} no release {release} of Amazon Linux",
         hint=f"the nearest that exist: {', '.join(nearest(release, among))}",
     )
 
 
+def _published_or_known(mirror: str | None) -> list[str]:
+    try:
+        return published(mirror)
+    except HarnessError:
+        return known()
+
+
 def _unreachable(error: HarnessError, mirror: str | None) -> HarnessError:
-    whose = "the mirror of Amazon Linux" if mirror else "Amazon's CDN"
-    return HarnessError(f"{whose} cannot be reached: {error.message}", hint=WAYS_ON)
+    return HarnessError(f"{_whose(mirror)} cannot be reached: {error.message}", hint=WAYS_ON)
+
+
+def _whose(mirror: str | None) -> str:
+    return "the mirror of Amazon Linux" if mirror else "Amazon's CDN"
 
 
 def _day(release: str) -> date | None:

@@ -275,6 +275,8 @@ ALTERED_RPM = rpm_failure(
     "Expected: 1064(sha256) "
 )
 
+WARNED = "warning: %post(selinux-policy-targeted-38.1-1.noarch) scriptlet failed, exit status 1\n"
+
 UNSIGNED = """\
 Package bash-5.2-1.rpm is not signed
 Error: GPG check FAILED
@@ -324,7 +326,10 @@ Error: GPG check FAILED
         ("No match for argument: bsah\nError: Unable to find a match: bsah\n",
          "Unable to find a match: bsah"),
         ("Error: \n Problem: nothing provides libc.so.6 needed by bash-5.2-1.x86_64\n",
-         "Problem: nothing provides libc.so.6 needed by bash-5.2-1.x86_64"),
+         "nothing provides libc.so.6 needed by bash-5.2-1.x86_64"),
+        ("Error: \n Problem: conflicting requests\n  - nothing provides udev needed by x-1.x86\n",
+         "conflicting requests: nothing provides udev needed by x-1.x86"),
+        (f"{WARNED}Error: Unable to find a match: bsah\n", "Unable to find a match: bsah"),
     ],
 )  # fmt: skip
 def test_what_dnf_failed_at_is_one_sentence_with_the_repository_and_the_url(
@@ -334,6 +339,18 @@ def test_what_dnf_failed_at_is_one_sentence_with_the_repository_and_the_url(
     explained = failures.explain("base", error, work=WORK, log=LOG, repository=REPOSITORY)
 
     assert explained.message == f"building base failed: {message}"
+
+
+def test_a_package_that_this_release_lacks_may_be_in_another() -> None:
+    error = CommandError(["mkosi"], 1, "Error: Unable to find a match: kernel6.18\n")
+
+    assert "--release" in failures.explain("base", error, work=WORK, log=LOG).hint
+
+
+def test_a_scriptlet_that_rpm_only_warns_of_is_not_the_cause() -> None:
+    output = f"{WARNED}‣ [base] No kernel found\n"
+
+    assert explained(output) == "building base failed: No kernel found"
 
 
 @pytest.mark.parametrize("output", [NO_REPOMD, BUSY_RPM, BROKEN_RPM])

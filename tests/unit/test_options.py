@@ -137,7 +137,14 @@ def test_a_signing_key_is_not_ignored_where_it_would_mean_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
 def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
-    assert options.parse(["--mirror", url], {}).mirror == url
+    assert options.parse(["--distribution", "debian", "--mirror", url], {}).mirror == url
+
+
+def test_rpms_do_not_come_from_a_folder() -> None:
+    with pytest.raises(UsageError, match="is a folder") as caught:
+        options.parse(["--distribution", "amazonlinux", "--mirror", "file:///srv/x86_64"], {})
+
+    assert "http.server" in caught.value.hint
 
 
 def test_help_tells_of_every_option_and_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,10 +56,12 @@ def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_li
 
 
 def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mirror: str) -> None:
-    with pytest.raises(UsageError, match="of Amazon Linux for aarch64") as caught:
+    with pytest.raises(HarnessError, match="lacks its packages for aarch64") as caught:
         releases.check(RELEASE, AARCH64, mirror)
 
+    assert f"{mirror}/core/mirrors/{RELEASE}/aarch64/mirror.list" in caught.value.message
     assert "nearest" not in caught.value.hint
+    assert caught.value.exit_code == 1
 
 
 def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> None:
@@ -73,9 +75,24 @@ def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> Non
 def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: str, server: Server) -> None:
     del server.files["/al2023/core/releasemd.xml"]
     with pytest.raises(UsageError) as caught:
-        releases.check("2023.9.20251201", X86_64, mirror)
+        releases.check("2023.9", X86_64, mirror)
 
-    assert "2023.9.20251208" in caught.value.hint
+    assert RELEASE in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
+    server: Server, status: int
+) -> None:
+    for path in (f"mirrors/{RELEASE}/x86_64/mirror.list", "releasemd.xml"):
+        server.statuses[f"/typo/core/{path}"] = status
+    with pytest.raises(HarnessError, match="cannot be reached") as caught:
+        releases.check(RELEASE, X86_64, f"{server.url}/typo")
+
+    assert f"{server.url}/typo/core/mirrors" in caught.value.message
+    assert str(status) in caught.value.message
+    assert "quickstart" in caught.value.hint
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
