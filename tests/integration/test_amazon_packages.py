@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +16,14 @@ from scripts import arch, mkosi, patches, stages, thirdparty
 from scripts.mkosi import Mkosi
 
 NAMES = "tests/amazon-package-names.txt"
+
+# What mkosi has configuration of its own for, with the profiles that Amazon Linux has packages for:
+# it has no plymouth, fish or QEMU.
+BUILT_IN = {
+    "mkosi-initrd": "lvm,network,nfs,pkcs11,raid",
+    "mkosi-tools": "devel,package-manager",
+    "mkosi-vm": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +56,29 @@ def packages_of_images(using: Mkosi, root: Path) -> set[str]:
     return found
 
 
-def packages_of_patch(using: Mkosi) -> set[str]:
-    """What mkosi itself would install, of the files that our patch adds."""
+def packages_of_mkosi(using: Mkosi) -> set[str]:
+    """What mkosi itself would install into an initrd, a tools tree and a virtual machine."""
     found: set[str] = set()
-    for path in using.folder.glob("mkosi/resources/**/*.conf"):
-        if "amazonlinux" in path.relative_to(using.folder).as_posix():
-            lines = stages.read_conf(path)["Content"]["Packages"].split("\n")
-            found |= {line.partition("#")[0].strip() for line in lines}
-    return found - {""}
+    for name in arch.NAMES:
+        for included, profiles in BUILT_IN.items():
+            result = subprocess.run(
+                [
+                    sys.executable, "-m", "mkosi", "--directory", "", "--tools-tree", "no",
+                    "--distribution", "amazonlinux", "--architecture", arch.parse(name).mkosi,
+                    "--include", included, "--profile", profiles, "--json", "summary",
+                ],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": os.fspath(using.folder)},
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            found |= set(json.loads(result.stdout)["Images"][-1]["Packages"])
+    return found
+
+
+def packages_of_the_full_tree(root: Path) -> set[str]:
+    """What the configuration that our patch adds to mkosi's sources asks for."""
+    text = (root / "mkosi/0002-Test-Amazon-Linux-2023.patch").read_text()
+    added = re.findall(r"^\+{3} b/mkosi\.conf\.d/\S+\n((?:(?!^diff ).*\n)*)", text, re.MULTILINE)
+    return {name for part in added for name in re.findall(r"^\+ {8}(\S+)$", part, re.MULTILINE)}
 
 
 def test_the_images_ask_for_published_packages_only(
@@ -65,10 +93,29 @@ def test_the_images_ask_for_published_packages_only(
 def test_mkosi_with_our_patch_asks_for_published_packages_only(
     using: Mkosi, published: set[str]
 ) -> None:
-    asked = packages_of_patch(using)
+    asked = packages_of_mkosi(using)
 
-    assert {"dnf", "libfido2", "grub2-efi-aa64-modules"} <= asked
+    assert {"dnf", "libfido2", "xfsprogs", "nfs-utils", "grub2-efi-aa64-modules"} <= asked
     assert sorted(asked - published) == []
+
+
+def test_the_patch_of_the_full_tree_asks_for_published_packages_only(
+    checkout: Path, published: set[str]
+) -> None:
+    asked = packages_of_the_full_tree(checkout)
+
+    assert {"openssh-server", "grub2-pc"} <= asked
+    assert sorted(asked - published) == []
+
+
+def test_packages_are_built_with_published_packages_only(
+    checkout: Path, published: set[str]
+) -> None:
+    text = (checkout / "al2023-package-build/Dockerfile").read_text()
+    [installed] = re.findall(r"\binstall ([\w .+-]+)$", text, re.MULTILINE)
+
+    assert "rpm-build" in installed.split()
+    assert sorted(set(installed.split()) - published) == []
 
 
 def test_third_party_files_require_published_packages_only(
@@ -82,6 +129,6 @@ def test_third_party_files_require_published_packages_only(
 
 
 def test_no_name_is_allowed_that_nothing_asks_for(checkout: Path, using: Mkosi) -> None:
-    asked = packages_of_images(using, checkout) | packages_of_patch(using)
+    asked = packages_of_images(using, checkout) | packages_of_mkosi(using)
 
     assert sorted(allowed().keys() - asked) == []

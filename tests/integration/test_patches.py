@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mkosi
+from scripts import arch, mkosi, options, patches
+from scripts.errors import HarnessError
 from scripts.mkosi import Pin
 
 
@@ -66,3 +68,32 @@ def test_every_line_of_a_patch_has_the_style_of_mkosi(checkout: Path) -> None:
             if path.endswith(".py"):
                 long = [line for line in added if len(line) > 109 and "https://" not in line]
                 assert long == [], path
+
+
+@pytest.mark.parametrize(
+    "drop_in",
+    [
+        "wsl-rootfs/mkosi.conf.d/dependencies.conf",
+        "tools-tree/mkosi.conf.d/debian-aarch64.conf",
+        "tools-tree/mkosi.conf.d/debian-x86_64.conf",
+        "os-image/mkosi.conf.d/aarch64.conf",
+    ],
+)
+def test_a_setting_that_mkosi_does_not_know_is_found_in_whichever_drop_in(
+    checkout: Path, tmp_path: Path, drop_in: str
+) -> None:
+    for path in checkout.glob("mkosi.*"):
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / path.name)
+    broken = tmp_path / "mkosi.images" / drop_in
+    broken.write_text(f"{broken.read_text()}\n[Content]\nNoSuchSetting=yes\n")
+    with pytest.raises(HarnessError, match="NoSuchSetting"):
+        read_all(checkout, tmp_path, broken.parent.parent.name)
+
+
+def read_all(checkout: Path, root: Path, image: str) -> None:
+    using = mkosi.obtain(checkout / "mkosi", checkout / ".work")
+    for distribution, name, profiles in itertools.product(
+        options.DISTRIBUTIONS, arch.NAMES, patches.PROFILES
+    ):
+        patches.read_configuration(using, root, distribution, arch.parse(name), image, profiles)
