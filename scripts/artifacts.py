@@ -200,17 +200,39 @@ def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[A
     write_text(out / MANIFEST, text + "\n")
 
 
-def installed(out: Path) -> frozenset[str]:
-    """The packages, and the paths of single files, that manifest.json says the base holds.
+@dataclass(frozen=True)
+class Contents:
+    """What manifest.json says of the base beside the distribution's own packages.
 
-    RPMs that are not of the distribution are there by their file names too.
+    rpms are the file names of the RPMs in it that are not the distribution's; left_out is what it
+    was to be built without: the names that --allow-missing gave, PACKAGES for packages of our own.
+    """
+
+    rpms: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+
+
+# In Contents.left_out.
+PACKAGES = "packages"
+
+
+def contents(out: Path) -> Contents:
+    """What the manifest in the folder out says of the base.
 
     Nothing where there is no manifest, or one that this version cannot read.
     """
     try:
         manifest = json.loads((out / MANIFEST).read_text())
-        added = manifest["additions"]
-        packages = [package["name"] for package in manifest["images"]["base"]["packages"]]
-        return frozenset([*packages, *added["packages"], *added["rpms"], *added["files"]])
+        added, options = manifest["additions"], manifest["options"]
+        files = {
+            f"{package['name']}-{package['version']}.{package['arch']}.rpm"
+            for package in manifest["images"]["base"]["packages"]
+        }
+        wanted = {rpm for rpm in added["rpms"] if rpm.rsplit("-", 2)[0] in added["packages"]}
+        without = [PACKAGES] if options.get("without_packages") else []
+        return Contents(
+            rpms=frozenset(wanted | files.intersection(added["rpms"])),
+            left_out=frozenset([*without, *options.get("allow_missing", ())]),
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        return frozenset()
+        return Contents()

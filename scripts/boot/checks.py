@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.arch import Arch
+from scripts.artifacts import PACKAGES, Contents
 from scripts.boot import cidata
 from scripts.boot.console import plain
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
@@ -44,15 +45,29 @@ OURS = ".finch"
 
 # Of the units that our presets are about those that every version of the packages has.
 OUR_PRESETS = re.compile(r"(cloud-.*|sshd|systemd-(networkd|resolved)(-.*)?)\.service")
-# What the images hold beside the distribution, by program: the package or file that it is of.
+# The programs that the images hold for Finch, by distribution: each with the name of the pin of
+# third-party/pins.toml that it comes with, which the image may have been built without.
 PROGRAMS = {
-    "cosign": ("cosign",),
-    "docker-credential-pass": ("/usr/bin/docker-credential-pass",),
-    "gpg": ("gnupg", "gnupg2"),
-    "pass": ("pass", "/usr/bin/pass"),
+    "amazonlinux": {
+        "cosign": "cosign",
+        "docker-credential-pass": "docker-credential-pass",
+        "gpg": "pass",
+        "pass": "pass",
+    },
+    "debian": {"gpg": "", "pass": ""},
 }
+LEFT_OUT = "the image was built without"
+
+# cloud-init's stage that comes after the network, as version 24.3 and older ones call it.
+CLOUD_INIT_NETWORK = ("cloud-init-network.service", "cloud-init.service")
+# sshd.socket would take sshd's port.
+NOT_ENABLED = ("sshd.socket",)
+# What the kernel's package has in /boot, of which the UKI takes the place: it is left out of the
+# images (mkosi.images/base-with-kernel/mkosi.conf).
+NOT_MISSED = re.compile(r"/boot/[^/]*-[^/]*")
 
 UNIT_STATES = {
+    "chronyd.service": "enabled",
     "cloud-config.service": "enabled",
     "cloud-final.service": "enabled",
     "cloud-init-local.service": "enabled",
@@ -77,7 +92,7 @@ class Facts:
 
     Of the host: the UKI as built, the digests of the UKI on the ESP and of the
     disk before and after, the partition table, root's file system and the
-    machine-id in it; installed are the packages and files that the image is said to hold, emulated
+    machine-id in it; contents is what the image is said to hold beside the distribution, emulated
     the architectures that it has emulators for. Of the
     guest, by boot ("first", "second", "other"): what went wrong in it ("" for
     nothing) with the last lines of its console, its host key, and how it ended.
@@ -87,7 +102,7 @@ class Facts:
     uki: Uki
     disk_before: str
     distribution: str = "debian"
-    installed: frozenset[str] = frozenset()
+    contents: Contents = field(default_factory=Contents)
     partitions: Sequence[Partition] = ()
     root: FileSystem | None = None
     machine_id: str | None = None
@@ -421,13 +436,15 @@ def _packages(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     count = len(facts.first["rpm-packages"].text.splitlines())
-    missing = facts.first["rpm-missing"].text
+    lines = facts.first["rpm-missing"].text.splitlines()
+    missing = [line for line in lines if not NOT_MISSED.fullmatch(line.split()[-1])]
     problems = {
         # No image works with fewer; a database that rpm cannot read lists none.
         f"rpm knows of {count} packages only": count < 50,
-        f"rpm -Va: {len(missing.splitlines())} files are missing": missing,
+        f"rpm -Va: {len(missing)} files are missing": missing,
     }
-    return _verdict(problems, missing or f"{count} packages, nothing missing")
+    evidence = "\n".join(missing) or f"{count} packages, nothing missing but the kernel's in /boot"
+    return _verdict(problems, evidence)
 
 
 def _repositories(facts: Facts) -> Verdict | None:
@@ -475,6 +492,9 @@ def _presets(facts: Facts) -> Verdict | None:
         for unit, state in UNIT_STATES.items()
         if units.get(unit) != state
     ]
+    wrong += [f"{unit} is enabled" for unit in NOT_ENABLED if units.get(unit) == "enabled"]
+    if not any(units.get(unit) == "enabled" for unit in CLOUD_INIT_NETWORK):
+        wrong.append(f"neither {' nor '.join(CLOUD_INIT_NETWORK)} is enabled")
     shown = [" ".join(row) for row in rows if row and OUR_PRESETS.fullmatch(row[0])]
     return _verdict({"; ".join([*wrong, *odd]): wrong or odd}, "\n".join(shown))
 
@@ -484,43 +504,43 @@ def _programs(facts: Facts) -> Verdict | None:
         return None
     text = facts.first["programs"].text
     answers = {line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if " " in line}
-    wanted = [name for name, origins in PROGRAMS.items() if facts.installed.intersection(origins)]
+    wanted = [
+        name
+        for name, pin in PROGRAMS[facts.distribution].items()
+        if pin not in facts.contents.left_out
+    ]
     problems = {
         **{f"{name} is not there": name not in answers for name in wanted},
         **{f"{name} ends with status {answers.get(name)}": answers.get(name, "0") != "0"
            for name in wanted},
     }  # fmt: skip
-    return _verdict(problems, text or "the image is said to hold none")
-
-
-def _added_rpms(facts: Facts) -> list[str]:
-    """The RPMs that are not the distribution's, as rpm names them: name-version-release.arch."""
-    return sorted(name.removesuffix(".rpm") for name in facts.installed if name.endswith(".rpm"))
+    return _verdict(problems, text or f"{LEFT_OUT} any")
 
 
 def _rpm_knows(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     listed = set(facts.first["rpm-packages"].text.split())
-    wanted = _added_rpms(facts)
+    wanted = sorted(name.removesuffix(".rpm") for name in facts.contents.rpms)
     missing = [name for name in wanted if name not in listed]
-    return _verdict(
-        {f"rpm does not know {', '.join(missing)}": missing},
-        "\n".join(wanted) or "the image is said to hold none",
-    )
+    own = [name for name in listed if name.startswith("cloud-init-") and OURS in name]
+    problems = {
+        f"rpm does not know {', '.join(missing)}": missing,
+        f"rpm knows no cloud-init with {OURS} in its release": _has_own_packages(facts) and not own,
+    }
+    return _verdict(problems, "\n".join(wanted) or f"{LEFT_OUT} any")
 
 
-def _honours_mounts(facts: Facts) -> bool:
-    """Whether the image's cloud-init is one that does: Amazon Linux's own does not."""
-    ours = [name for name in _added_rpms(facts) if name.startswith("cloud-init-") and OURS in name]
-    return facts.distribution != "amazonlinux" or bool(ours)
+def _has_own_packages(facts: Facts) -> bool:
+    """Whether the image is one of Amazon Linux with the packages that we build ourselves."""
+    return facts.distribution == "amazonlinux" and PACKAGES not in facts.contents.left_out
 
 
 def _mounts(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
-    if not _honours_mounts(facts):
-        return Verdict("", "not asked of Amazon Linux's own cloud-init")
+    if facts.distribution == "amazonlinux" and not _has_own_packages(facts):
+        return Verdict("", f"{LEFT_OUT} our cloud-init, and Amazon Linux's own does not honour it")
     answer = facts.first["mounts-entry"]
     lines = answer.text.splitlines()
     entry = next((line.split() for line in lines if line.startswith(cidata.SHARE_TAG)), [])
@@ -539,8 +559,8 @@ def _mounts(facts: Facts) -> Verdict | None:
 def _sshfs(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
-    if facts.distribution == "amazonlinux" and "fuse-sshfs" not in facts.installed:
-        return Verdict("", "the image is said to hold none")
+    if facts.distribution == "amazonlinux" and not _has_own_packages(facts):
+        return Verdict("", f"{LEFT_OUT} it")
     answer = facts.first["sshfs"]
     version = re.search(r"^SSHFS version (\S+)", answer.text, re.MULTILINE)
     seen = version[1] if version else ""
@@ -557,7 +577,8 @@ def _credentials(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     answer = facts.first["credentials"]
-    wanted = "/usr/bin/docker-credential-pass" in facts.installed
+    needed = {"docker-credential-pass", "pass"}
+    wanted = facts.distribution == "amazonlinux" and not needed & facts.contents.left_out
     lost = _json(answer.text).get("Secret") != "swordfish"
     return _verdict({"docker-credential-pass keeps no password": wanted and lost}, answer.text)
 
@@ -606,7 +627,11 @@ RULES = (
     Rule("cloud-init", "cloud-init finished without error", _cloud_init),
     Rule("programs", "cosign, docker-credential-pass, gpg and pass run where installed", _programs),
     Rule("credentials", "docker-credential-pass keeps a password", _credentials),
-    Rule("mounts", "cloud-init honours a 9p tag in mounts:", _mounts),
+    Rule(
+        "mounts",
+        "a tag in mounts: is in fstab, and can be mounted if there is 9p",
+        _mounts,
+    ),
     Rule("sshfs", "sshfs is there, for Lima's reverse-sshfs mounts", _sshfs),
     Rule("sshd", "sshd answers with a host key", _ssh),
     Rule("power-off", "the power button powers it off", _power_off),
@@ -619,7 +644,12 @@ RULES = (
     Rule("emulators", "emulators of foreign programs are registered", _emulators),
     Rule("foreign-program", "a program of another architecture runs", _foreign_program),
     Rule("os-release", "os-release is amzn 2023", _amazon, distribution="amazonlinux"),
-    Rule("packages", "rpm -Va misses no file", _packages, distribution="amazonlinux"),
+    Rule(
+        "packages",
+        "rpm -Va misses no file but the kernel's in /boot",
+        _packages,
+        distribution="amazonlinux",
+    ),
     Rule("rpm-knows", "rpm knows what was added", _rpm_knows, distribution="amazonlinux"),
     Rule(
         "repositories", "dnf's repositories are Amazon's", _repositories, distribution="amazonlinux"

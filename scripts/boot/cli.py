@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         opts.arch,
         opts.target / "os-image.raw",
         opts.target / "os-image.efi",
-        artifacts.installed(opts.target),
+        artifacts.contents(opts.target),
     )
     tools = _tools(opts, progress)
     result = boot_test(subject, tools, opts.target / "boot-test", progress, accel=opts.accel)

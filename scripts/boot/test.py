@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.arch import Arch
+from scripts.artifacts import Contents
 from scripts.boot import checks, cidata, disk, firmware, machine, ssh, uki
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.machine import Machine, Vm
@@ -45,16 +46,13 @@ CONSOLES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What is booted: the disk image, and the UKI that is said to be on its ESP.
-
-    installed are the packages, and the paths of single files, that the image is said to hold.
-    """
+    """What is booted: the disk image, the UKI that is said to be on its ESP, and what it holds."""
 
     distribution: str
     arch: Arch
     disk: Path
     uki: Path
-    installed: frozenset[str] = frozenset()
+    contents: Contents = field(default_factory=Contents)
 
 
 def boot_test(
@@ -160,7 +158,7 @@ class _Test:
             _read_uki(subject.uki),
             disk_before="",
             distribution=subject.distribution,
-            installed=subject.installed,
+            contents=subject.contents,
             emulated=[target.name for target in _emulated(subject.arch)],
         )
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"

@@ -29,7 +29,7 @@ from tests.lab.stage import SOURCE_DATE_EPOCH
 NAME = "amazonlinux/amazonlinux"
 
 # What Amazon's own image has, as far as builds need it.
-PACKAGES = ("bash", "coreutils", "dnf", "system-release")
+PACKAGES = ("bash", "coreutils", "dnf", "gnupg2-minimal", "system-release")
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"

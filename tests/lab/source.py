@@ -51,20 +51,22 @@ def make(recipe: Recipe, work: Path, programs: Programs, key: Key) -> Path:
 def text(recipe: Recipe) -> str:
     """The spec that is in the source RPM."""
     name = f"{recipe.name}-{recipe.version}"
-    own = replace(recipe, release=recipe.release.removesuffix(f".{DIST}") + "%{?dist}", splits=())
+    own = replace(recipe, release=recipe.release.removesuffix(f".{DIST}") + "%{?dist}")
     tags = [
         f"Source0: {name}.tar",
-        f"Source1: {recipe.name}.files",
+        *(f"Source{number}: {rpm}.files" for number, rpm in enumerate(recipe.names, 1)),
         *(f"{tag}: {file}" for tag, file in recipe.patches.items()),
-        *(["BuildRequires: python3"] if recipe.arch == "noarch" else []),
+        *(f"BuildRequires: {needed}" for needed in recipe.build_requires),
     ]
     globals_ = ("__os_install_post", "_build_id_links", "debug_package")
     return "\n".join(
         [
             *(f"%global {macro} {spec.MACROS[macro]}" for macro in globals_),
             spec.package(own, tags),
+            *spec.splits(own),
             *spec.scriptlets(own),
             "%prep",
+            *([recipe.prep] if recipe.prep else []),
             f"%autosetup -p1 -n {name}",
             "%build",
             "if test -d usr/lib/python3; then",
@@ -74,7 +76,10 @@ def text(recipe: Recipe) -> str:
             "%install",
             "mkdir -p %{buildroot}",
             "cp -a . %{buildroot}",
-            "%files -f %{SOURCE1}",
+            *(
+                f"%files -n {rpm} -f %{{SOURCE{number}}}"
+                for number, rpm in enumerate(recipe.names, 1)
+            ),
             "%changelog",
             "* Wed Sep 30 2026 The lab <lab@finch.invalid>",
             "- Made of Debian's packages: this is not Amazon's or Fedora's.",
@@ -90,9 +95,8 @@ def _build(recipe: Recipe, work: Path, programs: Programs) -> Path:
     stage.clamp_times(tree)
     _pack(tree, sources / f"{recipe.name}-{recipe.version}.tar")
     fixups.compile_python(tree, programs)
-    listed = stage.entries(tree, replace(recipe, splits=()))[recipe.name]
-    lines = "".join(f"{entry.line()}\n" for entry in listed)
-    (sources / f"{recipe.name}.files").write_text(lines)
+    for name, listed in stage.entries(tree, recipe).items():
+        (sources / f"{name}.files").write_text("".join(f"{entry.line()}\n" for entry in listed))
     for name in recipe.patches.values():
         (sources / name).write_bytes((stage.PATCHES / name).read_bytes())
     path = work / f"{recipe.name}.spec"

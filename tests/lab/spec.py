@@ -30,7 +30,7 @@ MACROS = {
 
 def text(recipe: Recipe) -> str:
     """The spec of recipe; its lists of files are called <name>.files."""
-    parts = [package(recipe), *(_split(split, recipe) for split in recipe.splits)]
+    parts = [package(recipe), *splits(recipe)]
     parts += scriptlets(recipe)
     parts.append("%install\n")
     parts += [f"%files -n {name} -f {name}.files\n" for name in recipe.names]
@@ -99,6 +99,7 @@ def package(recipe: Recipe, tags: Sequence[str] = ()) -> str:
         *(["BuildArch: noarch"] if recipe.arch == "noarch" else []),
         *(f"Requires: {name}" for name in recipe.requires),
         *(f"Provides: {name}" for name in recipe.provides),
+        *(f"Conflicts: {name}" for name in recipe.conflicts),
         *(["Requires(pre): shadow-utils"] if recipe.users else []),
         *tags,
         "%description",
@@ -107,8 +108,13 @@ def package(recipe: Recipe, tags: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def splits(recipe: Recipe) -> list[str]:
+    """The first lines of what is split off recipe."""
+    return [_split(split, recipe) for split in recipe.splits]
+
+
 def _split(split: Split, recipe: Recipe) -> str:
-    same = f"{recipe.name} = {recipe.version}-{recipe.release}"
+    same = f"{recipe.name} = %{{version}}-%{{release}}"
     lines = [
         f"%package -n {split.name}",
         f"Summary: {_plain(split.summary)}",

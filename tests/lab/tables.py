@@ -59,7 +59,9 @@ class Recipe:
     """All that decides an RPM and those that are split off it; packages.toml names the fields.
 
     patches are files of patches/ by the tags that name them in a spec. source says whose source
-    RPM there is of it, "" for none.
+    RPM there is of it, "" for none; what that needs to be built, and a command that comes first,
+    are build_requires and prep. since is the day (20260930) of the first release that has the
+    package, "" for all.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Recipe:
     debs: tuple[Deb, ...] = ()
     requires: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     move: Mapping[str, str] = field(default_factory=dict)
     link: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +87,9 @@ class Recipe:
     splits: tuple[Split, ...] = ()
     patches: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    build_requires: tuple[str, ...] = ()
+    prep: str = ""
+    since: str = ""
 
     @property
     def is_packed(self) -> bool:
@@ -139,6 +145,9 @@ class Tables:
         for deb in debs:
             if name := self.rpm_of(deb.name):
                 groups.setdefault(name, []).append(deb)
+        for name, table in self._data["rpm"].items():
+            if shared := [deb for deb in debs if deb.name in table.get("debs", ())]:
+                groups[name] = shared
         made = {
             name: table
             for name, table in self._data["rpm"].items()
@@ -178,6 +187,7 @@ class Tables:
             debs=tuple(debs),
             requires=tuple(sorted(requires)),
             provides=tuple(table.get("provides", ())),
+            conflicts=tuple(table.get("conflicts", ())),
             remove=(*self._data["drop"]["paths"], *table.get("remove", ())),
             move=table.get("move", {}),
             link=table.get("link", {}),
@@ -194,6 +204,9 @@ class Tables:
             splits=tuple(self._splits(name)),
             patches=table.get("patches", {}),
             source=table.get("source", ""),
+            build_requires=tuple(table.get("build_requires", ())),
+            prep=table.get("prep", ""),
+            since=table.get("since", ""),
         )
 
     def _requires(self, debs: Iterable[Deb], satisfied: Mapping[str, str]) -> Iterable[str]:

@@ -128,7 +128,12 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         work,
         arch,
         {
-            release: [path for made in (*common, *dated[release]) for path in signed[made.folder]]
+            release: [
+                path
+                for made in (*common, *dated[release])
+                if made.recipe.since <= release.rpartition(".")[2]
+                for path in signed[made.folder]
+            ]
             for release in names
         },
         key,

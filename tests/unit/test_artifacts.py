@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from scripts import artifacts
-from scripts.artifacts import Artifact
+from scripts.artifacts import Artifact, Contents
 
 
 @pytest.fixture
@@ -174,26 +174,33 @@ def test_the_manifest_lists_the_artifacts_after_what_it_is_given(made: Path) -> 
     }
 
 
-def test_the_manifest_says_what_the_base_holds(tmp_path: Path) -> None:
+def test_the_manifest_says_which_rpms_of_the_base_are_not_the_distributions(
+    tmp_path: Path,
+) -> None:
+    config = {"name": "own-config", "version": "1-1.finch1", "arch": "noarch"}
     manifest = {
+        "options": {"without_packages": True, "allow_missing": ["pass"]},
         "additions": {
-            "packages": ["cosign"],
-            "rpms": ["cosign-3.0.5-1.x86_64.rpm"],
-            "files": {"/usr/bin/pass": "00"},
+            "packages": ["cosign", "tree"],
+            "rpms": [
+                "cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm",
+                "own-spare-1-1.finch1.noarch.rpm",
+            ],
         },
-        "images": {"base": {"packages": [{"name": "bash", "version": "5"}]}},
-    }
+        "images": {"base": {"packages": [config]}},
+    }  # fmt: skip
     artifacts.write_manifest(tmp_path, manifest, [])
 
-    assert artifacts.installed(tmp_path) == {
-        "bash", "cosign", "cosign-3.0.5-1.x86_64.rpm", "/usr/bin/pass",
-    }  # fmt: skip
+    assert artifacts.contents(tmp_path) == Contents(
+        rpms=frozenset({"cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm"}),
+        left_out=frozenset({"pass", artifacts.PACKAGES}),
+    )
 
 
-def test_without_a_manifest_nothing_is_said_to_be_held(tmp_path: Path) -> None:
-    assert artifacts.installed(tmp_path) == frozenset()
+def test_without_a_manifest_nothing_is_said_to_be_left_out(tmp_path: Path) -> None:
+    assert artifacts.contents(tmp_path) == Contents()
     (tmp_path / artifacts.MANIFEST).write_text("{}")
-    assert artifacts.installed(tmp_path) == frozenset()
+    assert artifacts.contents(tmp_path) == Contents()
 
 
 def test_a_copy_has_holes_where_the_disk_image_has_them(tmp_path: Path) -> None:

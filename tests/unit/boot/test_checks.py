@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.arch import X86_64
+from scripts.artifacts import PACKAGES, Contents
 from scripts.boot import checks, cidata
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
@@ -81,16 +82,8 @@ FIRST = {
     "gpg 0 gpg (GnuPG) 2.4.7\npass 0 = v1.7.4 =",
     "credentials": '{"ServerURL":"https://registry.invalid","Secret":"swordfish"}',
 }
-INSTALLED = frozenset(
-    {
-        "cosign",
-        "cosign-3.0.5-1.x86_64.rpm",
-        "cloud-init-22.2.2-1.amzn2023.finch1.noarch.rpm",
-        "fuse-sshfs",
-        "gnupg2",
-        "/usr/bin/docker-credential-pass",
-        "/usr/bin/pass",
-    }
+CONTENTS = Contents(
+    rpms=frozenset({"cosign-3.0.5-1.x86_64.rpm", "cloud-init-22.2.2-1.amzn2023.finch1.noarch.rpm"})
 )
 MACHINE_ID = "8a67b8a2b0d94ba7a1ad1ed35a8d4a5c"
 AMAZON = FIRST | {
@@ -104,7 +97,8 @@ AMAZON = FIRST | {
     "selinux-policy": "policy/policy.33\ncontexts/files/file_contexts",
     "unit-files": "\n".join(
         [f"{unit} {state} enabled" for unit, state in checks.UNIT_STATES.items()]
-        + ["cloud-init-hotplugd.service static -", "chronyd.service disabled enabled"]
+        + ["cloud-init-hotplugd.service static -", "fstrim.timer disabled enabled"]
+        + ["cloud-init.service enabled enabled", "sshd.socket disabled enabled"]
     ),
 }
 SECOND = FIRST | {"boot-id": "two"}
@@ -119,7 +113,7 @@ def good() -> Facts:
         X86_64,
         Uki(cmdline=FIRST["cmdline"], uname=FIRST["kernel"], sha256="33188c8b"),
         disk_before="20eee7d6",
-        installed=INSTALLED,
+        contents=CONTENTS,
         partitions=(ESP, ROOT),
         root=FileSystem("ext4"),
         esp_uki="33188c8b",
@@ -192,11 +186,9 @@ def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
         (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
         (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
          "cloud-init", "DataSourceNone"),
-        (in_first(programs="pass 0 1.7.4\ngpg 0 2.4"), "programs",
-         "cosign is not there; docker-credential-pass is not there"),
-        (in_first(programs=FIRST["programs"].replace("cosign 0", "cosign 127")), "programs",
-         "cosign ends with status 127"),
-        (in_first(credentials="gpg: decryption failed"), "credentials", "keeps no password"),
+        (in_first(programs="gpg 0 2.4"), "programs", "pass is not there"),
+        (in_first(programs=FIRST["programs"].replace("gpg 0", "gpg 127")), "programs",
+         "gpg ends with status 127"),
         (with_facts(host_keys={"first": ""}), "sshd", "no ed25519 host key"),
         (with_facts(power_offs={"first": "still up after 90 s"}), "power-off", "still up"),
         (in_second(file_systems="EXT4-fs (vda2): mounted filesystem\nvda2: recovering journal"),
@@ -243,6 +235,11 @@ def test_a_good_boot_of_amazon_linux_passes_every_check() -> None:
     assert len(found) == len(checks.RULES)
 
 
+def test_the_files_of_the_kernel_that_the_uki_stands_for_are_not_missed() -> None:
+    facts = amazon(rpm_missing="missing     /boot/config-6.18.1\nmissing   c /boot/.vmlinuz-6.hmac")
+    assert [check.name for check in checks.check_all(facts) if not check.passed] == []
+
+
 def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
     assert not {"os-release", "packages"} & {check.name for check in checks.check_all(good())}
 
@@ -264,6 +261,15 @@ def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
          "presets", "sshd.service is ~, not enabled"),
         (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service disabled enabled"),
          "presets", "cloud-init-main.service is disabled, its preset enabled"),
+        (amazon(unit_files=AMAZON["unit-files"].replace("sshd.socket dis", "sshd.socket en")),
+         "presets", "sshd.socket is enabled"),
+        (amazon(unit_files=AMAZON["unit-files"].replace("cloud-init.service e", "x.service e")),
+         "presets", "neither cloud-init-network.service nor cloud-init.service is enabled"),
+        (amazon(rpm_packages=AMAZON["rpm-packages"].replace(".finch1", "")), "rpm-knows",
+         "no cloud-init with .finch"),
+        (amazon(programs="gpg 0 2.4.7\npass 0 1.7.4"), "programs", "cosign is not there"),
+        (amazon(credentials="gpg: decryption failed"), "credentials", "keeps no password"),
+        (amazon(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
         (dataclasses.replace(amazon(), machine_id=MACHINE_ID), "machine-id", "all would share"),
         (dataclasses.replace(amazon(), machine_id=None), "machine-id", "cannot be read"),
         (amazon(machine_id="uninitialized"), "machine-id", "the guest's machine ID is"),
@@ -277,16 +283,35 @@ def test_one_thing_wrong_with_amazon_linux_fails_its_check(
     assert reason in found[name].reason
 
 
-def test_what_the_image_is_not_said_to_hold_is_not_missed() -> None:
-    change = in_first(programs="", credentials="")
-    facts = dataclasses.replace(change(good()), installed=frozenset({"bash"}))
+def test_what_the_image_was_built_without_is_not_missed() -> None:
+    left_out = frozenset({"cosign", "docker-credential-pass", "pass"})
+    facts = dataclasses.replace(
+        amazon(programs="", credentials=""), contents=Contents(left_out=left_out)
+    )
     found = {check.name: check.status for check in checks.check_all(facts)}
     assert found["programs"] is found["credentials"] is Status.PASSED
 
 
+def test_an_image_whose_manifest_says_nothing_has_to_hold_everything() -> None:
+    facts = dataclasses.replace(
+        amazon(programs="", credentials="", sshfs="", mounts_entry="", rpm_packages="a\n" * 50),
+        contents=Contents(),
+    )
+    failed = {check.name for check in checks.check_all(facts) if not check.passed}
+    assert failed == {"programs", "credentials", "sshfs", "mounts", "rpm-knows"}
+
+
+def test_debian_has_its_password_store_from_its_archive() -> None:
+    change = in_first(programs="", credentials="")
+    found = {check.name: check for check in checks.check_all(change(good()))}
+    assert found["programs"].reason == "gpg is not there; pass is not there"
+    assert found["credentials"].passed
+
+
 def test_an_amazon_image_without_our_packages_is_not_asked_for_what_they_bring() -> None:
     facts = dataclasses.replace(
-        amazon(mounts_entry="", sshfs="sshfs: not found"), installed=frozenset({"bash"})
+        amazon(mounts_entry="", sshfs="sshfs: not found"),
+        contents=Contents(left_out=frozenset({PACKAGES})),
     )
     assert [check.name for check in checks.check_all(facts) if not check.passed] == []
 
