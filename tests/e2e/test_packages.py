@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -135,7 +136,7 @@ def test_cold_warm_and_from_the_registry(place: Place, shop: Workshop) -> None:
 
 
 def test_the_rebuilt_cloud_init_wins_and_lacks_amazons_patch(built: Place, tmp_path: Path) -> None:
-    [rpm] = (built.build / "rpms").glob(f"{CLOUD_INIT}-*.rpm")
+    [rpm] = (built.build / "rpms").glob(f"{CLOUD_INIT}-[0-9]*.rpm")
     shutil.copy(rpm, tmp_path)
     subprocess.run(["rpm2archive", rpm.name], cwd=tmp_path, check=True)
     with tarfile.open(tmp_path / f"{rpm.name}.tgz") as archive:
@@ -149,11 +150,25 @@ def test_the_rebuilt_cloud_init_wins_and_lacks_amazons_patch(built: Place, tmp_p
     assert release.startswith("1+deb13u1.amzn2023.finch1.")
 
 
-def test_a_folder_serves_as_a_cache_too(place: Place, built: Place, tmp_path: Path) -> None:
-    del built
+def test_what_is_built_of_a_source_beside_what_is_wanted_is_there_for_whoever_requires_it(
+    built: Place,
+) -> None:
+    made = [path.name for path in (built.build / "rpms").glob(f"{CLOUD_INIT}-*.rpm")]
+
+    assert len(made) == len((CLOUD_INIT, "cloud-init-cfg-ec2", "cloud-init-cfg-onprem"))
+    assert all(".finch1." in name for name in made)
+
+
+def test_a_folder_serves_as_a_cache_too_and_a_cold_build_makes_the_same(
+    place: Place, built: Place, tmp_path: Path
+) -> None:
+    before = built.rpms
     place.forget()
     kept = tmp_path / "layers, kept"
     assert place.run("--layer-cache", kept).returncode == 0
+    assert {name: text for name, text in place.rpms.items() if name.endswith(".rpm")} == {
+        name: text for name, text in before.items() if name.endswith(".rpm")
+    }
     place.forget()
     again = place.run("--layer-cache", kept)
     assert again.returncode == 0, again.stderr
@@ -242,15 +257,25 @@ def test_the_last_lines_of_the_step_that_failed_are_shown(
     assert len(shown) <= 41
 
 
-@pytest.mark.parametrize("kind", [Kind.TRUNCATED, Kind.WRONG_DIGEST, Kind.NOT_FOUND])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Kind.TRUNCATED, "bytes missing"),
+        (Kind.WRONG_DIGEST, r"Calculated: [0-9a-f]{64}\(sha256\) +Expected: [0-9a-f]{64}"),
+        (Kind.NOT_FOUND, "404"),
+        (Kind.UNAVAILABLE, "503"),
+    ],
+    ids=lambda value: value.value if isinstance(value, Kind) else "",
+)
 def test_a_source_that_does_not_come_whole_is_not_built(
-    built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind
+    built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind, reason: str
 ) -> None:
     # Another suffix, so that no layer of an earlier build serves.
     options = changed(shop, tmp_path, SSHFS, "suffix", f"finch{kind.name.lower()}")
     with lab.broken(Fault(kind, r"fuse-sshfs-.*\.src\.rpm")):
         said = untouched(built, options)
-    assert "no source RPM" in said
+    assert "cannot be downloaded" in said
+    assert re.search(reason, said)
 
 
 NO_REGISTRY = "127.0.0.1:1/finch/cache"
