@@ -225,7 +225,7 @@ def contents(out: Path) -> Contents:
         manifest = json.loads((out / MANIFEST).read_text())
         added, options = manifest["additions"], manifest["options"]
         files = {
-            f"{package['name']}-{package['version']}.{package['arch']}.rpm"
+            f"{package['name']}-{package['version']}.{package['architecture']}.rpm"
             for package in manifest["images"]["base"]["packages"]
         }
         wanted = {rpm for rpm in added["rpms"] if rpm.rsplit("-", 2)[0] in added["packages"]}

@@ -58,6 +58,10 @@ class Patient:
         lines = (line.split("/") for line in listing.splitlines() if line.startswith("/"))
         return [fields[5] for fields in lines if fields[5] not in (".", "..")]
 
+    def attributes(self, path: str) -> str:
+        """The extended attributes of a file of the root file system, as debugfs shows them."""
+        return self._run("debugfs", "-R", f"ea_list {path}", self._root_file_system)
+
     def add_feature(self, feature: str) -> None:
         """Set a feature of the root's ext4."""
         self._run("tune2fs", "-O", feature, self._root_file_system)

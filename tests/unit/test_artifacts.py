@@ -177,7 +177,7 @@ def test_the_manifest_lists_the_artifacts_after_what_it_is_given(made: Path) -> 
 def test_the_manifest_says_which_rpms_of_the_base_are_not_the_distributions(
     tmp_path: Path,
 ) -> None:
-    config = {"name": "own-config", "version": "1-1.finch1", "arch": "noarch"}
+    config = {"name": "own-config", "version": "1-1.finch1", "architecture": "noarch"}
     manifest = {
         "options": {"without_packages": True, "allow_missing": ["pass"]},
         "additions": {
