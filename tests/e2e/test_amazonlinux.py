@@ -1,4 +1,4 @@
-"""Amazon Linux from the lab: all images, their boot, each fault of the lab. A quarter of an hour."""
+"""Amazon Linux from the lab: all images, their boot, and each fault of it. A quarter of an hour."""
 
 from __future__ import annotations
 
