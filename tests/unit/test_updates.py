@@ -347,6 +347,51 @@ def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: 
     assert "fuse-sshfs-3.7.6-1.fc43 is there too" in row(table, "fuse-sshfs")
 
 
+ARCHIVE = "/archives.fedoraproject.org/fedora/43/source/tree/"
+
+
+def with_an_archive(root: Path, server: Server) -> None:
+    """Have source RPMs looked for in an archive too, after the first place."""
+    text = ours(root)
+    url = f"{server.url}{LISTING.removesuffix(FOLDER)}"
+    assert f'"{url}"' in text
+    (root / OURS).write_text(text.replace(f'"{url}"', f'["{url}", "{server.url}{ARCHIVE}"]'))
+
+
+def test_a_source_rpm_is_looked_for_where_its_release_has_moved(root: Path, server: Server) -> None:
+    with_an_archive(root, server)
+    before = ours(root)
+    del server.files[LISTING]
+    server.files[f"{ARCHIVE}{FOLDER}"] = source_rpms("fuse-sshfs-3.7.3-13.fc43")
+    run(root)
+
+    assert ours(root) == before.replace("3.7.3-12", "3.7.3-13")
+
+
+def test_of_several_places_of_source_rpms_the_first_that_answers_counts(
+    root: Path, server: Server
+) -> None:
+    with_an_archive(root, server)
+    before = ours(root)
+    server.files[f"{ARCHIVE}{FOLDER}"] = source_rpms("fuse-sshfs-3.7.3-13.fc43")
+    run(root)
+
+    assert ours(root) == before
+    assert f"{ARCHIVE}{FOLDER}" not in server.asked
+
+
+def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server: Server) -> None:
+    with_an_archive(root, server)
+    del server.files[LISTING]
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="fuse-sshfs"):
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "fuse-sshfs: no repository answers: " in said.getvalue()
+    for path in (LISTING, f"{ARCHIVE}{FOLDER}"):
+        assert f"{server.url}{path} cannot be downloaded" in said.getvalue()
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
