@@ -152,6 +152,19 @@ def test_a_third_party_release_is_in_no_repository(names: set[str]) -> None:
     assert not {"cosign", "pass", "docker-credential-helpers"} & names
 
 
+def test_the_metadata_is_signed_with_the_labs_key(made: World, tmp_path: Path) -> None:
+    gpg = ["gpg", "--homedir", os.fspath(tmp_path), "--batch", "--no-autostart"]
+    subprocess.run([*gpg, "--import", made.key_file], check=True)
+    for release in made.releases:
+        repomd = made.repository(release) / "repodata/repomd.xml"
+        done = subprocess.run(
+            [*gpg, "--status-fd=1", "--verify", f"{repomd}.asc", repomd],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"[GNUPG:] VALIDSIG {made.key.fingerprint} " in done.stdout
+
+
 def check_signatures(key: Path | None, paths: list[Path], database: Path) -> str:
     """What rpmkeys finds wrong when it trusts key alone."""
     rpmkeys = ["rpmkeys", "--dbpath", os.fspath(database)]
@@ -188,7 +201,7 @@ def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
     del made
     work = checkout / ".work/lab"
     tables = Tables(ARCH, RELEASE)
-    deb_list = debs.obtain(work / "apt" / ARCH.name, ARCH, tables.roots)
+    deb_list = debs.Archive(work / "apt" / ARCH.name, ARCH, print).obtain(tables.roots)
     wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
     key = keys.obtain(work / "keys", "Amazon Linux")
     programs = Programs(work / "programs", deb_list)
@@ -206,6 +219,34 @@ def test_making_it_again_takes_seconds_and_changes_nothing(made: World, checkout
     world.make(checkout / ".work/lab", ARCH, print)
     assert time.monotonic() - began < 20
     assert repomd.stat() == before
+
+
+OUT_OF_REACH = """\
+#!/bin/sh
+case " $* " in
+*" update "* | *" download "* | *" --download-only "*)
+    echo "E: Failed to fetch: no route to host" >&2
+    exit 100
+    ;;
+esac
+exec /usr/bin/apt-get "$@"
+"""
+
+
+def test_on_a_plane_it_is_made_of_what_was_downloaded_before(
+    made: World, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt-get").write_text(OUT_OF_REACH)
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(debs, "LISTS_AGE", 0)
+    said: list[str] = []
+
+    assert world.make(checkout / ".work/lab", ARCH, said.append) == made
+    assert [line for line in said if "out of reach" in line] == [
+        "Debian's archive is out of reach, so that what it had before is used: "
+        "Failed to fetch: no route to host"
+    ]
 
 
 def test_a_machine_without_rpm_is_told_what_to_install(checkout: Path, tmp_path: Path) -> None:
