@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from scripts import arch, options, releases, thirdparty
 from scripts.digests import file_digest
@@ -219,6 +223,39 @@ def test_making_it_again_takes_seconds_and_changes_nothing(made: World, checkout
     world.make(checkout / ".work/lab", ARCH, print)
     assert time.monotonic() - began < 20
     assert repomd.stat() == before
+
+
+@contextlib.contextmanager
+def served(checkout: Path, *switches: str) -> Iterator[str]:
+    """What the lab session says once it serves, until Ctrl-C."""
+    command = [sys.executable, "-m", "tests.lab", "--port", "0", *switches]
+    with subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            lines = [*itertools.takewhile(lambda line: "boot-test" not in line, process.stdout)]
+            yield "".join(lines)
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
+def test_it_is_served_without_an_engine_and_fails_as_told(made: World, checkout: Path) -> None:
+    with served(
+        checkout, "--without-engine", "--fault", "503=/releasemd:1", "--tamper", "unsigned=chrony"
+    ) as said:
+        [mirror] = re.findall(r"--mirror (\S+)", said)
+        releasemd = f"{mirror}/core/releasemd.xml"
+        answers = [requests.get(releasemd, timeout=5).status_code for _ in range(2)]
+        packages, sources = (
+            requests.get(f"{mirror}/core/mirrors/latest/{folder}/mirror.list", timeout=5).text
+            for folder in (ARCH.name, "SRPMS")
+        )
+    guid = tampering.repository_with(made, Tampering.UNSIGNED, "chrony")
+
+    assert "--without-packages" in said
+    assert answers == [503, 200]
+    assert packages == f"{mirror}/core/guids/{guid}/{ARCH}/\n"
+    assert sources == f"{mirror}/core/guids/{repository.guid(made.releases[0])}/SRPMS/\n"
 
 
 OUT_OF_REACH = """\
