@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_a_fault_is_written_as_kind_pattern_and_times(text: str, fault: Fault) -
 def test_each_kind_of_fault_has_a_name_on_the_command_line() -> None:
     assert set(switches.KINDS.values()) == set(Kind)
     assert set(switches.TAMPERINGS.values()) == set(Tampering)
+
+
+def test_the_examples_of_the_readme_are_understood(checkout: Path) -> None:
+    text = (checkout / "tests/lab/README.md").read_text()
+    faults = [switches.fault(each) for each in re.findall(r"--fault '(.+?)'", text)]
+    packages = [switches.tampered(each) for each in re.findall(r"--tamper ([a-z]+=[\w.]+)`", text)]
+
+    assert {fault.kind for fault in faults} >= set(Kind) - {Kind.NOT_FOUND}
+    assert {kind for kind, _ in packages} == set(Tampering)
 
 
 @pytest.mark.parametrize(
