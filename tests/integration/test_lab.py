@@ -253,6 +253,7 @@ def test_it_is_served_without_an_engine_and_fails_as_told(made: World, checkout:
     guid = tampering.repository_with(made, Tampering.UNSIGNED, "chrony")
 
     assert "--without-packages" in said
+    assert "It fails as told: chrony is unsigned." in said
     assert answers == [503, 200]
     assert packages == f"{mirror}/core/guids/{guid}/{ARCH}/\n"
     assert sources == f"{mirror}/core/guids/{repository.guid(made.releases[0])}/SRPMS/\n"

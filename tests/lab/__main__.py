@@ -40,6 +40,10 @@ def main(argv: Sequence[str]) -> None:
         progress.say(f"the lab is in {made.www}")
         return
     faults = [*given.fault, *(switches.leading_to(made, *each) for each in given.tamper)]
+    wrong = [
+        *(switches.describe(each) for each in given.fault),
+        *(f"{package} is {kind.value}" for kind, package in given.tamper),
+    ]
     try:
         server = LabServer(made.www, given.port)
     except OSError as error:
@@ -52,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         server.broken(*faults),
         nullcontext() if given.without_engine else workshop(made, server.url) as shop,
     ):
-        print(usage(made, server, shop), flush=True)
+        print(usage(made, server, shop, wrong), flush=True)
         threading.Event().wait()
 
 
@@ -68,14 +72,14 @@ def _exports(shop: Workshop) -> str:
     return "\n".join(lines) + "\n"
 
 
-def usage(made: World, server: LabServer, shop: Workshop | None) -> str:
+def usage(made: World, server: LabServer, shop: Workshop | None, wrong: Sequence[str]) -> str:
     """What is served, what of it goes wrong, and how to build from it."""
     engine = "a Docker Engine runs" if shop else "no Docker Engine"
-    wrong = "".join(f"It fails as told: {switches.describe(each)}.\n" for each in server.faults)
+    faults = "".join(f"It fails as told: {each}.\n" for each in wrong)
     return f"""
 Amazon's CDN is played on {server.mirror}, GitHub and Fedora beside it, and
 {engine}, until Ctrl-C.
-{wrong}In another terminal:
+{faults}In another terminal:
 
     {build_command(made, server, shop)}
     ./nox -s boot-test -- --distribution amazonlinux

@@ -61,8 +61,8 @@ def leading_to(world: World, kind: Tampering, package: str) -> Fault:
 
 def describe(given: Fault) -> str:
     """What a fault does, for whoever wonders why a build failed."""
-    times = f", {given.times} times" if given.times else ""
-    return f"{given.kind.value} for {given.pattern}{times}"
+    times = f", the first {given.times}" if given.times else ""
+    return f"{given.kind.value} for paths with {given.pattern}{times}"
 
 
 def _named(among: Mapping[str, Name], name: str) -> Name:
