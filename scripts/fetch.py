@@ -16,6 +16,7 @@ from typing import IO
 
 import requests
 
+from scripts.digests import file_digest
 from scripts.errors import HarnessError
 from scripts.progress import Task
 
@@ -92,9 +93,9 @@ def fetch(
     broken transfer goes on where it broke, also that of an earlier process, whose part stays beside
     destination. Raises DigestError where the digest differs, and
     HarnessError that names url and the cause where it cannot be had; what stood at destination
-    stays.
+    stays, and where a part of the file came, both digests are named.
     """
-    if destination.exists() and _digest(destination) == sha256:
+    if destination.exists() and file_digest(destination) == sha256:
         return
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -166,12 +167,12 @@ class _Transfer:
         had_part = self.received > 0
         if had_part and self.digest.hexdigest() == sha256:
             return
-        self._run()
+        self._run(sha256)
         if had_part and self.digest.hexdigest() != sha256:
             self._restart()
-            self._run()
+            self._run(sha256)
 
-    def _run(self) -> None:
+    def _run(self, sha256: str) -> None:
         attempts = self.settings.attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -179,7 +180,8 @@ class _Transfer:
             except _TransientError as error:
                 if attempt == attempts:
                     raise HarnessError(
-                        f"{self.url} cannot be downloaded: {error} ({attempts} attempts)",
+                        f"{self.url} cannot be downloaded: {error} ({attempts} attempts)"
+                        f"{self._what_came(sha256)}",
                         hint="check the network and the proxy settings, then run it again",
                     ) from None
                 if self._task:
@@ -187,6 +189,15 @@ class _Transfer:
                 pause = max(self.settings.pause * 2 ** (attempt - 1), error.pause)
                 time.sleep(min(pause, self.settings.longest_pause))
         raise AssertionError("the last attempt returns or raises")
+
+    def _what_came(self, sha256: str) -> str:
+        """Both digests of a file that came in part, for whoever compares them with another's."""
+        if not sha256 or not self.received:
+            return ""
+        return (
+            f"; the {self.received} bytes that are here have the sha256 {self.digest.hexdigest()}, "
+            f"pinned is {sha256}"
+        )
 
     def _attempt(self) -> None:
         # identity: the digest is that of the file, not of a compressed form of it.
@@ -318,11 +329,6 @@ def _own_part(destination: Path) -> Iterator[IO[bytes]]:
             yield file
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mismatch(url: str, sha256: str, transfer: _Transfer) -> DigestError:

@@ -213,9 +213,11 @@ class _Asking:
     ) -> Finding:
         path = self.root / file
         pinned = str(_value(path, key))
-        url = f"{str(_value(path, repository)).rstrip('/')}/{folder}"
+        url, listing = self._first_text(
+            [f"{base.rstrip('/')}/{folder}" for base in _urls(_value(path, repository))]
+        )
         pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?(?=\.src\.rpm)", re.ASCII)
-        found = sorted({*pattern.findall(self._text(url))}, key=_order)
+        found = sorted({*pattern.findall(listing)}, key=_order)
         wanted = [nevra for nevra in found if nevra.startswith(f"{name}-{only}-")]
         if not wanted:
             raise HarnessError(f"{url} has no source RPM of {name} {only}")
@@ -236,6 +238,16 @@ class _Asking:
         if not versions:
             raise HarnessError(f"{url} names no version, but {', '.join(map(str, tags))}")
         return max(versions, key=_order)
+
+    def _first_text(self, urls: Sequence[str]) -> tuple[str, str]:
+        """The first of urls that answers, and what it says. Raises HarnessError where none does."""
+        failures = []
+        for url in urls:
+            try:
+                return url, self._text(url)
+            except HarnessError as error:
+                failures.append(error.message)
+        raise HarnessError(f"no repository answers: {'; '.join(failures)}")
 
     def _text(self, url: str) -> str:
         return read(url, settings=self.settings).decode(errors="replace")
@@ -282,6 +294,11 @@ def _value(file: Path, key: str) -> Any:
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise HarnessError(f"{file} has no {key}: {error!r}") from error
     return value
+
+
+def _urls(baseurl: Any) -> list[str]:
+    """The URLs of a repository, of which dnf takes one or a list (baseurl in dnf.conf(5))."""
+    return [baseurl] if isinstance(baseurl, str) else list(baseurl)
 
 
 def _apply(edits: Sequence[Edit]) -> None:

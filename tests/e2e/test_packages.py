@@ -112,7 +112,7 @@ def test_cold_warm_and_from_the_registry(place: Place, shop: Workshop) -> None:
     assert cold.returncode == 0, cold.stderr
     names = {name.split("-[0-9]")[0] for name in place.rpms if name.endswith(".rpm")}
     assert any(name.startswith("cloud-init-25.") and ".finch1." in name for name in names)
-    assert f"fuse-sshfs-3.7.3-12.amzn2023.finch1.{ARCH}.rpm" in names
+    assert any(name.startswith("fuse-sshfs-3.7.3-") and ".finch1." in name for name in names)
     first = place.rpms
 
     began = time.monotonic()
@@ -189,7 +189,7 @@ def test_the_session_builds_them(checkout: Path, place: Place, built: Place) -> 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "fuse-sshfs-3.7.3-12.amzn2023.finch1" in done.stdout
+    assert "fuse-sshfs-3.7.3-" in done.stdout
 
 
 def changed(shop: Workshop, folder: Path, package: str, key: str, value: object) -> list[Arg]:

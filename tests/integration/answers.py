@@ -14,6 +14,7 @@ from scripts.fetch import Settings
 BODY = bytes(range(256)) * 2000
 TRUNCATED = 131_072  # bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
+TRUNCATED_SHA256 = hashlib.sha256(BODY[:TRUNCATED]).hexdigest()
 QUICK = Settings(attempts=3, pause=0.01, longest_pause=0.05, connect=1, stall=0.3)
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

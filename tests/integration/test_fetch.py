@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from scripts.errors import HarnessError
-from scripts.fetch import DigestError, fetch
+from scripts.fetch import DigestError, fetch, read
 from tests.integration.answers import (
     BODY,
     QUICK,
     SHA256,
+    TRUNCATED,
+    TRUNCATED_SHA256,
     Server,
     page,
     stalled,
@@ -141,8 +143,27 @@ def test_a_server_that_always_breaks_off_is_reported_with_the_cause(
         request.send_header("Content-Length", "10")
         request.end_headers()
 
-    with pytest.raises(HarnessError, match="the connection broke after 0 bytes"):
+    with pytest.raises(HarnessError, match=r"the connection broke after 0 bytes \(3 attempts\)$"):
         fetch(serve(broken).url, target, sha256=SHA256, settings=QUICK)
+
+
+def test_a_transfer_that_always_breaks_off_half_way_shows_both_digests(
+    serve: Callable[..., Server], target: Path
+) -> None:
+    server = serve(truncated)
+    with pytest.raises(HarnessError) as caught:
+        fetch(server.url, target, sha256=SHA256, settings=QUICK)
+    assert caught.value.message == (
+        f"{server.url} cannot be downloaded: the connection broke after {TRUNCATED} bytes "
+        f"(3 attempts); the {TRUNCATED} bytes that are here have the sha256 {TRUNCATED_SHA256}, "
+        f"pinned is {SHA256}"
+    )
+    assert not target.exists()
+
+
+def test_of_a_file_that_is_not_pinned_no_digest_is_said(serve: Callable[..., Server]) -> None:
+    with pytest.raises(HarnessError, match=rf"broke after {TRUNCATED} bytes \(3 attempts\)$"):
+        read(serve(truncated).url, settings=QUICK)
 
 
 def test_a_wrong_digest_shows_both_and_leaves_what_was_there(

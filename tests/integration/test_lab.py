@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from scripts import arch, options, releases, thirdparty
 from scripts.digests import file_digest
@@ -152,6 +156,19 @@ def test_a_third_party_release_is_in_no_repository(names: set[str]) -> None:
     assert not {"cosign", "pass", "docker-credential-helpers"} & names
 
 
+def test_the_metadata_is_signed_with_the_labs_key(made: World, tmp_path: Path) -> None:
+    gpg = ["gpg", "--homedir", os.fspath(tmp_path), "--batch", "--no-autostart"]
+    subprocess.run([*gpg, "--import", made.key_file], check=True)
+    for release in made.releases:
+        repomd = made.repository(release) / "repodata/repomd.xml"
+        done = subprocess.run(
+            [*gpg, "--status-fd=1", "--verify", f"{repomd}.asc", repomd],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"[GNUPG:] VALIDSIG {made.key.fingerprint} " in done.stdout
+
+
 def check_signatures(key: Path | None, paths: list[Path], database: Path) -> str:
     """What rpmkeys finds wrong when it trusts key alone."""
     rpmkeys = ["rpmkeys", "--dbpath", os.fspath(database)]
@@ -188,7 +205,7 @@ def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
     del made
     work = checkout / ".work/lab"
     tables = Tables(ARCH, RELEASE)
-    deb_list = debs.obtain(work / "apt" / ARCH.name, ARCH, tables.roots)
+    deb_list = debs.Archive(work / "apt" / ARCH.name, ARCH, print).obtain(tables.roots)
     wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
     key = keys.obtain(work / "keys", "Amazon Linux")
     programs = Programs(work / "programs", deb_list)
@@ -206,6 +223,68 @@ def test_making_it_again_takes_seconds_and_changes_nothing(made: World, checkout
     world.make(checkout / ".work/lab", ARCH, print)
     assert time.monotonic() - began < 20
     assert repomd.stat() == before
+
+
+@contextlib.contextmanager
+def served(checkout: Path, *switches: str) -> Iterator[str]:
+    """What the lab session says once it serves, until Ctrl-C."""
+    command = [sys.executable, "-m", "tests.lab", "--port", "0", *switches]
+    with subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            lines = [*itertools.takewhile(lambda line: "boot-test" not in line, process.stdout)]
+            yield "".join(lines)
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
+def test_it_is_served_without_an_engine_and_fails_as_told(made: World, checkout: Path) -> None:
+    with served(
+        checkout, "--without-engine", "--fault", "503=/releasemd:1", "--tamper", "unsigned=chrony"
+    ) as said:
+        [mirror] = re.findall(r"--mirror (\S+)", said)
+        releasemd = f"{mirror}/core/releasemd.xml"
+        answers = [requests.get(releasemd, timeout=5).status_code for _ in range(2)]
+        packages, sources = (
+            requests.get(f"{mirror}/core/mirrors/latest/{folder}/mirror.list", timeout=5).text
+            for folder in (ARCH.name, "SRPMS")
+        )
+    guid = tampering.repository_with(made, Tampering.UNSIGNED, "chrony")
+
+    assert "--without-packages" in said
+    assert "It fails as told: chrony is unsigned." in said
+    assert answers == [503, 200]
+    assert packages == f"{mirror}/core/guids/{guid}/{ARCH}/\n"
+    assert sources == f"{mirror}/core/guids/{repository.guid(made.releases[0])}/SRPMS/\n"
+
+
+OUT_OF_REACH = """\
+#!/bin/sh
+case " $* " in
+*" update "* | *" download "* | *" --download-only "*)
+    echo "E: Failed to fetch: no route to host" >&2
+    exit 100
+    ;;
+esac
+exec /usr/bin/apt-get "$@"
+"""
+
+
+def test_on_a_plane_it_is_made_of_what_was_downloaded_before(
+    made: World, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt-get").write_text(OUT_OF_REACH)
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(debs, "LISTS_AGE", 0)
+    said: list[str] = []
+
+    assert world.make(checkout / ".work/lab", ARCH, said.append) == made
+    assert [line for line in said if "out of reach" in line] == [
+        "Debian's archive is out of reach, so that what it had before is used: "
+        "Failed to fetch: no route to host"
+    ]
 
 
 def test_a_machine_without_rpm_is_told_what_to_install(checkout: Path, tmp_path: Path) -> None:

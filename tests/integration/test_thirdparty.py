@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from tests.integration.answers import (
     BODY,
     QUICK,
     SHA256,
+    TRUNCATED,
+    TRUNCATED_SHA256,
     Answer,
     Server,
     page,
@@ -182,17 +183,17 @@ def test_another_file_shows_both_digests_and_nothing_is_kept(
     assert stored(tmp_path) == []
 
 
-def cut_off(request: BaseHTTPRequestHandler) -> None:
-    """Promise ten bytes and send none, whatever is asked for."""
-    request.send_response(200)
-    request.send_header("Content-Length", "10")
-    request.end_headers()
+def test_a_transfer_that_is_always_truncated_shows_both_digests_and_a_part_is_all_there_is(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with pytest.raises(HarnessError, match=r"tool 1\.2") as caught:
+        obtain(given(tmp_path, RPM % SHA256, *mirror(serve(truncated))))
 
-
-def test_a_transfer_that_is_always_truncated_keeps_nothing(serve: Serve, tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"tool 1\.2"):
-        obtain(given(tmp_path, RPM % SHA256, *mirror(serve(cut_off))))
-    assert stored(tmp_path) == []
+    assert TRUNCATED_SHA256 in caught.value.message
+    assert SHA256 in caught.value.message
+    [part] = stored(tmp_path)
+    assert part.suffix == ".part"
+    assert part.read_bytes() == BODY[:TRUNCATED]
 
 
 def test_offline_what_is_not_there_is_an_error_without_a_look_at_the_network(
@@ -283,8 +284,8 @@ def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
         "--without-packages", "--work", os.fspath(tmp_path / "work"),
     )  # fmt: skip
 
-    assert done.returncode == 2
-    assert "no release" in done.stderr
+    assert done.returncode == 1
+    assert f"the mirror of Amazon Linux cannot be reached: {server.base}/" in done.stderr
     assert not [path for path in server.paths if path.startswith("/mirror/")]
 
 

@@ -38,37 +38,57 @@ class Deb:
     path: Path
 
 
-def obtain(folder: Path, arch: Arch, roots: Sequence[str]) -> list[Deb]:
-    """The packages called roots and all that they depend on, downloaded to below folder.
+class Archive:
+    """Debian's archive, as this machine's apt reaches it.
 
     apt gets a configuration, lists and cache of its own below folder, as if nothing were
-    installed. What is there already is not downloaded again. Raises MachineError where this is no
-    Debian machine, HarnessError where apt fails.
+    installed. What is there already is not downloaded again, and serves where the archive is out
+    of reach, which say is told. Raises MachineError where this is no Debian machine.
     """
-    return _obtain(folder, arch, roots, _Apt.obtain)
 
+    def __init__(self, folder: Path, arch: Arch, say: Callable[[str], None]) -> None:
+        self._apt = _Apt(folder, arch)
+        self._say = say
+        self._is_updated = False
 
-def obtain_alone(folder: Path, arch: Arch, names: Sequence[str]) -> list[Deb]:
-    """As `obtain`, but without what the packages depend on."""
-    return _obtain(folder, arch, names, _Apt.obtain_alone)
+    def obtain(self, roots: Sequence[str]) -> list[Deb]:
+        """The packages called roots and all that they depend on, downloaded.
 
+        Raises HarnessError where apt fails.
+        """
+        return self._obtain(self._apt.obtain, roots)
 
-def _obtain(
-    folder: Path,
-    arch: Arch,
-    names: Sequence[str],
-    take: Callable[[_Apt, Sequence[str]], list[dict[str, str]]],
-) -> list[Deb]:
-    apt = _Apt(folder, arch)
-    try:
-        apt.update()
-        records = take(apt, names)
-    except CommandError as error:
-        raise HarnessError(
-            f"the lab's Debian packages could not be had: {_reason(error.output)}",
-            hint="check the network; what has been downloaded is kept",
-        ) from error
-    return [_deb(record, apt.path(record)) for record in records]
+    def obtain_alone(self, names: Sequence[str]) -> list[Deb]:
+        """As `obtain`, but without what the packages depend on."""
+        return self._obtain(self._apt.obtain_alone, names)
+
+    def _obtain(
+        self, take: Callable[[Sequence[str]], list[dict[str, str]]], names: Sequence[str]
+    ) -> list[Deb]:
+        try:
+            self._update()
+            records = take(names)
+        except CommandError as error:
+            raise HarnessError(
+                f"the lab's Debian packages could not be had: {_reason(error.output)}",
+                hint="check the network; what has been downloaded is kept",
+            ) from error
+        return [_deb(record, self._apt.path(record)) for record in records]
+
+    def _update(self) -> None:
+        """See once that the lists are there; where the archive is not, those of before will do."""
+        if self._is_updated:
+            return
+        try:
+            self._apt.update()
+        except CommandError as error:
+            if not self._apt.has_lists:
+                raise
+            self._say(
+                "Debian's archive is out of reach, so that what it had before is used: "
+                f"{_reason(error.output)}"
+            )
+        self._is_updated = True
 
 
 class _Apt:
@@ -112,9 +132,14 @@ class _Apt:
     def _run(self, program: str, *args: str, cwd: Path | None = None) -> str:
         return run([program, "--quiet", *self._options, *args], cwd=cwd).stdout
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are lists, however old, of the archive that apt is configured with."""
+        return self._updated.exists()
+
     def update(self) -> None:
         """Have the lists that are not older than LISTS_AGE."""
-        if self._updated.exists() and time.time() - self._updated.stat().st_mtime < LISTS_AGE:
+        if self.has_lists and time.time() - self._updated.stat().st_mtime < LISTS_AGE:
             return
         self._run("apt-get", "update")
         self._updated.touch()

@@ -114,6 +114,13 @@ def publish_fedora(world: World, sources: Sequence[Path], key: Key) -> None:
     _write(world, world.www / FEDORA_SOURCES, [store(world, path) for path in sources])
 
 
+def fedora_sources(world: World) -> dict[str, str]:
+    """The source RPMs that Fedora has there: what `dnf download --source` calls each, by name."""
+    blobs = (world.www / FEDORA_SOURCES / MARK).read_text().splitlines()[1:]
+    nevras = [Path(blob).name.removesuffix(".src.rpm") for blob in blobs]
+    return {nevra.rsplit("-", 2)[0]: nevra for nevra in nevras}
+
+
 def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
     """Write the repository called name with blobs, unless that is what it has."""
     target = world.base / f"core/guids/{guid(name)}/{world.arch}"

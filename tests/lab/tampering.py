@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
+from scripts.errors import UsageError
 from scripts.run import run
 from tests.lab import keys, repository
 from tests.lab.repository import World
@@ -21,10 +24,13 @@ class Tampering(Enum):
 
 
 def repository_with(world: World, tampering: Tampering, package: str) -> str:
-    """The guid of a repository like the newest release's, with package tampered with."""
+    """The guid of a repository like the newest release's, with package tampered with.
+
+    Raises UsageError where that release has no such package.
+    """
     name = f"{world.releases[0]} {package} {tampering.value}"
     blobs = repository.packages_of(world, world.releases[0])
-    [blob] = [blob for blob in blobs if Path(blob).name.startswith(f"{package}-")]
+    blob = blob_of(blobs, package)
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         copy = Path(shutil.copy(world.base / "blobstore" / blob, scratch))
         _tamper(world, copy, tampering)
@@ -33,6 +39,15 @@ def repository_with(world: World, tampering: Tampering, package: str) -> str:
         world, name, [changed, *(other for other in blobs if other != blob)]
     )
     return repository.guid(name)
+
+
+def blob_of(blobs: Sequence[str], package: str) -> str:
+    """Which of blobs is the package of that name."""
+    by_name = {Path(blob).name.rsplit("-", 2)[0]: blob for blob in blobs}
+    if package not in by_name:
+        near = ", ".join(difflib.get_close_matches(package, by_name)) or "none"
+        raise UsageError(f"the lab has no package {package}", hint=f"of similar names: {near}")
+    return by_name[package]
 
 
 def _tamper(world: World, path: Path, tampering: Tampering) -> None:

@@ -12,7 +12,7 @@ import tomlkit
 from tomlkit.items import Table
 
 from scripts.options import PACKAGES, ROOT
-from tests.lab import engine, image
+from tests.lab import engine, image, repository
 from tests.lab.engine import Registry
 from tests.lab.repository import FEDORA_KEY_NAME, FEDORA_SOURCES, World
 
@@ -45,7 +45,11 @@ def workshop(world: World, url: str) -> Iterator[Workshop]:
 
 
 def write_pins(folder: Path, world: World, url: str, reference: str) -> Path:
-    """Write into folder the project's own pins with the lab's addresses, key and image."""
+    """Write into folder the project's own pins with the lab's addresses, key, image and versions.
+
+    Of a package that the lab has from Fedora it is the lab's version that is pinned there, whatever
+    `update-pins` has found meanwhile.
+    """
     own = ROOT / PACKAGES
     document = tomlkit.parse(own.read_text())
     name, _, digest = reference.partition("@")
@@ -53,10 +57,11 @@ def write_pins(folder: Path, world: World, url: str, reference: str) -> Path:
     _table(document, "source", "fedora").update(
         {"baseurl": f"{url}/{FEDORA_SOURCES}/", "key": str(world.www / FEDORA_KEY_NAME)}
     )
-    packages = _table(document, "package")
-    for package in packages:
+    nevras = repository.fedora_sources(world)
+    for package in _table(document, "package"):
         table = _table(document, "package", package)
         table["patches"] = [str(own.parent / patch) for patch in table["patches"]]
+        table["nevra"] = nevras.get(package, table["nevra"])
     path = folder / "packages.toml"
     path.write_text(tomlkit.dumps(document))
     return path

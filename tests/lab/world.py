@@ -97,10 +97,11 @@ def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -
 def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     began = time.monotonic()
     tables = Tables(arch, names[0])
-    packages = debs.obtain(work / "apt" / arch.name, arch, tables.roots)
+    archive = debs.Archive(work / "apt" / arch.name, arch, say)
+    packages = archive.obtain(tables.roots)
     say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
-    maker = Maker(work, _programs(work, arch, packages), key)
+    maker = Maker(work, _programs(work, arch, packages, say), key)
     all_recipes = tables.recipes(packages)
     recipes = [recipe for recipe in all_recipes if recipe.is_packed]
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
@@ -140,7 +141,7 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         sources[AMAZON],
     )
     repository.publish_fedora(world, sources[FEDORA], foreign)
-    others = debs.obtain_alone(work / "apt" / arch.name, arch, tables.third_party)
+    others = archive.obtain_alone(tables.third_party)
     cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
     [released] = maker.make([tables.recipe_alone(cosign)])
     third_party.publish(world, released.paths[0], others)
@@ -148,11 +149,11 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     return world
 
 
-def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb]) -> Programs:
+def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb], say: Say) -> Programs:
     """What the lab of arch runs of Debian: of its own packages, if this machine runs those."""
     here = native()
     if arch is not here:
-        packages = debs.obtain_alone(work / "apt" / here.name, here, fixups.DEBS)
+        packages = debs.Archive(work / "apt" / here.name, here, say).obtain_alone(fixups.DEBS)
     return Programs(work / "programs", packages)
 
 

@@ -38,7 +38,7 @@ def planned(folder: Path, *argv: str) -> Plan:
 def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
     pins = packages.read(ROOT / options.PACKAGES)
     recipes = {recipe.name: recipe for recipe in pins.recipes}
-    assert recipes["fuse-sshfs"].nevra == "fuse-sshfs-3.7.3-12.fc43"
+    assert recipes["fuse-sshfs"].nevra.startswith("fuse-sshfs-3.7.3-")
     assert recipes["cloud-init"].source == packages.AMAZON
     [patch] = recipes["cloud-init"].patches
     assert "\n-Patch10010: 0010-Repair-mounts-module.patch\n" in patch.read_text()
@@ -82,7 +82,9 @@ def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     assert f"mirrorlist={release}/SRPMS/mirror.list\n" in source
     key = (plan.context / "packages/cloud-init/source/key").read_text()
     assert "BEGIN PGP PUBLIC KEY BLOCK" in key
-    assert (plan.context / "packages/fuse-sshfs/nevra").read_text() == "fuse-sshfs-3.7.3-12.fc43\n"
+    for recipe in plan.pins.recipes:
+        nevra = plan.context / "packages" / recipe.name / "nevra"
+        assert nevra.read_text() == f"{recipe.nevra}\n"
 
 
 def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from scripts import oci, places, releases, thirdparty, updates
+from scripts import oci, places, thirdparty, updates
 from scripts.arch import AARCH64, X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.fetch import Settings
@@ -23,15 +23,8 @@ from tests.unit.server import Server
 
 QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
 
-# The files that hold pins or addresses.
-FILES = (
-    "mkosi/pin.toml",
-    "mkosi.conf.d/amazonlinux.conf",
-    "scripts/releases.toml",
-    "scripts/updates.toml",
-    "third-party/pins.toml",
-)
-
+# Where it is looked up what is newer: as in the checkout.
+ADDRESSES = "scripts/updates.toml"
 OURS = "al2023-package-build/packages.toml"
 
 MANIFEST = b'{"schemaVersion": 2, "manifests": []}'
@@ -39,7 +32,70 @@ DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 OTHER = b'{"schemaVersion": 2, "manifests": [1]}'
 OTHER_DIGEST = f"sha256:{hashlib.sha256(OTHER).hexdigest()}"
 
-PACKAGES = f"""\
+# Pins of the tests' own, of which one digest is not known: update-pins changes the checkout's.
+PINS = {
+    "mkosi/pin.toml": f"""\
+version = "27.1"
+
+[upstream]
+url = "https://github.com/systemd/mkosi/archive/refs/tags/v27.1.tar.gz"
+sha256 = "{"3" * 64}"  # of that tag
+newest = "https://github.com/systemd/mkosi/archive/refs/heads/main.tar.gz"
+
+[debian]
+package = "mkosi"
+suites = ["testing"]
+""",
+    "mkosi.conf.d/amazonlinux.conf": """\
+[Match]
+Distribution=amazonlinux
+
+# Dated releases never change.
+[Distribution]
+Release=2023.12.20260930
+""",
+    "scripts/releases.toml": """\
+# Those that are known to exist.
+amazonlinux = [
+    "2023.12.20260831",
+    "2023.12.20260930",
+]
+""",
+    thirdparty.PINS: f"""\
+# What the fields mean.
+[cosign]
+version = "3.0.5"
+url = "https://github.com/sigstore/cosign/releases/download/v{{version}}/cosign-{{version}}-1.{{arch}}.rpm"
+package = "cosign"
+releases = "https://api.github.com/repos/sigstore/cosign/releases/latest"
+checksums = "https://github.com/sigstore/cosign/releases/download/v{{version}}/cosign_checksums.txt"
+
+[cosign.sha256]
+x86_64 = "{"4" * 64}"
+aarch64 = "{"5" * 64}"
+
+[docker-credential-pass]
+version = "0.9.8"
+url = "https://github.com/docker/docker-credential-helpers/releases/download/v{{version}}/docker-credential-pass-v{{version}}.linux-{{debian}}"
+path = "/usr/bin/docker-credential-pass"
+releases = "https://api.github.com/repos/docker/docker-credential-helpers/releases/latest"
+checksums = "https://github.com/docker/docker-credential-helpers/releases/download/v{{version}}/checksums.txt"
+
+[docker-credential-pass.sha256]
+x86_64 = "{"7" * 64}"
+aarch64 = ""
+
+# Its publisher has no checksums.
+[pass]
+version = "1.7.4"
+url = "https://raw.githubusercontent.com/zx2c4/password-store/{{version}}/src/password-store.sh"
+path = "/usr/bin/pass"
+releases = "https://api.github.com/repos/zx2c4/password-store/tags"
+
+[pass.sha256]
+noarch = "{"8" * 64}"
+""",
+    OURS: f"""\
 # Whatever else stands here stays.
 [base-image]
 tag = "2023"
@@ -50,12 +106,14 @@ baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
 
 [package.fuse-sshfs]
 nevra = "fuse-sshfs-3.7.3-12.fc43"
-"""
+""",
+}
 
 LATEST = "/api.github.com/repos/{}/releases/latest"
 COSIGN = "/github.com/sigstore/cosign/releases/download/v{}/cosign_checksums.txt"
 HELPERS = "/github.com/docker/docker-credential-helpers/releases/download/v{}/checksums.txt"
-LISTING = "/dl.fedoraproject.org/fedora/43/source/tree/Packages/f/"
+FOLDER = "Packages/f/"
+LISTING = f"/dl.fedoraproject.org/fedora/43/source/tree/{FOLDER}"
 MANIFEST_PATH = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/2023"
 RELEASES = "/cdn.amazonlinux.com/al2023/core/releasemd.xml"
 
@@ -66,18 +124,18 @@ ARM64 = "ab" * 32
 def root(checkout: Path, tmp_path: Path, server: Server) -> Path:
     """A checkout whose addresses are all on the server, where nothing is newer than what it pins.
 
-    Only the digest is missing that this project does not know either.
+    Only one digest is missing.
     """
-    for name in FILES:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(checkout / name, tmp_path / name)
-    (tmp_path / OURS).parent.mkdir()
-    (tmp_path / OURS).write_text(PACKAGES)
-    for name in (*FILES, OURS):
-        text = (tmp_path / name).read_text()
-        (tmp_path / name).write_text(text.replace("https://", f"{server.url}/"))
+    write(tmp_path, server, PINS | {ADDRESSES: (checkout / ADDRESSES).read_text()})
     publish(tmp_path, server)
     return tmp_path
+
+
+def write(root: Path, server: Server, texts: Mapping[str, str]) -> None:
+    """Write files of a checkout, with all addresses on the server."""
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text.replace("https://", f"{server.url}/"))
 
 
 def publish(root: Path, server: Server) -> None:
@@ -95,14 +153,27 @@ def publish(root: Path, server: Server) -> None:
     )
     listed(server, COSIGN, pins["cosign"], pins["cosign"].sha256)
     helper = pins["docker-credential-pass"]
-    listed(server, HELPERS, helper, {**helper.sha256, "aarch64": ARM64})
+    known = {arch: digest or ARM64 for arch, digest in helper.sha256.items()}
+    listed(server, HELPERS, helper, known)
     release = places.release_of(root, "amazonlinux")
     server.files[RELEASES] = f'<release version="{release}"/>'.encode()
     server.files[MANIFEST_PATH] = MANIFEST
-    server.files[LISTING] = (
-        b'<a href="fuse-sshfs-3.7.3-12.fc43.src.rpm">fuse-sshfs-3.7.3-12.fc43.src.rpm</a>'
-        b'<a href="fuse-sshfs-3.7.6-1.fc43.src.rpm">fuse-sshfs-3.7.6-1.fc43.src.rpm</a>'
-    )
+    packages = tomllib.loads((root / OURS).read_text())
+    pinned = packages["package"]["fuse-sshfs"]["nevra"]
+    for path in listings(packages, server):
+        server.files[path] = source_rpms(pinned, "fuse-sshfs-3.7.6-1.fc43")
+
+
+def listings(packages: dict[str, Any], server: Server) -> list[str]:
+    """Where the server lists Fedora's source RPMs: in one repository, or in several."""
+    urls = packages["source"]["fedora"]["baseurl"]
+    urls = [urls] if isinstance(urls, str) else urls
+    return [f"{url.removeprefix(server.url)}{FOLDER}" for url in urls]
+
+
+def source_rpms(*nevras: str) -> bytes:
+    """A folder's listing, as a web server writes it."""
+    return "".join(f'<a href="{nevra}.src.rpm">{nevra}.src.rpm</a>\n' for nevra in nevras).encode()
 
 
 def answer(data: Any) -> bytes:
@@ -238,9 +309,7 @@ def test_mkosi_is_pinned_with_version_address_and_digest(root: Path, server: Ser
     assert pinned.sha256 == hashlib.sha256(b"a tarball").hexdigest()
 
 
-def test_a_newer_amazon_linux_is_the_release_and_known(
-    root: Path, server: Server, checkout: Path
-) -> None:
+def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Server) -> None:
     name = "2023.13.20261109"
     server.files[RELEASES] = (
         f'<release version="2023.12.20260930"/><release version="{name}"/>'.encode()
@@ -249,10 +318,10 @@ def test_a_newer_amazon_linux_is_the_release_and_known(
 
     assert places.release_of(root, "amazonlinux") == name
     listed_now = tomllib.loads((root / "scripts/releases.toml").read_text())["amazonlinux"]
-    assert listed_now == [*releases.known(), name]
-    conf = (checkout / "mkosi.conf.d/amazonlinux.conf").read_text()
-    changed = conf.replace("Release=2023.12.20260930", f"Release={name}")
-    assert (root / "mkosi.conf.d/amazonlinux.conf").read_text() == changed
+    assert listed_now == ["2023.12.20260831", "2023.12.20260930", name]
+    conf = "mkosi.conf.d/amazonlinux.conf"
+    changed = PINS[conf].replace("Release=2023.12.20260930", f"Release={name}")
+    assert (root / conf).read_text() == changed
 
 
 def ours(root: Path) -> str:
@@ -269,14 +338,58 @@ def test_another_image_under_the_tag_is_pinned_by_its_digest(root: Path, server:
 
 def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: Server) -> None:
     before = ours(root)
-    server.files[LISTING] = (
-        b'"fuse-sshfs-3.7.3-9.fc43.src.rpm" "fuse-sshfs-3.7.3-100.fc43.src.rpm"'
-        b' "fuse-sshfs-3.7.6-1.fc43.src.rpm"'
+    server.files[LISTING] = source_rpms(
+        "fuse-sshfs-3.7.3-9.fc43", "fuse-sshfs-3.7.3-100.fc43", "fuse-sshfs-3.7.6-1.fc43"
     )
     table = run(root)
 
     assert ours(root) == before.replace("3.7.3-12", "3.7.3-100")
     assert "fuse-sshfs-3.7.6-1.fc43 is there too" in row(table, "fuse-sshfs")
+
+
+ARCHIVE = "/archives.fedoraproject.org/fedora/43/source/tree/"
+
+
+def with_an_archive(root: Path, server: Server) -> None:
+    """Have source RPMs looked for in an archive too, after the first place."""
+    text = ours(root)
+    url = f"{server.url}{LISTING.removesuffix(FOLDER)}"
+    assert f'"{url}"' in text
+    (root / OURS).write_text(text.replace(f'"{url}"', f'["{url}", "{server.url}{ARCHIVE}"]'))
+
+
+def test_a_source_rpm_is_looked_for_where_its_release_has_moved(root: Path, server: Server) -> None:
+    with_an_archive(root, server)
+    before = ours(root)
+    del server.files[LISTING]
+    server.files[f"{ARCHIVE}{FOLDER}"] = source_rpms("fuse-sshfs-3.7.3-13.fc43")
+    run(root)
+
+    assert ours(root) == before.replace("3.7.3-12", "3.7.3-13")
+
+
+def test_of_several_places_of_source_rpms_the_first_that_answers_counts(
+    root: Path, server: Server
+) -> None:
+    with_an_archive(root, server)
+    before = ours(root)
+    server.files[f"{ARCHIVE}{FOLDER}"] = source_rpms("fuse-sshfs-3.7.3-13.fc43")
+    run(root)
+
+    assert ours(root) == before
+    assert f"{ARCHIVE}{FOLDER}" not in server.asked
+
+
+def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server: Server) -> None:
+    with_an_archive(root, server)
+    del server.files[LISTING]
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="fuse-sshfs"):
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "fuse-sshfs: no repository answers: " in said.getvalue()
+    for path in (LISTING, f"{ARCHIVE}{FOLDER}"):
+        assert f"{server.url}{path} cannot be downloaded" in said.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -307,6 +420,18 @@ def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
     assert "not known" in row(said.getvalue(), name)
     assert f"\n{name}: " in said.getvalue()
     assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
+
+
+def test_the_projects_own_pins_are_all_found(
+    checkout: Path, tmp_path: Path, server: Server
+) -> None:
+    names = (*PINS, ADDRESSES)
+    write(tmp_path, server, {name: (checkout / name).read_text() for name in names})
+    publish(tmp_path, server)
+    run(tmp_path)
+
+    assert pin(tmp_path, "docker-credential-pass").digest(AARCH64)
+    assert DIGEST in ours(tmp_path)
 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:

@@ -1,0 +1,119 @@
+"""The lab's Debian packages, of an archive that shell scripts play, and without it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from scripts import sources
+from scripts.arch import X86_64
+from scripts.errors import HarnessError
+from tests.lab import debs
+
+CONTENT = "a package"
+
+# What apt would do with an archive of one package, as far as it is asked to.
+APT_GET = """\
+#!/bin/sh
+case " $* " in
+*" --simulate "*)
+    echo "Inst bash (5.2 Debian:13/stable [amd64])"
+    exit
+    ;;
+esac
+if [ -e @down@ ]; then
+    echo "E: Failed to fetch http://archive.invalid/debian: no route to host" >&2
+    exit 100
+fi
+case " $* " in
+*" --download-only "* | *" download "*) printf "@content@" >@deb@ ;;
+esac
+"""
+APT_CACHE = f"""\
+#!/bin/sh
+echo "Package: bash"
+echo "Version: 5.2"
+echo "Architecture: amd64"
+echo "SHA256: {hashlib.sha256(CONTENT.encode()).hexdigest()}"
+"""
+
+
+@dataclass
+class Machine:
+    """A machine with an archive that may be out of reach, and what the lab says on it."""
+
+    folder: Path
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def deb(self) -> Path:
+        return self.folder / "apt/cache/archives/bash_5.2_amd64.deb"
+
+    def archive(self) -> debs.Archive:
+        return debs.Archive(self.folder / "apt", X86_64, self.said.append)
+
+    def go_on_a_plane(self) -> None:
+        """Have no archive from here on."""
+        (self.folder / "down").touch()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine whose lists are always too old."""
+    made = Machine(tmp_path)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    values = {"down": tmp_path / "down", "deb": made.deb, "content": CONTENT}
+    script = APT_GET
+    for mark, value in values.items():
+        script = script.replace(f"@{mark}@", str(value))
+    for name, text in (("apt-get", script), ("apt-cache", APT_CACHE)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    there = sources.Archive("http://archive.invalid/debian")
+    monkeypatch.setattr(sources, "find", lambda: there)
+    monkeypatch.setattr(debs, "LISTS_AGE", 0)
+    return made
+
+
+def test_packages_are_downloaded_with_what_they_depend_on(machine: Machine) -> None:
+    [deb] = machine.archive().obtain(["bash"])
+
+    assert (deb.name, deb.version, deb.path) == ("bash", "5.2", machine.deb)
+    assert machine.said == []
+
+
+def test_without_the_archive_what_is_there_serves_and_that_is_said_once(machine: Machine) -> None:
+    before = machine.archive().obtain(["bash"])
+    machine.go_on_a_plane()
+    archive = machine.archive()
+
+    assert archive.obtain(["bash"]) == before
+    assert archive.obtain_alone(["bash"]) == before
+    assert machine.said == [
+        "Debian's archive is out of reach, so that what it had before is used: "
+        "Failed to fetch http://archive.invalid/debian: no route to host"
+    ]
+
+
+def test_without_the_archive_a_package_that_is_not_there_is_missed(machine: Machine) -> None:
+    machine.archive().obtain(["bash"])
+    machine.go_on_a_plane()
+    machine.deb.unlink()
+
+    for obtain in (machine.archive().obtain, machine.archive().obtain_alone):
+        with pytest.raises(HarnessError, match=r"could not be had: Failed to fetch .* no route"):
+            obtain(["bash"])
+
+
+def test_an_archive_that_was_never_asked_cannot_be_done_without(machine: Machine) -> None:
+    machine.go_on_a_plane()
+
+    with pytest.raises(HarnessError, match="could not be had: Failed to fetch"):
+        machine.archive().obtain(["bash"])
+    assert machine.said == []
