@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scripts.errors import MachineError
 from scripts.run import CommandError, run
@@ -54,17 +55,14 @@ def find(environ: Mapping[str, str]) -> Engine:
     """
     # Most runs need no engine, and a third of a second to import this.
     import docker  # noqa: PLC0415
-    from docker.context import ContextAPI  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
-    host = environ.get("DOCKER_HOST", "")
+    context, host = "default", environ.get("DOCKER_HOST", "")
     try:
-        context = "default"
         if not host:
-            current = ContextAPI.get_context(environ.get("DOCKER_CONTEXT"))
-            context, host = current.Name, current.Host or ""
+            context, host = _context(environ)
         _knock(host)
-        client = docker.from_env(timeout=SECONDS)
+        client = docker.from_env(timeout=SECONDS, environment=environ)
     except (DockerException, OSError) as error:
         raise _unreachable(host, error) from None
     try:
@@ -74,11 +72,9 @@ def find(environ: Mapping[str, str]) -> Engine:
         raise _unreachable(host, error) from None
     finally:
         client.close()
-    components = [part.get("Name", "") for part in version.get("Components") or []]
-    own = next((name for name in components if name.endswith("Engine")), "Engine")
     status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == len(("a", "b")))
     return Engine(
-        name="Docker" if own == "Engine" else own,
+        name=_name(version),
         version=version.get("Version", "?"),
         api=version.get("ApiVersion", "?"),
         host=host,
@@ -97,7 +93,7 @@ def require(environ: Mapping[str, str], builder: str) -> Engine:
     if not shutil.which("docker", path=environ.get("PATH")):
         raise MachineError("Docker's command line is not installed", hint=INSTALL)
     try:
-        run(["docker", "buildx", "version"], timeout=SECONDS)
+        run(["docker", "buildx", "version"], env=environ, timeout=SECONDS)
     except (CommandError, subprocess.TimeoutExpired):
         raise MachineError(
             "Docker's command line has no buildx, its front end to BuildKit",
@@ -111,6 +107,36 @@ def require(environ: Mapping[str, str], builder: str) -> Engine:
             "(`docker buildx create` makes one)",
         )
     return found
+
+
+def _context(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The name and the host of the context that Docker's command line would use."""
+    from docker.context import ContextAPI  # noqa: PLC0415 - see `find`
+    from docker.context.config import get_current_context_name  # noqa: PLC0415
+
+    name = environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
+    found = ContextAPI.get_context(name)
+    if found is None:
+        raise MachineError(
+            f"Docker's context {name} does not exist",
+            hint="`docker context ls` lists those that do, and `docker context use default` takes "
+            "this machine's engine, unless DOCKER_CONTEXT names another",
+        )
+    return found.Name, found.Host or ""
+
+
+def _name(version: Mapping[str, Any]) -> str:
+    """What an engine is called that answers so when it is asked for its version.
+
+    Docker's has the component Engine, podman's one of its own, and finch-daemon only its platform
+    ("Finch Daemon - 0.22.0"): that of podman is the machine's.
+    """
+    components = [part.get("Name", "") for part in version.get("Components") or []]
+    if "Engine" in components:
+        return "Docker"
+    own = [name for name in components if name.endswith("Engine")]
+    platforms = (version.get("Platform") or {}).get("Name", "").partition(" - ")[0]
+    return next((name for name in (*own, platforms, *components) if name), "an engine")
 
 
 def _knock(host: str) -> None:

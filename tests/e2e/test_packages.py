@@ -334,6 +334,11 @@ def test_without_buildx_one_sentence_says_what_to_install(place: Place, tmp_path
     assert "docker-buildx" in failed(done, 3)
 
 
+def test_a_context_that_is_gone_is_one_sentence(place: Place) -> None:
+    done = place.run("--force", DOCKER_HOST="", DOCKER_CONTEXT="gone")
+    assert "context gone does not exist" in failed(done, 3)
+
+
 def test_without_an_engine_one_sentence_says_how_to_start_it(place: Place, tmp_path: Path) -> None:
     done = place.run("--force", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert "systemctl start docker" in failed(done, 3)

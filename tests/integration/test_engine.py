@@ -16,6 +16,7 @@ from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 
 import pytest
+from docker.context import ContextAPI
 
 from scripts import engine
 from scripts.errors import MachineError
@@ -56,25 +57,21 @@ def answering(answers: Mapping[str, object], headers: Mapping[str, str]) -> Iter
 
 
 @pytest.fixture
-def docker_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker's command line with buildx, as far as it is asked before an engine is."""
+def docker_is_there(tmp_path: Path) -> dict[str, str]:
+    """The environment with Docker's command line and buildx, as far as an engine asks for them."""
     (tmp_path / "docker").write_text("#!/bin/sh\necho buildx\n")
     (tmp_path / "docker").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
-def old(monkeypatch: pytest.MonkeyPatch, host: str) -> dict[str, str]:
-    monkeypatch.setenv("DOCKER_HOST", host)
-    return dict(os.environ)
+OLD = {"version": VERSION, "info": {"DriverStatus": [["Backing", "ext4"]]}, "_ping": "OK"}
 
 
 def test_an_engine_without_buildkit_is_named_and_does_unless_a_builder_is(
-    monkeypatch: pytest.MonkeyPatch, docker_is_there: None
+    docker_is_there: dict[str, str],
 ) -> None:
-    del docker_is_there
-    answers = {"version": VERSION, "info": {"DriverStatus": [["Backing", "ext4"]]}, "_ping": "OK"}
-    with answering(answers, {"Builder-Version": ""}) as host:
-        environ = old(monkeypatch, host)
+    with answering(OLD, {"Builder-Version": ""}) as host:
+        environ = docker_is_there | {"DOCKER_HOST": host}
         with pytest.raises(MachineError, match=r"has no BuildKit: Podman Engine 4\.3\.1") as caught:
             engine.require(environ, "")
         assert "BUILDX_BUILDER" in caught.value.hint
@@ -83,18 +80,55 @@ def test_an_engine_without_buildkit_is_named_and_does_unless_a_builder_is(
     assert str(found) == ("Podman Engine 4.3.1, API 1.41, without BuildKit, exports no layer cache")
 
 
-def test_an_engine_with_buildkit_and_containerds_store_lacks_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_engine_with_buildkit_and_containerds_store_lacks_nothing() -> None:
     info = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
-    with answering(
-        {"version": VERSION | {"Components": []}, "info": info, "_ping": "OK"},
-        {"Builder-Version": "2"},
-    ) as host:
-        found = engine.find(old(monkeypatch, host))
+    version = VERSION | {"Components": [{"Name": "Engine"}, {"Name": "containerd"}]}
+    answers = {"version": version, "info": info, "_ping": "OK"}
+    with answering(answers, {"Builder-Version": "2"}) as host:
+        found = engine.find({"DOCKER_HOST": host})
     assert found.has_buildkit
     assert found.builder == "default"
     assert str(found) == "Docker 4.3.1, API 1.41"
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ({"Components": [{"Name": "Engine"}], "Platform": {"Name": "Docker Desktop"}}, "Docker"),
+        ({"Components": [{"Name": "Podman Engine"}, {"Name": "Conmon"}],
+          "Platform": {"Name": "linux/amd64/fedora-43"}}, "Podman Engine"),
+        ({"Components": [{"Name": "nerdctl"}, {"Name": "containerd"}],
+          "Platform": {"Name": "Finch Daemon - 0.22.0"}}, "Finch Daemon"),
+        ({"Components": [{"Name": "containerd"}], "Platform": {"Name": ""}}, "containerd"),
+        ({"Components": None, "Platform": None}, "an engine"),
+    ],
+)  # fmt: skip
+def test_an_engine_is_called_what_it_says_of_itself(version: dict[str, object], name: str) -> None:
+    answers = {"version": VERSION | version, "info": {}, "_ping": "OK"}
+    with answering(answers, {}) as host:
+        found = engine.find({"DOCKER_HOST": host})
+    assert found.name == name
+
+
+def test_a_context_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))  # the SDK takes it from nowhere else
+    with pytest.raises(MachineError, match="context gone does not exist") as caught:
+        engine.find({"DOCKER_CONTEXT": "gone"})
+    assert "docker context use default" in caught.value.hint
+    (tmp_path / "config.json").write_text('{"currentContext": "lost"}')
+    with pytest.raises(MachineError, match="context lost does not exist"):
+        engine.find({})
+
+
+def test_the_engine_is_that_of_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    answers = {"version": VERSION, "info": {}, "_ping": "OK"}
+    with answering(answers, {"Builder-Version": "2"}) as host:
+        ContextAPI.create_context("mine", host=host)
+        found = engine.find({"DOCKER_CONTEXT": "mine"})
+    assert found.builder == "mine"
+    assert found.host.endswith(host)
 
 
 # What somebody else would be refused of this machine's Python is imported before.
