@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import platform
 import shutil
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scripts.errors import MachineError
@@ -22,7 +26,20 @@ CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 # Of the version of the builder that an engine prefers, in its answer to a ping: BuildKit.
 BUILDKIT = "2"
 
-INSTALL = "apt-get install docker.io docker-buildx, or dnf install docker docker-buildx-plugin"
+# What installs packages, and what they are called that have the engine with Docker's command line,
+# and buildx, by the ID of os-release(5). Amazon Linux has all of it in one.
+PACKAGES = {
+    "amzn": ("dnf", "docker", "docker"),
+    "debian": ("apt-get", "docker.io", "docker-buildx"),
+    "fedora": ("dnf", "moby-engine", "docker-buildx"),
+    "ubuntu": ("apt-get", "docker.io", "docker-buildx"),
+}
+
+# The first release of Debian that has buildx: trixie.
+FIRST_DEBIAN = 13
+
+# How Docker's own packages are installed, which any distribution takes.
+MANUAL = "https://docs.docker.com/engine/install says how it is installed here"
 
 
 @dataclass(frozen=True)
@@ -84,21 +101,12 @@ def find(environ: Mapping[str, str]) -> Engine:
     )
 
 
-def require(environ: Mapping[str, str], builder: str) -> Engine:
-    """The engine, once it is sure that packages can be built with it.
+def find_fit(environ: Mapping[str, str], builder: str) -> Engine:
+    """The engine, as `find` finds it, if packages can be built with it.
 
     builder is the one that a person names in BUILDX_BUILDER, "" for the engine's own. Raises
     MachineError.
     """
-    if not shutil.which("docker", path=environ.get("PATH")):
-        raise MachineError("Docker's command line is not installed", hint=INSTALL)
-    try:
-        run(["docker", "buildx", "version"], env=environ, timeout=SECONDS)
-    except (CommandError, subprocess.TimeoutExpired):
-        raise MachineError(
-            "Docker's command line has no buildx, its front end to BuildKit",
-            hint="apt-get install docker-buildx, or dnf install docker-buildx-plugin",
-        ) from None
     found = find(environ)
     if not found.has_buildkit and not builder:
         raise MachineError(
@@ -107,6 +115,50 @@ def require(environ: Mapping[str, str], builder: str) -> Engine:
             "(`docker buildx create` makes one)",
         )
     return found
+
+
+def check_buildx(environ: Mapping[str, str]) -> None:
+    """Raise MachineError where Docker's command line, or its front end to BuildKit, is lacking."""
+    if not shutil.which("docker", path=environ.get("PATH")):
+        raise MachineError("Docker's command line is not installed", hint=_installation_here())
+    try:
+        run(["docker", "buildx", "version"], env=environ, timeout=SECONDS)
+    except (CommandError, OSError, subprocess.TimeoutExpired):
+        raise MachineError(
+            "Docker's command line has no buildx, its front end to BuildKit",
+            hint=_installation_here(only_buildx=True),
+        ) from None
+
+
+def require(environ: Mapping[str, str], builder: str) -> Engine:
+    """The engine, once it is sure that packages can be built with it: see `find_fit`."""
+    check_buildx(environ)
+    return find_fit(environ, builder)
+
+
+def installation(release: Mapping[str, str], *, only_buildx: bool = False) -> str:
+    """What installs the engine with Docker's command line and buildx, or only the latter.
+
+    release is what os-release(5) says of the machine, empty where it has none.
+    """
+    name, number = release.get("ID", ""), release.get("VERSION_ID", "")
+    if name == "debian" and number.isdecimal() and int(number) < FIRST_DEBIAN:
+        return f"{MANUAL}; Debian has docker-buildx from {FIRST_DEBIAN} on"
+    if name not in PACKAGES:
+        return MANUAL
+    program, whole, buildx = PACKAGES[name]
+    packages = dict.fromkeys([buildx] if only_buildx else [whole, buildx])
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}{program} install {' '.join(packages)}"
+
+
+def _installation_here(*, only_buildx: bool = False) -> str:
+    """What `installation` says of this machine."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    return installation(release, only_buildx=only_buildx)
 
 
 def _context(environ: Mapping[str, str]) -> tuple[str, str]:
@@ -157,12 +209,12 @@ def _unreachable(host: str, error: BaseException) -> MachineError:
     if codes & {errno.EACCES, errno.EPERM}:
         return MachineError(
             f"this user may not use the Docker engine at {where}",
-            hint='sudo usermod --append --groups docker "$USER", then log in again',
+            hint=_admission(Path(where)),
         )
     if errno.ENOENT in codes:
         return MachineError(
             f"no Docker engine listens at {where}",
-            hint=f"sudo systemctl start docker; where it is not installed: {INSTALL}",
+            hint=f"sudo systemctl start docker; where it is not installed: {_installation_here()}",
         )
     if errno.ECONNREFUSED in codes:
         return MachineError(
@@ -173,6 +225,17 @@ def _unreachable(host: str, error: BaseException) -> MachineError:
         f"the Docker engine at {where} does not answer: {_last_words(error)}",
         hint="`docker version` says more",
     )
+
+
+def _admission(path: Path) -> str:
+    """What lets this user use the socket at path: its group, if that is another than root's."""
+    try:
+        group = path.group() if path.stat().st_mode & stat.S_IWGRP else "root"
+    except (OSError, KeyError):  # nobody may look at it, or the group has no name
+        group = "root"
+    if group == "root":
+        return "only root may use it: call the same command with sudo"
+    return f'sudo usermod --append --groups {group} "$USER", then log in again'
 
 
 def _errnos(error: BaseException) -> Iterator[int]:

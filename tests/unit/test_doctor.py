@@ -132,6 +132,13 @@ def test_an_engine_that_does_not_answer_stands_in_the_way_of_packages_alone() ->
     assert (finding.found, finding.mend) == ("it does not run", "start it")
 
 
+def test_what_mends_a_lacking_buildx_is_told_with_it() -> None:
+    finding = doctor.buildx(replace(ROOT, buildx="no buildx", buildx_mend="install it"))
+    assert not finding.ok
+    assert finding.needed_by == ("packages",)
+    assert (finding.found, finding.mend) == ("no buildx", "install it")
+
+
 def test_an_engine_that_answers_is_named() -> None:
     assert doctor.docker(replace(ROOT, engine="Podman 5.4")).found == "Podman 5.4"
 
