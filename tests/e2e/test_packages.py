@@ -313,17 +313,27 @@ def test_a_store_that_exports_no_cache_builds_without_writing_one(
     assert "the layer cache is not written" in done.stderr
 
 
-def path_without_docker(folder: Path) -> str:
-    """PATH of a machine that has all that this one has in /usr, but Docker."""
+def path_without(folder: Path, *words: str) -> str:
+    """PATH of a machine that has all that this one has in /usr, but programs of those names."""
     for programs in ("/usr/bin", "/usr/sbin"):
         for program in Path(programs).iterdir():
-            if "docker" not in program.name and not (folder / program.name).exists():
+            is_left_out = any(word in program.name for word in words)
+            if not is_left_out and not (folder / program.name).exists():
                 (folder / program.name).symlink_to(program)
     return os.fspath(folder)
 
 
+def test_packages_are_built_where_no_image_could_be(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    path = [*shop.programs.folders, path_without(tmp_path, "apt-get", "git", "newuidmap")]
+    done = built.run("--force", PATH=os.pathsep.join(path))
+    assert done.returncode == 0, done.stderr
+    assert "fuse-sshfs" in done.stdout
+
+
 def test_without_docker_one_sentence_says_what_to_install(place: Place, tmp_path: Path) -> None:
-    done = place.run("--force", PATH=path_without_docker(tmp_path))
+    done = place.run("--force", PATH=path_without(tmp_path, "docker"))
     said = failed(done, 3)
     assert "not installed" in said
     assert engines.installation(platform.freedesktop_os_release()) in said
@@ -378,7 +388,7 @@ def test_pins_without_a_digest_are_refused(place: Place, shop: Workshop, tmp_pat
 
 
 def test_without_packages_no_engine_is_asked_for(place: Place, tmp_path: Path) -> None:
-    done = place.run("--without-packages", PATH=path_without_docker(tmp_path))
+    done = place.run("--without-packages", PATH=path_without(tmp_path, "docker"))
     assert done.returncode == 0, done.stderr
     assert "cosign" in done.stdout
     assert "fuse-sshfs" not in done.stdout
