@@ -46,6 +46,13 @@ TAIL_LINES = 40
 # A server that stalls is given up as mkosi's dnf gives it up (scripts/sources.py).
 PATIENCE = "retries=3\ntimeout=15\nminrate=1000\n"
 
+# What may be added to a release: sed puts it there, and rpm compares it.
+SUFFIX = re.compile(r"[A-Za-z0-9.]+")
+
+# A stage of the Dockerfile that has a name; all but BUILDER build the package of that name.
+STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
+BUILDER = "builder"
+
 # What the form of a layer cache is that ECR takes.
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
 
@@ -95,21 +102,23 @@ def read(path: Path) -> Pins:
     """The pins in the file at path, whose folder the paths in it start from. Raises UsageError."""
     try:
         data = tomllib.loads(path.read_text())
-        image = data[BASE_IMAGE]
+        image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
+        tag = image.text("tag") if "tag" in image.values else ""
         pins = Pins(
-            image=f"{image['name']}:{image['tag']}" if image.get("tag") else image["name"],
-            digest=image["digest"],
+            image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
+            digest=image.text("digest"),
             sources={
-                name: Source("baseurl", table["baseurl"], path.parent / table["key"])
+                name: _source(_Table(path, f"source.{name}", table))
                 for name, table in data.get("source", {}).items()
             },
             recipes=tuple(
-                _recipe(name, table, path.parent) for name, table in data["package"].items()
+                _recipe(name, _Table(path, f"package.{name}", table))
+                for name, table in data["package"].items()
             ),
         )
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -121,14 +130,47 @@ def read(path: Path) -> Pins:
     return pins
 
 
-def _recipe(name: str, table: Mapping[str, Any], folder: Path) -> Recipe:
+@dataclass(frozen=True)
+class _Table:
+    """A table of the pins at path, its values yet to be looked at."""
+
+    path: Path
+    name: str
+    values: Mapping[str, Any]
+
+    def text(self, key: str) -> str:
+        """The string of that key. Raises KeyError, and UsageError where it is something else."""
+        value = self.values[key]
+        if not isinstance(value, str):
+            raise UsageError(f"{self.path}: {key} of {self.name} is no string")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """As `text`, of a list of strings."""
+        values = self.values[key]
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise UsageError(f"{self.path}: {key} of {self.name} is no list of strings")
+        return tuple(values)
+
+
+def _source(table: _Table) -> Source:
+    return Source("baseurl", table.text("baseurl"), table.path.parent / table.text("key"))
+
+
+def _recipe(name: str, table: _Table) -> Recipe:
+    suffix = table.text("suffix")
+    if not SUFFIX.fullmatch(suffix):
+        raise UsageError(
+            f"{table.path}: {suffix!r}, the suffix of {table.name}, is not made of letters, digits "
+            "and dots"
+        )
     return Recipe(
         name=name,
-        source=table["source"],
-        nevra=table["nevra"],
-        patches=tuple(folder / patch for patch in table["patches"]),
-        suffix=table["suffix"],
-        rpms=tuple(table["rpms"]),
+        source=table.text("source"),
+        nevra=table.text("nevra"),
+        patches=tuple(table.path.parent / patch for patch in table.texts("patches")),
+        suffix=suffix,
+        rpms=table.texts("rpms"),
     )
 
 
@@ -156,6 +198,7 @@ def plan(opts: Options, place: Place) -> Plan | None:
     if opts.distribution not in RPM_DISTRIBUTIONS or opts.without_packages:
         return None
     pins = read(opts.packages)
+    _check_stages(pins, opts)
     if not pins.digest and BASE_IMAGE not in opts.allow_missing:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
@@ -169,6 +212,19 @@ def plan(opts: Options, place: Place) -> Plan | None:
     stage = Stage(FOLDER, (), inputs | describe_tree(context))
     finished = work / "rpms"
     return Plan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
+
+
+def _check_stages(pins: Pins, opts: Options) -> None:
+    """Raise UsageError where the packages of pins are not those that the Dockerfile builds."""
+    text = (opts.root / FOLDER / "Dockerfile").read_text()
+    builds = sorted({*STAGE.findall(text)} - {BUILDER})
+    names = sorted(recipe.name for recipe in pins.recipes)
+    if names != builds:
+        raise UsageError(
+            f"{opts.packages} has the packages {', '.join(names) or '(none)'}, but what is built "
+            f"is {', '.join(builds)}",
+            hint=f"each takes a stage of its name in {FOLDER}/Dockerfile",
+        )
 
 
 def ready(planned: Plan) -> Plan:

@@ -249,7 +249,8 @@ def test_a_source_that_does_not_come_whole_is_not_built(
     built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind
 ) -> None:
     # Another suffix, so that no layer of an earlier build serves.
-    options = changed(shop, tmp_path, SSHFS, "suffix", f"finch{kind.name.lower()}")
+    suffix = f"finch.{kind.name.lower().replace('_', '.')}"
+    options = changed(shop, tmp_path, SSHFS, "suffix", suffix)
     with lab.broken(Fault(kind, r"fuse-sshfs-.*\.src\.rpm")):
         said = untouched(built, options)
     assert "no source RPM" in said

@@ -45,6 +45,20 @@ def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
     assert all(source.key.is_file() for source in pins.sources.values())
 
 
+# Of a package called a, as much as there has to be.
+PINS = """\
+[base-image]
+name = 'x'
+digest = ''
+[package.a]
+source = 'amazonlinux'
+nevra = 'a'
+patches = []
+suffix = 'finch1'
+rpms = ['a']
+"""
+
+
 def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() -> None:
     text = (ROOT / packages.FOLDER / "Dockerfile").read_text()
     for recipe in packages.read(ROOT / options.PACKAGES).recipes:
@@ -59,17 +73,51 @@ def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() 
         ("[base-image", "is no TOML"),
         ("[base-image]\nname = 'x'\n", "is not complete: 'digest'"),
         ("base-image = 3\npackage = {}", "is not complete"),
-        (
-            "[base-image]\nname = 'x'\ndigest = ''\n[package.a]\nsource = 'nowhere'\n"
-            "nevra = 'a'\npatches = []\nsuffix = 'x'\nrpms = ['a']\n",
-            "a has the unknown source 'nowhere'",
-        ),
+        (PINS.replace("'amazonlinux'", "'nowhere'"), "a has the unknown source 'nowhere'"),
+        (PINS.replace("['a']", "'fuse-sshfs'"), "rpms of package.a is no list of strings"),
+        (PINS.replace("['a']", "['a', 3]"), "rpms of package.a is no list of strings"),
+        (PINS.replace("patches = []", "patches = 'a.patch'"), "patches of .* no list of strings"),
+        (PINS.replace("'finch1'", "'a/b c&'"), "'a/b c&', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "''"), "'', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "1"), "suffix of package.a is no string"),
+        (PINS.replace("digest = ''", "digest = 3"), "digest of base-image is no string"),
+        (f"{PINS}[source.b]\nbaseurl = 3\nkey = 'k'\n", "baseurl of source.b is no string"),
     ],
 )
 def test_pins_that_make_no_sense_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "packages.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
         packages.read(tmp_path / "packages.toml")
+
+
+def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no TOML"):
+        packages.read(tmp_path / "packages.toml")
+
+
+def other_pins(folder: Path, text: str) -> Options:
+    """Options that name the project's pins, copied with their files, but for text."""
+    copy = folder / packages.FOLDER
+    shutil.copytree(ROOT / packages.FOLDER, copy)
+    (copy / "packages.toml").write_text(text)
+    return opts(folder, "--packages", f"{copy}/packages.toml")
+
+
+def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_stage(
+    tmp_path: Path,
+) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    more = f"{own}\n{PINS[PINS.index('[package.a]') :].replace('package.a', 'package.other')}"
+    given = other_pins(tmp_path / "more", more)
+    with pytest.raises(
+        UsageError, match="cloud-init, fuse-sshfs, other, but what is built is cloud-init, fuse"
+    ) as caught:
+        packages.plan(given, place(tmp_path))
+    assert "Dockerfile" in caught.value.hint
+    given = other_pins(tmp_path / "fewer", own[: own.index("[package.cloud-init]")] + "[package]")
+    with pytest.raises(UsageError, match=r"the packages \(none\), but what is built"):
+        packages.plan(given, place(tmp_path))
 
 
 def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
@@ -91,10 +139,7 @@ def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path)
         packages.plan(opts(tmp_path), place(tmp_path, mirror))
     assert "--without-packages" in caught.value.hint
     pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
-    folder = tmp_path / packages.FOLDER
-    shutil.copytree(ROOT / packages.FOLDER, folder)
-    (folder / "packages.toml").write_text(pins.replace('"fedora"', '"amazonlinux"'))
-    given = opts(tmp_path, "--packages", f"{folder}/packages.toml")
+    given = other_pins(tmp_path, pins.replace('"fedora"', '"amazonlinux"'))
     plan = packages.plan(given, place(tmp_path, mirror))
     assert plan
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
