@@ -26,7 +26,7 @@ from scripts.additions import Additions
 from scripts.digests import describe_tree
 from scripts.engine import Engine
 from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
+from scripts.options import BASE_IMAGE, NO_PROXY, RPM_DISTRIBUTIONS, Options
 from scripts.places import Place
 from scripts.progress import Progress, Task
 from scripts.records import Package, Record
@@ -432,7 +432,11 @@ def build_command(
     opts: Options, pins: Pins, context: Path, target: Path, found: Engine, cache: Cache
 ) -> list[str]:
     """The command that builds context for exactly opts' platform, its RPMs going into target."""
-    urls = [opts.mirror or releases.CDN, *(source.url for source in pins.sources.values())]
+    urls = [
+        opts.mirror or releases.CDN,
+        *(source.url for source in pins.sources.values()),
+        *(url for name, url in opts.proxies.items() if name.lower() != NO_PROXY),
+    ]
     return [
         "docker", "buildx", "build",
         "--builder", opts.buildx_builder or found.builder,
@@ -441,7 +445,10 @@ def build_command(
         # Without it a file that is no RPM would come out beside them.
         "--provenance", "false",
         "--build-arg", f"BASE_IMAGE={pins.reference}",
-        # A mirror on this machine is out of sight of any other network.
+        # Their values, which may hold a password, come from the environment. BuildKit knows them,
+        # and leaves them out of the keys of its cache.
+        *(word for name in opts.proxies for word in ("--build-arg", name)),
+        # A mirror or a proxy on this machine is out of sight of any other network.
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),
         *(["--cache-to", cache.writes] if cache.writes else []),
@@ -451,8 +458,8 @@ def build_command(
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the server of url is this machine."""
-    host = urlsplit(url).hostname or ""
+    """Whether the server of url, which may lack its scheme as a proxy's does, is this machine."""
+    host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

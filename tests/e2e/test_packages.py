@@ -314,6 +314,16 @@ def test_a_store_that_exports_no_cache_builds_without_writing_one(
     assert "the layer cache is not written" in done.stderr
 
 
+def test_a_proxy_that_alone_knows_the_mirror_serves_the_build_too(
+    built: Place, lab: LabServer
+) -> None:
+    done = built.run(
+        "--force", "--mirror", "http://mirror.invalid/al2023",
+        http_proxy=lab.url, no_proxy="127.0.0.1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def path_without(folder: Path, *words: str) -> str:
     """PATH of a machine that has all that this one has in /usr, but programs of those names."""
     for programs in ("/usr/bin", "/usr/sbin"):

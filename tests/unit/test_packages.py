@@ -225,6 +225,15 @@ def test_the_network_is_the_machines_where_a_mirror_is_on_it(tmp_path: Path) -> 
     assert "--network" not in command(tmp_path)
     line = command(tmp_path, "--mirror", "http://127.0.0.1:8023/al2023")
     assert value(line, "--network") == "host"
+    assert value(command(tmp_path, https_proxy="localhost:3128"), "--network") == "host"
+    assert "--network" not in command(tmp_path, https_proxy="proxy:3128", no_proxy="localhost")
+
+
+def test_proxies_reach_the_build_by_name_without_their_passwords(tmp_path: Path) -> None:
+    line = command(tmp_path, http_proxy="http://me:secret@proxy", NO_PROXY="localhost")
+    given = [line[at + 1] for at, word in enumerate(line) if word == "--build-arg"]
+    assert given[1:] == ["http_proxy", "NO_PROXY"]
+    assert "secret" not in " ".join(line)
 
 
 def test_the_cache_in_a_registry_has_the_form_that_ecr_takes(tmp_path: Path) -> None:
@@ -261,6 +270,9 @@ def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
         ("http://127.0.0.1:8023/al2023", True),
         ("http://localhost/x", True),
         ("http://[::1]:80/", True),
+        ("127.0.0.1:3128", True),
+        ("localhost:3128", True),
+        ("proxy:3128", False),
         ("https://cdn.amazonlinux.com/al2023", False),
         ("file:///srv/mirror", False),
     ],
