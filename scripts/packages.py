@@ -15,7 +15,7 @@ import shutil
 import time
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from scripts.options import BASE_IMAGE, NO_PROXY, RPM_DISTRIBUTIONS, Options
 from scripts.places import Place
 from scripts.progress import Progress, Task
 from scripts.records import Package, Record
-from scripts.run import CommandError, stream
+from scripts.run import CommandError, Log, stream
 from scripts.stages import Stage
 
 # The folder of the Dockerfile, in the checkout.
@@ -52,6 +52,9 @@ SUFFIX = re.compile(r"[A-Za-z0-9.]+")
 # A stage of the Dockerfile that has a name; all but BUILDER build the package of that name.
 STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 BUILDER = "builder"
+
+# By this name too buildx knows the BuildKit of the engine itself.
+DEFAULT_BUILDER = "default"
 
 # What the form of a layer cache is that ECR takes.
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
@@ -325,28 +328,49 @@ def _write_recipe(folder: Path, recipe: Recipe, source: Source) -> None:
 
 
 def _build(planned: Plan, found: Engine, progress: Progress) -> None:
+    """Build planned with found, without the layer cache where that stands in the way."""
     opts, began = planned.opts, time.monotonic()
     fresh = planned.finished.with_name("rpms.new")
-    shutil.rmtree(fresh, ignore_errors=True)
     cache = Cache.of(opts, found)
     if opts.layer_cache and not cache.writes:
         progress.say(
             f"warning: the layer cache is not written: {found} "
             '(Docker\'s "containerd-snapshotter" feature would)'
         )
-    command = build_command(opts, planned.pins, planned.context, fresh, found, cache)
     log = opts.target / "package-build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with progress.task("packages") as task, log.open("wb") as file:
-        steps = Steps(task)
-        try:
-            stream(command, log=file, on_line=steps.read)
-        except CommandError as error:
-            raise _failure(progress, steps, error, log) from error
-        finally:
-            for warning in steps.warnings(cache):
-                progress.say(f"warning: {warning}")
+
+        def attempt(cache: Cache) -> Failure | None:
+            shutil.rmtree(fresh, ignore_errors=True)
+            command = build_command(opts, planned.pins, planned.context, fresh, found, cache)
+            return _attempt(command, cache, task, file, progress)
+
+        failure = attempt(cache)
+        if failure and cache.is_used and not failure.is_of_program:
+            progress.say(
+                f"warning: the layer cache {cache.name} is done without, as the build failed with "
+                f"it: {failure.reason}"
+            )
+            failure = attempt(Cache())
+        if failure:
+            raise _describe(failure, progress, log)
         _keep(fresh, planned, round(time.monotonic() - began, 1))
+
+
+def _attempt(
+    command: Sequence[str], cache: Cache, task: Task, log: Log, progress: Progress
+) -> Failure | None:
+    """Run command, which builds with cache; why that failed, None where it did not."""
+    steps = Steps(task)
+    try:
+        stream(command, log=log, on_line=steps.read)
+    except CommandError as error:
+        return Failure.of(steps, error)
+    finally:
+        for warning in steps.warnings(cache):
+            progress.say(f"warning: {warning}")
+    return None
 
 
 def _keep(fresh: Path, planned: Plan, seconds: float) -> None:
@@ -371,19 +395,43 @@ def _package(file: str) -> Package:
     return Package(name, f"{version}-{release}", arch)
 
 
-def _failure(progress: Progress, steps: Steps, error: CommandError, log: Path) -> HarnessError:
+def _describe(failure: Failure, progress: Progress, log: Path) -> HarnessError:
     """What is said of a build that failed; the last lines of its step are shown before."""
-    name, why, tail = steps.failed or ("", "", error.output.splitlines())
-    for line in tail[-TAIL_LINES:]:
+    for line in failure.tail[-TAIL_LINES:]:
         progress.console.print(f"  {line}", markup=False, emoji=False)
-    said = [line for line in tail if line.startswith("build-package: ")]
-    reason = said[-1].removeprefix("build-package: ") if said else why or error.output.strip()
-    last = (reason or str(error)).splitlines()[-1]
+    shown = "what its last step printed stands above; " if failure.step else ""
     return HarnessError(
-        f"the package build failed{f' at {name}' if name else ''}: {last}",
-        hint="what its last step printed stands above; the RPMs built before are untouched",
+        f"the package build failed{f' at {failure.step}' if failure.step else ''}: "
+        f"{failure.reason}",
+        hint=f"{shown}the RPMs built before are untouched",
         log=log,
     )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why buildx failed: the step that did ("" for none), and the last lines that it printed.
+
+    is_of_program says that a program of the Dockerfile failed, which no layer cache is to blame
+    for.
+    """
+
+    step: str
+    reason: str
+    tail: Sequence[str]
+    is_of_program: bool
+
+    @classmethod
+    def of(cls, steps: Steps, error: CommandError) -> Failure:
+        """The failure of a run of buildx that ended with error, and had printed steps."""
+        output = error.output.strip().splitlines()
+        name, why, tail = steps.failed or ("", "", output)
+        said = [line for line in tail if line.startswith(PACKAGE_FAILS)]
+        # After its reason buildx may print what to read about it.
+        errors = [line for line in output if line.startswith(BUILDX_FAILS)]
+        last = (errors or output or [str(error)])[-1].removeprefix(BUILDX_FAILS)
+        reason = said[-1].removeprefix(PACKAGE_FAILS) if said else why or last
+        return cls(name, reason, tail, steps.is_failed_by_program)
 
 
 @dataclass(frozen=True)
@@ -394,16 +442,22 @@ class Cache:
     reads: str = ""
     writes: str = ""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a build has to do with it."""
+        return bool(self.reads or self.writes)
+
     @classmethod
     def of(cls, opts: Options, found: Engine) -> Cache:
         """The cache that opts asks for, as far as the engine allows it."""
         if not opts.layer_cache:
             return cls()
         tag = f"package-build-{opts.arch}"
-        can_write = found.exports_cache or opts.buildx_builder != ""
+        is_own = opts.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
+        can_write = found.exports_cache or not is_own
         if isinstance(opts.layer_cache, Path):
             folder = opts.layer_cache / tag
-            there = (folder / "index.json").exists()
+            there = os.access(folder / "index.json", os.R_OK)
             local = {"type": "local", "mode": "max", "ignore-error": "true"}
             return cls(
                 name=str(folder),
@@ -480,6 +534,12 @@ OUTPUT = re.compile(r"\d+\.\d+ (.*)")
 
 RUNS = re.compile(r"\[\S+ +\d+/\d+\] RUN")
 
+# How the reason is marked where buildx and where build-package fails.
+BUILDX_FAILS, PACKAGE_FAILS = "ERROR: ", "build-package: "
+
+# What BuildKit says of a step whose program failed, and not what it was to run on.
+PROGRAM_FAILED = "did not complete successfully"
+
 # Steps that are not of the Dockerfile.
 READS, WRITES = "importing cache", "exporting cache"
 
@@ -503,8 +563,8 @@ class Steps:
                 self._task.step(text)
         elif text == "CACHED":
             step.cached = True
-        elif text.startswith("ERROR: "):
-            step.error = text.removeprefix("ERROR: ")
+        elif text.startswith(BUILDX_FAILS):
+            step.error = text.removeprefix(BUILDX_FAILS)
         elif output := OUTPUT.fullmatch(text):
             step.tail.append(output[1])
 
@@ -520,6 +580,13 @@ class Steps:
             ),
             None,
         )  # fmt: skip
+
+    @property
+    def is_failed_by_program(self) -> bool:
+        """Whether a program of the Dockerfile failed."""
+        return any(
+            RUNS.match(step.name) and PROGRAM_FAILED in step.error for step in self._steps.values()
+        )
 
     def warnings(self, cache: Cache) -> Iterable[str]:
         """What went wrong with the layer cache, in a sentence each."""

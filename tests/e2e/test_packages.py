@@ -309,9 +309,47 @@ def test_a_store_that_exports_no_cache_builds_without_writing_one(
 ) -> None:
     with engine.engine(shop.programs, containerd_store=False) as plain:
         there = replace(place, environment=plain.environment)
-        done = there.run("--force", ECR_CACHE_REPO=cache(shop, "plain"))
+        for builder in ("", "default"):  # the same one
+            where = cache(shop, "plain")
+            done = there.run("--force", ECR_CACHE_REPO=where, BUILDX_BUILDER=builder)
+            assert done.returncode == 0, done.stderr
+            assert "the layer cache is not written" in done.stderr
+
+
+def test_layers_that_a_registry_has_lost_are_a_warning_and_a_cold_build(
+    built: Place, shop: Workshop
+) -> None:
+    where = cache(shop, "lost")
+    assert built.run("--force", ECR_CACHE_REPO=where).returncode == 0
+    shop.registry.lose_layers("finch/lost", f"package-build-{ARCH}")
+    built.forget()
+    done = built.run(ECR_CACHE_REPO=where)
     assert done.returncode == 0, done.stderr
-    assert "the layer cache is not written" in done.stderr
+    [warning] = [line for line in done.stderr.splitlines() if "warning: " in line]
+    assert f"{where}:package-build-{ARCH} is done without" in warning
+    assert "not found" in warning
+
+
+def test_a_folder_that_is_no_cache_is_a_warning(built: Place, tmp_path: Path) -> None:
+    damaged = tmp_path / f"layers/package-build-{ARCH}"
+    damaged.mkdir(parents=True)
+    (damaged / "index.json").write_text("nonsense")
+    (tmp_path / "file").touch()
+    for where, why in ((damaged.parent, "could not unmarshal"), (tmp_path / "file", "mkdir")):
+        done = built.run("--force", "--layer-cache", where)
+        assert done.returncode == 0, done.stderr
+        [warning] = [line for line in done.stderr.splitlines() if "is done without" in line]
+        assert str(where) in warning
+        assert why in warning
+
+
+def test_what_a_step_fails_at_is_not_tried_again_without_the_cache(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    options = changed(shop, tmp_path, SSHFS, "nevra", "fuse-sshfs-0-0.fc43")
+    done = built.run(*options, ECR_CACHE_REPO=cache(shop, "layers"))
+    assert "is done without" not in done.stderr
+    assert "no source RPM fuse-sshfs-0-0.fc43" in failed(done, 1)
 
 
 def test_a_proxy_that_alone_knows_the_mirror_serves_the_build_too(

@@ -13,8 +13,10 @@ from scripts.arch import X86_64
 from scripts.engine import Engine
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT, Options
-from scripts.packages import Cache, Plan, Steps
+from scripts.packages import Cache, Failure, Plan, Steps
 from scripts.places import Place
+from scripts.progress import Progress
+from scripts.run import CommandError
 
 ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
 
@@ -253,6 +255,15 @@ def test_no_cache_is_written_that_the_store_cannot_export(tmp_path: Path) -> Non
     assert "--cache-to" not in line
     line = command(tmp_path, ECR_CACHE_REPO="a/b", BUILDX_BUILDER="mine", engine=overlay)
     assert "--cache-to" in line
+    for own, builder in (("default", "default"), ("remote", "default"), ("remote", "remote")):
+        there = replace(overlay, builder=own)
+        line = command(tmp_path, ECR_CACHE_REPO="a/b", BUILDX_BUILDER=builder, engine=there)
+        assert "--cache-to" not in line
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_read(tmp_path: Path) -> None:
+    too_long = tmp_path / ("x" * 300)
+    assert "--cache-from" not in command(tmp_path, "--layer-cache", str(too_long))
 
 
 def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
@@ -314,6 +325,46 @@ def test_the_step_that_failed_is_told_from_the_others() -> None:
     assert name == "[cloud-init 2/2] RUN /build/build-package"
     assert why.startswith("process did not complete")
     assert tail == ["something", "build-package: it is not signed"]
+
+
+def failure(output: str, printed: str = "") -> Failure:
+    return Failure.of(read(output), CommandError(["docker"], 1, printed))
+
+
+NO_LAYER = """\
+#5 [builder 2/4] RUN dnf install
+#5 CACHED
+#16 exporting to client directory
+#16 ERROR: failed to copy: not found
+"""
+
+
+def test_a_program_that_failed_is_told_from_layers_that_are_not_to_be_had() -> None:
+    assert failure(OUTPUT.replace("process did", 'process "/bin/sh" did')).is_of_program
+    lacking = failure(NO_LAYER)
+    assert (lacking.step, lacking.reason) == (
+        "exporting to client directory",
+        "failed to copy: not found",
+    )
+    assert not lacking.is_of_program
+    run = OUTPUT.replace("process did not complete successfully: exit code: 1", "not found")
+    assert not failure(run).is_of_program
+
+
+def test_buildx_s_error_is_told_and_not_what_to_read_about_it() -> None:
+    printed = "#1 DONE\nERROR: it is not supported\nTry again.\nLearn more at https://x/"
+    assert failure("", printed).reason == "it is not supported"
+    assert failure("", "no such builder").reason == "no such builder"
+    assert failure("").reason == "docker ended with status 1"
+
+
+@pytest.mark.parametrize(("output", "is_shown"), [("", False), (OUTPUT, True)])
+def test_a_step_is_pointed_to_only_where_one_failed(
+    tmp_path: Path, output: str, is_shown: bool
+) -> None:
+    error = packages._describe(failure(output, "ERROR: no"), Progress(), tmp_path)
+    assert ("its last step" in error.hint) == is_shown
+    assert "untouched" in error.hint
 
 
 def test_a_cache_that_is_not_to_be_had_is_a_warning_each_time() -> None:
