@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     with only_build(opts.work):
         progress = Progress()
         opts = build.with_dated_release(opts, progress)
-        added = build.add(opts, progress, places.of(opts))
+        added = build.add(opts, progress, places.of(opts), session="packages")
     for path in (*added.rpms, *added.files.values()):
         print(path)
     if not added.rpms:

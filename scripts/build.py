@@ -55,7 +55,7 @@ def build(opts: Options, progress: Progress) -> None:
     opts = with_dated_release(opts, progress)
     using = obtain(opts, progress)
     at = places.of(opts)
-    added = add(opts, progress, at)
+    added = add(opts, progress, at, session="build")
     carried = obtain_emulators(opts, progress)
     planned = plan(opts, using, at, added, carried)
     reasons = _reasons(planned, at, opts)
@@ -102,7 +102,7 @@ def _build_stages(
     """Build those of planned for which there are reasons, by name."""
     todo = [stage for stage in planned if stage.name in reasons]
     if todo:
-        _require(opts, at)
+        _require("build", opts, at)
         mkosi.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
@@ -111,9 +111,9 @@ def _build_stages(
             Builder(opts, using, progress, at).build(todo)
 
 
-def _require(opts: Options, at: Places) -> None:
-    """See that this machine and the mirror are fit for a build, before anything long begins."""
-    doctor.require("build", opts)
+def _require(session: str, opts: Options, at: Places) -> None:
+    """See that this machine and the mirror are fit for session, before anything long begins."""
+    doctor.require(session, opts)
     if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
         releases.check(at.images.release, at.images.arch, opts.mirror)
 
@@ -129,13 +129,16 @@ def obtain(opts: Options, progress: Progress) -> Mkosi:
     )
 
 
-def add(opts: Options, progress: Progress, at: Places) -> Additions:
-    """What the base holds beside the distribution's packages, obtained and laid out for mkosi."""
+def add(opts: Options, progress: Progress, at: Places, *, session: str) -> Additions:
+    """What the base holds beside the distribution's packages, obtained and laid out for mkosi.
+
+    session is the one, by its name for `doctor`, that this machine has to be fit for.
+    """
     _check_allowed(opts, [*thirdparty.names(opts), options.BASE_IMAGE])
     planned = packages.plan(opts, at.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(opts):
-        _require(opts, at)
+        _require(session, opts, at)
     if planned and is_due:
         planned = packages.ready(planned)
     added = thirdparty.obtain(opts, progress)

@@ -10,7 +10,6 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +63,8 @@ class Machine:
     free_bytes is the space where builds are kept and is_first whether nothing is built there yet,
     has_keyring whether the keys of Debian's archive are here.
     kvm, docker and buildx say why there is none; each of these texts is empty where all is
-    well. engine says what container engine answers, docker_mend what mends that none does. emulated
+    well. engine says what container engine answers, docker_mend what mends that none does that
+    packages can be built with, buildx_mend what mends that there is no buildx. emulated
     are the foreign architectures whose programs run here, in chroots too; binfmt says why not even
     a build by root runs the others', binfmt_mend what mends that. python is the interpreter for
     mkosi.
@@ -87,11 +87,10 @@ class Machine:
     docker_mend: str = ""
     engine: str = ""
     buildx: str = ""
+    buildx_mend: str = ""
     binfmt: str = ""
     binfmt_mend: str = ""
 
-
-NOT_INSTALLED = "not installed"
 
 PROGRAMS = ("apt-get", "dnf", "git", "newuidmap", "newgidmap")
 
@@ -243,7 +242,7 @@ def buildx(machine: Machine) -> Finding:
         check="Docker buildx",
         ok=not machine.buildx,
         found=machine.buildx or "here",
-        mend=_install(machine, apt="docker-buildx", dnf="docker-buildx-plugin"),
+        mend=machine.buildx_mend,
         needed_by=PACKAGES,
         helps=PACKAGES_HELP,
     )
@@ -289,7 +288,7 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
             **_binfmt(work),
             "native": arch.native().name,
             **_engine(environ),
-            "buildx": _asked("docker", "buildx", "version"),
+            **_buildx(environ),
         }
     )
 
@@ -418,23 +417,18 @@ def _kvm(device: Path) -> str:
 def _engine(environ: Mapping[str, str]) -> dict[str, str]:
     """What is known of the container engine, by the name of a Machine's field."""
     try:
-        return {"engine": str(engine.find(environ))}
+        return {"engine": str(engine.find_fit(environ, environ.get("BUILDX_BUILDER", "")))}
     except MachineError as error:
         return {"docker": error.message, "docker_mend": error.hint}
 
 
-def _asked(*command: str) -> str:
-    """Why command, which asks Docker something, gets no answer."""
+def _buildx(environ: Mapping[str, str]) -> dict[str, str]:
+    """What buildx lacks, by the name of a Machine's field."""
     try:
-        run.run(command, timeout=engine.SECONDS)
-    except FileNotFoundError:
-        return NOT_INSTALLED
-    except run.CommandError as error:
-        lines = error.output.strip().splitlines()
-        return lines[0] if lines else str(error)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return ""
+        engine.check_buildx(environ)
+    except MachineError as error:
+        return {"buildx": error.message, "buildx_mend": error.hint}
+    return {}
 
 
 if __name__ == "__main__":

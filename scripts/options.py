@@ -39,6 +39,10 @@ OS_IMAGE = "os-image.raw"
 # The packages that are built in Docker, in the checkout.
 PACKAGES = "al2023-package-build/packages.toml"
 
+# What names a proxy, and what does without one, in small or in capital letters.
+NO_PROXY = "no_proxy"
+PROXIES = ("http_proxy", "https_proxy", NO_PROXY)
+
 # HOST/NAME of the distribution specification of OCI, without a tag, which is ours to choose.
 _REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
 
@@ -57,7 +61,7 @@ class Options:
     folder, or None, buildx_builder the name of a builder of buildx, "" for the engine's own. jobs
     is how many stages may be built at the same time, binfmt whether a build may register an
     emulator on this machine. root is the checkout, work what is kept between builds, out where the
-    artifacts of all distributions go, builder who builds.
+    artifacts of all distributions go, builder who builds, proxies what of PROXIES is set.
     """
 
     distribution: str
@@ -83,6 +87,7 @@ class Options:
     work: Path
     out: Path
     builder: Builder = field(default_factory=Builder)
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> Path:
@@ -91,10 +96,11 @@ class Options:
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Options:
-    """The options in argv and environ (ARCH, BUILDX_BUILDER, ECR_CACHE_REPO, MKOSI_SOURCE).
+    """The options in argv and environ.
 
-    Raises UsageError that lists what is accepted. `--help` prints and ends the process, as
-    argparse does.
+    Of environ ARCH, BUILDX_BUILDER, ECR_CACHE_REPO, MKOSI_SOURCE and PROXIES count, and what
+    `Builder.of` reads. Raises UsageError that lists what is accepted. `--help` prints and ends the
+    process, as argparse does.
     """
     given = _parser(root).parse_args(argv)
     arch = _arch(given.arch or environ.get("ARCH") or "native")
@@ -124,6 +130,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         work=(given.work or root / ".work").absolute(),
         out=(given.out or root / "out").absolute(),
         builder=Builder.of(environ),
+        proxies=_proxies(environ),
     )
 
 
@@ -174,7 +181,7 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         "something to every session.",
         epilog="environment: ARCH stands in for --arch, ECR_CACHE_REPO for --layer-cache; "
         "MKOSI_SOURCE names a folder or an archive of mkosi to use, BUILDX_BUILDER a builder of "
-        "docker buildx",
+        "docker buildx; http_proxy, https_proxy and no_proxy count for package builds too",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to build")
@@ -337,6 +344,11 @@ def _layer_cache(text: str | None) -> str | Path | None:
             hint="write HOST/NAME, without scheme and tag, or a folder with its slash",
         )
     return text
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    names = [name for small in PROXIES for name in (small, small.upper())]
+    return {name: environ[name] for name in names if environ.get(name)}
 
 
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:

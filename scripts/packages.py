@@ -15,7 +15,7 @@ import shutil
 import time
 import tomllib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from scripts.additions import Additions
 from scripts.digests import describe_tree
 from scripts.engine import Engine
 from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
+from scripts.options import BASE_IMAGE, NO_PROXY, RPM_DISTRIBUTIONS, Options
 from scripts.places import Place
 from scripts.progress import Progress, Task
 from scripts.records import Package, Record
-from scripts.run import CommandError, stream
+from scripts.run import CommandError, Log, stream
 from scripts.stages import Stage
 
 # The folder of the Dockerfile, in the checkout.
@@ -45,6 +45,16 @@ TAIL_LINES = 40
 
 # A server that stalls is given up as mkosi's dnf gives it up (scripts/sources.py).
 PATIENCE = "retries=3\ntimeout=15\nminrate=1000\n"
+
+# What may be added to a release: sed puts it there, and rpm compares it.
+SUFFIX = re.compile(r"[A-Za-z0-9.]+")
+
+# A stage of the Dockerfile that has a name; all but BUILDER build the package of that name.
+STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
+BUILDER = "builder"
+
+# By this name too buildx knows the BuildKit of the engine itself.
+DEFAULT_BUILDER = "default"
 
 # What the form of a layer cache is that ECR takes.
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
@@ -95,21 +105,23 @@ def read(path: Path) -> Pins:
     """The pins in the file at path, whose folder the paths in it start from. Raises UsageError."""
     try:
         data = tomllib.loads(path.read_text())
-        image = data[BASE_IMAGE]
+        image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
+        tag = image.text("tag") if "tag" in image.values else ""
         pins = Pins(
-            image=f"{image['name']}:{image['tag']}" if image.get("tag") else image["name"],
-            digest=image["digest"],
+            image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
+            digest=image.text("digest"),
             sources={
-                name: Source("baseurl", table["baseurl"], path.parent / table["key"])
+                name: _source(_Table(path, f"source.{name}", table))
                 for name, table in data.get("source", {}).items()
             },
             recipes=tuple(
-                _recipe(name, table, path.parent) for name, table in data["package"].items()
+                _recipe(name, _Table(path, f"package.{name}", table))
+                for name, table in data["package"].items()
             ),
         )
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -121,14 +133,47 @@ def read(path: Path) -> Pins:
     return pins
 
 
-def _recipe(name: str, table: Mapping[str, Any], folder: Path) -> Recipe:
+@dataclass(frozen=True)
+class _Table:
+    """A table of the pins at path, its values yet to be looked at."""
+
+    path: Path
+    name: str
+    values: Mapping[str, Any]
+
+    def text(self, key: str) -> str:
+        """The string of that key. Raises KeyError, and UsageError where it is something else."""
+        value = self.values[key]
+        if not isinstance(value, str):
+            raise UsageError(f"{self.path}: {key} of {self.name} is no string")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """As `text`, of a list of strings."""
+        values = self.values[key]
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise UsageError(f"{self.path}: {key} of {self.name} is no list of strings")
+        return tuple(values)
+
+
+def _source(table: _Table) -> Source:
+    return Source("baseurl", table.text("baseurl"), table.path.parent / table.text("key"))
+
+
+def _recipe(name: str, table: _Table) -> Recipe:
+    suffix = table.text("suffix")
+    if not SUFFIX.fullmatch(suffix):
+        raise UsageError(
+            f"{table.path}: {suffix!r}, the suffix of {table.name}, is not made of letters, digits "
+            "and dots"
+        )
     return Recipe(
         name=name,
-        source=table["source"],
-        nevra=table["nevra"],
-        patches=tuple(folder / patch for patch in table["patches"]),
-        suffix=table["suffix"],
-        rpms=tuple(table["rpms"]),
+        source=table.text("source"),
+        nevra=table.text("nevra"),
+        patches=tuple(table.path.parent / patch for patch in table.texts("patches")),
+        suffix=suffix,
+        rpms=table.texts("rpms"),
     )
 
 
@@ -156,6 +201,7 @@ def plan(opts: Options, place: Place) -> Plan | None:
     if opts.distribution not in RPM_DISTRIBUTIONS or opts.without_packages:
         return None
     pins = read(opts.packages)
+    _check_stages(pins, opts)
     if not pins.digest and BASE_IMAGE not in opts.allow_missing:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
@@ -169,6 +215,19 @@ def plan(opts: Options, place: Place) -> Plan | None:
     stage = Stage(FOLDER, (), inputs | describe_tree(context))
     finished = work / "rpms"
     return Plan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
+
+
+def _check_stages(pins: Pins, opts: Options) -> None:
+    """Raise UsageError where the packages of pins are not those that the Dockerfile builds."""
+    text = (opts.root / FOLDER / "Dockerfile").read_text()
+    builds = sorted({*STAGE.findall(text)} - {BUILDER})
+    names = sorted(recipe.name for recipe in pins.recipes)
+    if names != builds:
+        raise UsageError(
+            f"{opts.packages} has the packages {', '.join(names) or '(none)'}, but what is built "
+            f"is {', '.join(builds)}",
+            hint=f"each takes a stage of its name in {FOLDER}/Dockerfile",
+        )
 
 
 def ready(planned: Plan) -> Plan:
@@ -269,28 +328,49 @@ def _write_recipe(folder: Path, recipe: Recipe, source: Source) -> None:
 
 
 def _build(planned: Plan, found: Engine, progress: Progress) -> None:
+    """Build planned with found, without the layer cache where that stands in the way."""
     opts, began = planned.opts, time.monotonic()
     fresh = planned.finished.with_name("rpms.new")
-    shutil.rmtree(fresh, ignore_errors=True)
     cache = Cache.of(opts, found)
     if opts.layer_cache and not cache.writes:
         progress.say(
             f"warning: the layer cache is not written: {found} "
             '(Docker\'s "containerd-snapshotter" feature would)'
         )
-    command = build_command(opts, planned.pins, planned.context, fresh, found, cache)
     log = opts.target / "package-build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with progress.task("packages") as task, log.open("wb") as file:
-        steps = Steps(task)
-        try:
-            stream(command, log=file, on_line=steps.read)
-        except CommandError as error:
-            raise _failure(progress, steps, error, log) from error
-        finally:
-            for warning in steps.warnings(cache):
-                progress.say(f"warning: {warning}")
+
+        def attempt(cache: Cache) -> Failure | None:
+            shutil.rmtree(fresh, ignore_errors=True)
+            command = build_command(opts, planned.pins, planned.context, fresh, found, cache)
+            return _attempt(command, cache, task, file, progress)
+
+        failure = attempt(cache)
+        if failure and cache.is_used and not failure.is_of_program:
+            progress.say(
+                f"warning: the layer cache {cache.name} is done without, as the build failed with "
+                f"it: {failure.reason}"
+            )
+            failure = attempt(Cache())
+        if failure:
+            raise _describe(failure, progress, log)
         _keep(fresh, planned, round(time.monotonic() - began, 1))
+
+
+def _attempt(
+    command: Sequence[str], cache: Cache, task: Task, log: Log, progress: Progress
+) -> Failure | None:
+    """Run command, which builds with cache; why that failed, None where it did not."""
+    steps = Steps(task)
+    try:
+        stream(command, log=log, on_line=steps.read)
+    except CommandError as error:
+        return Failure.of(steps, error)
+    finally:
+        for warning in steps.warnings(cache):
+            progress.say(f"warning: {warning}")
+    return None
 
 
 def _keep(fresh: Path, planned: Plan, seconds: float) -> None:
@@ -315,19 +395,43 @@ def _package(file: str) -> Package:
     return Package(name, f"{version}-{release}", arch)
 
 
-def _failure(progress: Progress, steps: Steps, error: CommandError, log: Path) -> HarnessError:
+def _describe(failure: Failure, progress: Progress, log: Path) -> HarnessError:
     """What is said of a build that failed; the last lines of its step are shown before."""
-    name, why, tail = steps.failed or ("", "", error.output.splitlines())
-    for line in tail[-TAIL_LINES:]:
+    for line in failure.tail[-TAIL_LINES:]:
         progress.console.print(f"  {line}", markup=False, emoji=False)
-    said = [line for line in tail if line.startswith("build-package: ")]
-    reason = said[-1].removeprefix("build-package: ") if said else why or error.output.strip()
-    last = (reason or str(error)).splitlines()[-1]
+    shown = "what its last step printed stands above; " if failure.step else ""
     return HarnessError(
-        f"the package build failed{f' at {name}' if name else ''}: {last}",
-        hint="what its last step printed stands above; the RPMs built before are untouched",
+        f"the package build failed{f' at {failure.step}' if failure.step else ''}: "
+        f"{failure.reason}",
+        hint=f"{shown}the RPMs built before are untouched",
         log=log,
     )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why buildx failed: the step that did ("" for none), and the last lines that it printed.
+
+    is_of_program says that a program of the Dockerfile failed, which no layer cache is to blame
+    for.
+    """
+
+    step: str
+    reason: str
+    tail: Sequence[str]
+    is_of_program: bool
+
+    @classmethod
+    def of(cls, steps: Steps, error: CommandError) -> Failure:
+        """The failure of a run of buildx that ended with error, and had printed steps."""
+        output = error.output.strip().splitlines()
+        name, why, tail = steps.failed or ("", "", output)
+        said = [line for line in tail if line.startswith(PACKAGE_FAILS)]
+        # After its reason buildx may print what to read about it.
+        errors = [line for line in output if line.startswith(BUILDX_FAILS)]
+        last = (errors or output or [str(error)])[-1].removeprefix(BUILDX_FAILS)
+        reason = said[-1].removeprefix(PACKAGE_FAILS) if said else why or last
+        return cls(name, reason, tail, steps.is_failed_by_program)
 
 
 @dataclass(frozen=True)
@@ -338,16 +442,22 @@ class Cache:
     reads: str = ""
     writes: str = ""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a build has to do with it."""
+        return bool(self.reads or self.writes)
+
     @classmethod
     def of(cls, opts: Options, found: Engine) -> Cache:
         """The cache that opts asks for, as far as the engine allows it."""
         if not opts.layer_cache:
             return cls()
         tag = f"package-build-{opts.arch}"
-        can_write = found.exports_cache or opts.buildx_builder != ""
+        is_own = opts.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
+        can_write = found.exports_cache or not is_own
         if isinstance(opts.layer_cache, Path):
             folder = opts.layer_cache / tag
-            there = (folder / "index.json").exists()
+            there = os.access(folder / "index.json", os.R_OK)
             local = {"type": "local", "mode": "max", "ignore-error": "true"}
             return cls(
                 name=str(folder),
@@ -376,7 +486,11 @@ def build_command(
     opts: Options, pins: Pins, context: Path, target: Path, found: Engine, cache: Cache
 ) -> list[str]:
     """The command that builds context for exactly opts' platform, its RPMs going into target."""
-    urls = [opts.mirror or releases.CDN, *(source.url for source in pins.sources.values())]
+    urls = [
+        opts.mirror or releases.CDN,
+        *(source.url for source in pins.sources.values()),
+        *(url for name, url in opts.proxies.items() if name.lower() != NO_PROXY),
+    ]
     return [
         "docker", "buildx", "build",
         "--builder", opts.buildx_builder or found.builder,
@@ -385,7 +499,10 @@ def build_command(
         # Without it a file that is no RPM would come out beside them.
         "--provenance", "false",
         "--build-arg", f"BASE_IMAGE={pins.reference}",
-        # A mirror on this machine is out of sight of any other network.
+        # Their values, which may hold a password, come from the environment. BuildKit knows them,
+        # and leaves them out of the keys of its cache.
+        *(word for name in opts.proxies for word in ("--build-arg", name)),
+        # A mirror or a proxy on this machine is out of sight of any other network.
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),
         *(["--cache-to", cache.writes] if cache.writes else []),
@@ -395,8 +512,8 @@ def build_command(
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the server of url is this machine."""
-    host = urlsplit(url).hostname or ""
+    """Whether the server of url, which may lack its scheme as a proxy's does, is this machine."""
+    host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -416,6 +533,12 @@ LINE = re.compile(r"#(\d+) (.*)")
 OUTPUT = re.compile(r"\d+\.\d+ (.*)")
 
 RUNS = re.compile(r"\[\S+ +\d+/\d+\] RUN")
+
+# How the reason is marked where buildx and where build-package fails.
+BUILDX_FAILS, PACKAGE_FAILS = "ERROR: ", "build-package: "
+
+# What BuildKit says of a step whose program failed, and not what it was to run on.
+PROGRAM_FAILED = "did not complete successfully"
 
 # Steps that are not of the Dockerfile.
 READS, WRITES = "importing cache", "exporting cache"
@@ -440,8 +563,8 @@ class Steps:
                 self._task.step(text)
         elif text == "CACHED":
             step.cached = True
-        elif text.startswith("ERROR: "):
-            step.error = text.removeprefix("ERROR: ")
+        elif text.startswith(BUILDX_FAILS):
+            step.error = text.removeprefix(BUILDX_FAILS)
         elif output := OUTPUT.fullmatch(text):
             step.tail.append(output[1])
 
@@ -457,6 +580,13 @@ class Steps:
             ),
             None,
         )  # fmt: skip
+
+    @property
+    def is_failed_by_program(self) -> bool:
+        """Whether a program of the Dockerfile failed."""
+        return any(
+            RUNS.match(step.name) and PROGRAM_FAILED in step.error for step in self._steps.values()
+        )
 
     def warnings(self, cache: Cache) -> Iterable[str]:
         """What went wrong with the layer cache, in a sentence each."""

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
             binfmt.require(opts.arch, opts.root, opts.work)
             build.write_trees(build.obtain_emulators(opts, Progress()), at)
             build.build_tools_tree(opts, Progress(), using, at)
-            build.add(opts, Progress(), at)
+            build.add(opts, Progress(), at, session="mkosi")
             tools = ["--tools-tree", os.fspath(at.tools_tree)]
         workspace = workspaces.folders(place.folder / "plain")[-1]
         for path in (output / "output", output / "cache", workspace):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import platform
 import re
 import shutil
 import socket
@@ -20,6 +21,7 @@ import pytest
 import tomlkit
 
 from scripts import arch
+from scripts import engine as engines
 from scripts.digests import describe_tree
 from tests.e2e.checkout import Arg, amazonlinux, environ
 from tests.lab import engine
@@ -271,7 +273,8 @@ def test_a_source_that_does_not_come_whole_is_not_built(
     built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind, reason: str
 ) -> None:
     # Another suffix, so that no layer of an earlier build serves.
-    options = changed(shop, tmp_path, SSHFS, "suffix", f"finch{kind.name.lower()}")
+    suffix = f"finch.{kind.name.lower().replace('_', '.')}"
+    options = changed(shop, tmp_path, SSHFS, "suffix", suffix)
     with lab.broken(Fault(kind, r"fuse-sshfs-.*\.src\.rpm")):
         said = untouched(built, options)
     assert "cannot be downloaded" in said
@@ -331,32 +334,96 @@ def test_a_store_that_exports_no_cache_builds_without_writing_one(
 ) -> None:
     with engine.engine(shop.programs, containerd_store=False) as plain:
         there = replace(place, environment=plain.environment)
-        done = there.run("--force", ECR_CACHE_REPO=cache(shop, "plain"))
+        for builder in ("", "default"):  # the same one
+            where = cache(shop, "plain")
+            done = there.run("--force", ECR_CACHE_REPO=where, BUILDX_BUILDER=builder)
+            assert done.returncode == 0, done.stderr
+            assert "the layer cache is not written" in done.stderr
+
+
+def test_layers_that_a_registry_has_lost_are_a_warning_and_a_cold_build(
+    built: Place, shop: Workshop
+) -> None:
+    where = cache(shop, "lost")
+    assert built.run("--force", ECR_CACHE_REPO=where).returncode == 0
+    shop.registry.lose_layers("finch/lost", f"package-build-{ARCH}")
+    built.forget()
+    done = built.run(ECR_CACHE_REPO=where)
     assert done.returncode == 0, done.stderr
-    assert "the layer cache is not written" in done.stderr
+    [warning] = [line for line in done.stderr.splitlines() if "warning: " in line]
+    assert f"{where}:package-build-{ARCH} is done without" in warning
+    assert "not found" in warning
 
 
-def path_without_docker(folder: Path) -> str:
-    """PATH of a machine that has all that this one has in /usr, but Docker."""
+def test_a_folder_that_is_no_cache_is_a_warning(built: Place, tmp_path: Path) -> None:
+    damaged = tmp_path / f"layers/package-build-{ARCH}"
+    damaged.mkdir(parents=True)
+    (damaged / "index.json").write_text("nonsense")
+    (tmp_path / "file").touch()
+    for where, why in ((damaged.parent, "could not unmarshal"), (tmp_path / "file", "mkdir")):
+        done = built.run("--force", "--layer-cache", where)
+        assert done.returncode == 0, done.stderr
+        [warning] = [line for line in done.stderr.splitlines() if "is done without" in line]
+        assert str(where) in warning
+        assert why in warning
+
+
+def test_what_a_step_fails_at_is_not_tried_again_without_the_cache(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    options = changed(shop, tmp_path, SSHFS, "nevra", "fuse-sshfs-0-0.fc43")
+    done = built.run(*options, ECR_CACHE_REPO=cache(shop, "layers"))
+    assert "is done without" not in done.stderr
+    assert "no source RPM fuse-sshfs-0-0.fc43" in failed(done, 1)
+
+
+def test_a_proxy_that_alone_knows_the_mirror_serves_the_build_too(
+    built: Place, lab: LabServer
+) -> None:
+    done = built.run(
+        "--force", "--mirror", "http://mirror.invalid/al2023",
+        http_proxy=lab.url, no_proxy="127.0.0.1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def path_without(folder: Path, *words: str) -> str:
+    """PATH of a machine that has all that this one has in /usr, but programs of those names."""
     for programs in ("/usr/bin", "/usr/sbin"):
         for program in Path(programs).iterdir():
-            if "docker" not in program.name and not (folder / program.name).exists():
+            is_left_out = any(word in program.name for word in words)
+            if not is_left_out and not (folder / program.name).exists():
                 (folder / program.name).symlink_to(program)
     return os.fspath(folder)
 
 
+def test_packages_are_built_where_no_image_could_be(
+    built: Place, shop: Workshop, tmp_path: Path
+) -> None:
+    path = [*shop.programs.folders, path_without(tmp_path, "apt-get", "git", "newuidmap")]
+    done = built.run("--force", PATH=os.pathsep.join(path))
+    assert done.returncode == 0, done.stderr
+    assert "fuse-sshfs" in done.stdout
+
+
 def test_without_docker_one_sentence_says_what_to_install(place: Place, tmp_path: Path) -> None:
-    done = place.run("--force", PATH=path_without_docker(tmp_path))
+    done = place.run("--force", PATH=path_without(tmp_path, "docker"))
     said = failed(done, 3)
     assert "not installed" in said
-    assert "apt-get install docker.io" in said
+    assert engines.installation(platform.freedesktop_os_release()) in said
     assert "doctor" in said
     assert "--without-packages" in said
 
 
 def test_without_buildx_one_sentence_says_what_to_install(place: Place, tmp_path: Path) -> None:
     done = place.run("--force", DOCKER_CONFIG=os.fspath(tmp_path), HOME=os.fspath(tmp_path))
-    assert "docker-buildx" in failed(done, 3)
+    said = failed(done, 3)
+    assert engines.installation(platform.freedesktop_os_release(), only_buildx=True) in said
+
+
+def test_a_context_that_is_gone_is_one_sentence(place: Place) -> None:
+    done = place.run("--force", DOCKER_HOST="", DOCKER_CONTEXT="gone")
+    assert "context gone does not exist" in failed(done, 3)
 
 
 def test_without_an_engine_one_sentence_says_how_to_start_it(place: Place, tmp_path: Path) -> None:
@@ -395,7 +462,7 @@ def test_pins_without_a_digest_are_refused(place: Place, shop: Workshop, tmp_pat
 
 
 def test_without_packages_no_engine_is_asked_for(place: Place, tmp_path: Path) -> None:
-    done = place.run("--without-packages", PATH=path_without_docker(tmp_path))
+    done = place.run("--without-packages", PATH=path_without(tmp_path, "docker"))
     assert done.returncode == 0, done.stderr
     assert "cosign" in done.stdout
     assert "fuse-sshfs" not in done.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 
 import pytest
+from docker.context import ContextAPI
 
-from scripts import engine
+from scripts import doctor, engine
 from scripts.errors import MachineError
 
 NOBODY = 65534
@@ -56,25 +59,21 @@ def answering(answers: Mapping[str, object], headers: Mapping[str, str]) -> Iter
 
 
 @pytest.fixture
-def docker_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker's command line with buildx, as far as it is asked before an engine is."""
+def docker_is_there(tmp_path: Path) -> dict[str, str]:
+    """The environment with Docker's command line and buildx, as far as an engine asks for them."""
     (tmp_path / "docker").write_text("#!/bin/sh\necho buildx\n")
     (tmp_path / "docker").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
 
-def old(monkeypatch: pytest.MonkeyPatch, host: str) -> dict[str, str]:
-    monkeypatch.setenv("DOCKER_HOST", host)
-    return dict(os.environ)
+OLD = {"version": VERSION, "info": {"DriverStatus": [["Backing", "ext4"]]}, "_ping": "OK"}
 
 
 def test_an_engine_without_buildkit_is_named_and_does_unless_a_builder_is(
-    monkeypatch: pytest.MonkeyPatch, docker_is_there: None
+    docker_is_there: dict[str, str],
 ) -> None:
-    del docker_is_there
-    answers = {"version": VERSION, "info": {"DriverStatus": [["Backing", "ext4"]]}, "_ping": "OK"}
-    with answering(answers, {"Builder-Version": ""}) as host:
-        environ = old(monkeypatch, host)
+    with answering(OLD, {"Builder-Version": ""}) as host:
+        environ = docker_is_there | {"DOCKER_HOST": host}
         with pytest.raises(MachineError, match=r"has no BuildKit: Podman Engine 4\.3\.1") as caught:
             engine.require(environ, "")
         assert "BUILDX_BUILDER" in caught.value.hint
@@ -83,18 +82,110 @@ def test_an_engine_without_buildkit_is_named_and_does_unless_a_builder_is(
     assert str(found) == ("Podman Engine 4.3.1, API 1.41, without BuildKit, exports no layer cache")
 
 
-def test_an_engine_with_buildkit_and_containerds_store_lacks_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_doctor_says_of_an_engine_what_the_session_would(
+    docker_is_there: dict[str, str], tmp_path: Path
 ) -> None:
+    with answering(OLD, {"Builder-Version": ""}) as host:
+        environ = docker_is_there | {"DOCKER_HOST": host}
+        with pytest.raises(MachineError) as caught:
+            engine.require(environ, "")
+        machine = doctor.look(tmp_path, environ, thoroughly=True)
+        with_builder = doctor.look(tmp_path, environ | {"BUILDX_BUILDER": "mine"}, thoroughly=True)
+    finding = doctor.docker(machine)
+    assert not finding.ok
+    assert (finding.found, finding.mend) == (caught.value.message, caught.value.hint)
+    assert doctor.buildx(machine).ok
+    assert doctor.docker(with_builder).ok
+
+
+def test_what_is_no_buildx_is_told_with_the_package_that_has_it(tmp_path: Path) -> None:
+    environ = {"PATH": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+    with pytest.raises(MachineError, match="not installed") as nothing:
+        engine.check_buildx(environ)
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    with pytest.raises(MachineError, match="no buildx") as caught:
+        engine.check_buildx(environ)
+    finding = doctor.buildx(doctor.look(tmp_path, environ, thoroughly=True))
+    assert (finding.found, finding.mend) == (caught.value.message, caught.value.hint)
+    assert nothing.value.hint == engine.installation(platform.freedesktop_os_release())
+
+
+def test_an_engine_with_buildkit_and_containerds_store_lacks_nothing() -> None:
     info = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
-    with answering(
-        {"version": VERSION | {"Components": []}, "info": info, "_ping": "OK"},
-        {"Builder-Version": "2"},
-    ) as host:
-        found = engine.find(old(monkeypatch, host))
+    version = VERSION | {"Components": [{"Name": "Engine"}, {"Name": "containerd"}]}
+    answers = {"version": version, "info": info, "_ping": "OK"}
+    with answering(answers, {"Builder-Version": "2"}) as host:
+        found = engine.find({"DOCKER_HOST": host})
     assert found.has_buildkit
     assert found.builder == "default"
     assert str(found) == "Docker 4.3.1, API 1.41"
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ({"Components": [{"Name": "Engine"}], "Platform": {"Name": "Docker Desktop"}}, "Docker"),
+        ({"Components": [{"Name": "Podman Engine"}, {"Name": "Conmon"}],
+          "Platform": {"Name": "linux/amd64/fedora-43"}}, "Podman Engine"),
+        ({"Components": [{"Name": "nerdctl"}, {"Name": "containerd"}],
+          "Platform": {"Name": "Finch Daemon - 0.22.0"}}, "Finch Daemon"),
+        ({"Components": [{"Name": "containerd"}], "Platform": {"Name": ""}}, "containerd"),
+        ({"Components": None, "Platform": None}, "an engine"),
+    ],
+)  # fmt: skip
+def test_an_engine_is_called_what_it_says_of_itself(version: dict[str, object], name: str) -> None:
+    answers = {"version": VERSION | version, "info": {}, "_ping": "OK"}
+    with answering(answers, {}) as host:
+        found = engine.find({"DOCKER_HOST": host})
+    assert found.name == name
+
+
+def test_a_context_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))  # the SDK takes it from nowhere else
+    with pytest.raises(MachineError, match="context gone does not exist") as caught:
+        engine.find({"DOCKER_CONTEXT": "gone"})
+    assert "docker context use default" in caught.value.hint
+    (tmp_path / "config.json").write_text('{"currentContext": "lost"}')
+    with pytest.raises(MachineError, match="context lost does not exist"):
+        engine.find({})
+
+
+def test_the_engine_is_that_of_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    answers = {"version": VERSION, "info": {}, "_ping": "OK"}
+    with answering(answers, {"Builder-Version": "2"}) as host:
+        ContextAPI.create_context("mine", host=host)
+        found = engine.find({"DOCKER_CONTEXT": "mine"})
+    assert found.builder == "mine"
+    assert found.host.endswith(host)
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ({"ID": "debian", "VERSION_ID": "13"}, "apt-get install docker.io docker-buildx"),
+        ({"ID": "debian"}, "apt-get install docker.io docker-buildx"),
+        ({"ID": "ubuntu", "VERSION_ID": "24.04"}, "apt-get install docker.io docker-buildx"),
+        ({"ID": "fedora", "VERSION_ID": "43"}, "dnf install moby-engine docker-buildx"),
+        ({"ID": "amzn", "VERSION_ID": "2023"}, "dnf install docker"),
+    ],
+)
+def test_each_distribution_is_told_its_own_packages(release: dict[str, str], command: str) -> None:
+    assert engine.installation(release).removeprefix("sudo ") == command
+
+
+@pytest.mark.parametrize("release", [{"ID": "debian", "VERSION_ID": "12"}, {"ID": "rhel"}, {}])
+def test_where_a_distribution_lacks_them_docker_s_own_are_named(release: dict[str, str]) -> None:
+    for only_buildx in (False, True):
+        said = engine.installation(release, only_buildx=only_buildx)
+        assert said.startswith("https://docs.docker.com/engine/install ")
+
+
+def test_who_lacks_buildx_alone_is_told_no_more() -> None:
+    said = engine.installation({"ID": "fedora"}, only_buildx=True)
+    assert said.removeprefix("sudo ") == "dnf install docker-buildx"
 
 
 # What somebody else would be refused of this machine's Python is imported before.
@@ -131,17 +222,37 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def test_a_user_without_permission_is_told_the_group(checkout: Path, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("group", "mode", "mend"),
+    [
+        ("daemon", 0o660, 'sudo usermod --append --groups daemon "$USER"'),
+        ("daemon", 0o600, "with sudo"),
+        ("root", 0o660, "with sudo"),
+    ],
+)
+def test_a_user_without_permission_is_told_the_socket_s_group_or_sudo(
+    checkout: Path, folder: Path, group: str, mode: int, mend: str
+) -> None:
     if os.geteuid() != 0:
         pytest.fail("only root can be somebody else: run this as root")
     path = folder / "docker.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(path))
-        path.chmod(0o600)
+        shutil.chown(path, group=group)
+        path.chmod(mode)
         listener.listen()
         said = asked(checkout, os.fspath(path), user=NOBODY)
     assert "may not use the Docker engine" in said
-    assert "usermod --append --groups docker" in said
+    assert mend in said
+
+
+def test_a_user_who_may_not_even_look_at_the_socket_is_told_sudo(
+    checkout: Path, folder: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("only root can be somebody else: run this as root")
+    folder.chmod(0o700)
+    assert "with sudo" in asked(checkout, f"{folder}/docker.sock", user=NOBODY)
 
 
 def test_an_engine_that_is_not_there_is_to_be_started_or_installed(
@@ -149,7 +260,7 @@ def test_an_engine_that_is_not_there_is_to_be_started_or_installed(
 ) -> None:
     said = asked(checkout, f"{folder}/none.sock")
     assert "no Docker engine listens" in said
-    assert "apt-get install docker.io" in said
+    assert engine.installation(platform.freedesktop_os_release()) in said
 
 
 def test_an_engine_that_is_down_is_to_be_started(checkout: Path, folder: Path) -> None:

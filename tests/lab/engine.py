@@ -160,9 +160,10 @@ def _unmount(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that runs on a port of loopback."""
+    """A registry that runs on a port of loopback, and keeps what it is given in storage."""
 
     host: str
+    storage: Path
 
     def has(self, name: str, reference: str) -> bool:
         """Whether there is a manifest of name with that tag or digest."""
@@ -190,6 +191,18 @@ class Registry:
             data=manifest,
             timeout=PATIENCE,
         ).raise_for_status()
+
+    def lose_layers(self, name: str, reference: str) -> None:
+        """Lose what a manifest of name lists, but not the manifest, as some clean up."""
+        links = self.storage / f"docker/registry/v2/repositories/{name}/_layers"
+        answer = requests.get(
+            f"http://{self.host}/v2/{name}/manifests/{reference}",
+            headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+            timeout=PATIENCE,
+        )
+        answer.raise_for_status()
+        for layer in answer.json()["layers"]:
+            shutil.rmtree(links / layer["digest"].replace(":", "/"))
 
 
 @contextlib.contextmanager
@@ -223,7 +236,7 @@ def registry(programs: Programs, folder: Path, *, protected: bool = False) -> It
             lambda: process.poll() is None,
             folder / "registry.log",
         )
-        yield Registry(host)
+        yield Registry(host, folder / "storage")
 
 
 def _wait(answers: Callable[[], bool], lives: Callable[[], bool], log: Path) -> None:

@@ -132,6 +132,13 @@ def test_an_engine_that_does_not_answer_stands_in_the_way_of_packages_alone() ->
     assert (finding.found, finding.mend) == ("it does not run", "start it")
 
 
+def test_what_mends_a_lacking_buildx_is_told_with_it() -> None:
+    finding = doctor.buildx(replace(ROOT, buildx="no buildx", buildx_mend="install it"))
+    assert not finding.ok
+    assert finding.needed_by == ("packages",)
+    assert (finding.found, finding.mend) == ("no buildx", "install it")
+
+
 def test_an_engine_that_answers_is_named() -> None:
     assert doctor.docker(replace(ROOT, engine="Podman 5.4")).found == "Podman 5.4"
 
@@ -181,11 +188,12 @@ def test_a_build_is_stopped_by_what_it_lacks_with_all_the_commands(
     assert "install git" in caught.value.hint
 
 
-def test_what_a_build_lacks_does_not_keep_the_boot_test_from_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("session", ["boot-test", "packages"])
+def test_what_a_build_lacks_does_not_keep_others_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    doctor.require("boot-test", options.parse([], {}))
+    doctor.require(session, options.parse([], {}))
 
 
 def test_the_facts_of_this_machine_can_be_gathered(tmp_path: Path) -> None:

@@ -225,6 +225,12 @@ def test_what_is_neither_is_refused(text: str) -> None:
         options.parse([], {"ECR_CACHE_REPO": text})
 
 
+def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters() -> None:
+    environ = {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c", "no_proxy": ""}
+    given = options.parse([], environ | {"ftp_proxy": "d"})
+    assert given.proxies == {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c"}
+
+
 def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no file"):
         options.parse(["--packages", str(tmp_path / "none.toml")], {})

@@ -13,8 +13,10 @@ from scripts.arch import X86_64
 from scripts.engine import Engine
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT, Options
-from scripts.packages import Cache, Plan, Steps
+from scripts.packages import Cache, Failure, Plan, Steps
 from scripts.places import Place
+from scripts.progress import Progress
+from scripts.run import CommandError
 
 ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
 
@@ -45,6 +47,20 @@ def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
     assert all(source.key.is_file() for source in pins.sources.values())
 
 
+# Of a package called a, as much as there has to be.
+PINS = """\
+[base-image]
+name = 'x'
+digest = ''
+[package.a]
+source = 'amazonlinux'
+nevra = 'a'
+patches = []
+suffix = 'finch1'
+rpms = ['a']
+"""
+
+
 def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() -> None:
     text = (ROOT / packages.FOLDER / "Dockerfile").read_text()
     for recipe in packages.read(ROOT / options.PACKAGES).recipes:
@@ -59,17 +75,51 @@ def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() 
         ("[base-image", "is no TOML"),
         ("[base-image]\nname = 'x'\n", "is not complete: 'digest'"),
         ("base-image = 3\npackage = {}", "is not complete"),
-        (
-            "[base-image]\nname = 'x'\ndigest = ''\n[package.a]\nsource = 'nowhere'\n"
-            "nevra = 'a'\npatches = []\nsuffix = 'x'\nrpms = ['a']\n",
-            "a has the unknown source 'nowhere'",
-        ),
+        (PINS.replace("'amazonlinux'", "'nowhere'"), "a has the unknown source 'nowhere'"),
+        (PINS.replace("['a']", "'fuse-sshfs'"), "rpms of package.a is no list of strings"),
+        (PINS.replace("['a']", "['a', 3]"), "rpms of package.a is no list of strings"),
+        (PINS.replace("patches = []", "patches = 'a.patch'"), "patches of .* no list of strings"),
+        (PINS.replace("'finch1'", "'a/b c&'"), "'a/b c&', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "''"), "'', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "1"), "suffix of package.a is no string"),
+        (PINS.replace("digest = ''", "digest = 3"), "digest of base-image is no string"),
+        (f"{PINS}[source.b]\nbaseurl = 3\nkey = 'k'\n", "baseurl of source.b is no string"),
     ],
 )
 def test_pins_that_make_no_sense_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "packages.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
         packages.read(tmp_path / "packages.toml")
+
+
+def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no TOML"):
+        packages.read(tmp_path / "packages.toml")
+
+
+def other_pins(folder: Path, text: str) -> Options:
+    """Options that name the project's pins, copied with their files, but for text."""
+    copy = folder / packages.FOLDER
+    shutil.copytree(ROOT / packages.FOLDER, copy)
+    (copy / "packages.toml").write_text(text)
+    return opts(folder, "--packages", f"{copy}/packages.toml")
+
+
+def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_stage(
+    tmp_path: Path,
+) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    more = f"{own}\n{PINS[PINS.index('[package.a]') :].replace('package.a', 'package.other')}"
+    given = other_pins(tmp_path / "more", more)
+    with pytest.raises(
+        UsageError, match="cloud-init, fuse-sshfs, other, but what is built is cloud-init, fuse"
+    ) as caught:
+        packages.plan(given, place(tmp_path))
+    assert "Dockerfile" in caught.value.hint
+    given = other_pins(tmp_path / "fewer", own[: own.index("[package.cloud-init]")] + "[package]")
+    with pytest.raises(UsageError, match=r"the packages \(none\), but what is built"):
+        packages.plan(given, place(tmp_path))
 
 
 def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
@@ -93,10 +143,7 @@ def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path)
         packages.plan(opts(tmp_path), place(tmp_path, mirror))
     assert "--without-packages" in caught.value.hint
     pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
-    folder = tmp_path / packages.FOLDER
-    shutil.copytree(ROOT / packages.FOLDER, folder)
-    (folder / "packages.toml").write_text(pins.replace('"fedora"', '"amazonlinux"'))
-    given = opts(tmp_path, "--packages", f"{folder}/packages.toml")
+    given = other_pins(tmp_path, pins.replace('"fedora"', '"amazonlinux"'))
     plan = packages.plan(given, place(tmp_path, mirror))
     assert plan
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
@@ -182,6 +229,15 @@ def test_the_network_is_the_machines_where_a_mirror_is_on_it(tmp_path: Path) -> 
     assert "--network" not in command(tmp_path)
     line = command(tmp_path, "--mirror", "http://127.0.0.1:8023/al2023")
     assert value(line, "--network") == "host"
+    assert value(command(tmp_path, https_proxy="localhost:3128"), "--network") == "host"
+    assert "--network" not in command(tmp_path, https_proxy="proxy:3128", no_proxy="localhost")
+
+
+def test_proxies_reach_the_build_by_name_without_their_passwords(tmp_path: Path) -> None:
+    line = command(tmp_path, http_proxy="http://me:secret@proxy", NO_PROXY="localhost")
+    given = [line[at + 1] for at, word in enumerate(line) if word == "--build-arg"]
+    assert given[1:] == ["http_proxy", "NO_PROXY"]
+    assert "secret" not in " ".join(line)
 
 
 def test_the_cache_in_a_registry_has_the_form_that_ecr_takes(tmp_path: Path) -> None:
@@ -201,6 +257,15 @@ def test_no_cache_is_written_that_the_store_cannot_export(tmp_path: Path) -> Non
     assert "--cache-to" not in line
     line = command(tmp_path, ECR_CACHE_REPO="a/b", BUILDX_BUILDER="mine", engine=overlay)
     assert "--cache-to" in line
+    for own, builder in (("default", "default"), ("remote", "default"), ("remote", "remote")):
+        there = replace(overlay, builder=own)
+        line = command(tmp_path, ECR_CACHE_REPO="a/b", BUILDX_BUILDER=builder, engine=there)
+        assert "--cache-to" not in line
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_read(tmp_path: Path) -> None:
+    too_long = tmp_path / ("x" * 300)
+    assert "--cache-from" not in command(tmp_path, "--layer-cache", str(too_long))
 
 
 def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
@@ -218,6 +283,9 @@ def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
         ("http://127.0.0.1:8023/al2023", True),
         ("http://localhost/x", True),
         ("http://[::1]:80/", True),
+        ("127.0.0.1:3128", True),
+        ("localhost:3128", True),
+        ("proxy:3128", False),
         ("https://cdn.amazonlinux.com/al2023", False),
         ("file:///srv/mirror", False),
     ],
@@ -259,6 +327,46 @@ def test_the_step_that_failed_is_told_from_the_others() -> None:
     assert name == "[cloud-init 2/2] RUN /build/build-package"
     assert why.startswith("process did not complete")
     assert tail == ["something", "build-package: it is not signed"]
+
+
+def failure(output: str, printed: str = "") -> Failure:
+    return Failure.of(read(output), CommandError(["docker"], 1, printed))
+
+
+NO_LAYER = """\
+#5 [builder 2/4] RUN dnf install
+#5 CACHED
+#16 exporting to client directory
+#16 ERROR: failed to copy: not found
+"""
+
+
+def test_a_program_that_failed_is_told_from_layers_that_are_not_to_be_had() -> None:
+    assert failure(OUTPUT.replace("process did", 'process "/bin/sh" did')).is_of_program
+    lacking = failure(NO_LAYER)
+    assert (lacking.step, lacking.reason) == (
+        "exporting to client directory",
+        "failed to copy: not found",
+    )
+    assert not lacking.is_of_program
+    run = OUTPUT.replace("process did not complete successfully: exit code: 1", "not found")
+    assert not failure(run).is_of_program
+
+
+def test_buildx_s_error_is_told_and_not_what_to_read_about_it() -> None:
+    printed = "#1 DONE\nERROR: it is not supported\nTry again.\nLearn more at https://x/"
+    assert failure("", printed).reason == "it is not supported"
+    assert failure("", "no such builder").reason == "no such builder"
+    assert failure("").reason == "docker ended with status 1"
+
+
+@pytest.mark.parametrize(("output", "is_shown"), [("", False), (OUTPUT, True)])
+def test_a_step_is_pointed_to_only_where_one_failed(
+    tmp_path: Path, output: str, is_shown: bool
+) -> None:
+    error = packages._describe(failure(output, "ERROR: no"), Progress(), tmp_path)
+    assert ("its last step" in error.hint) == is_shown
+    assert "untouched" in error.hint
 
 
 def test_a_cache_that_is_not_to_be_had_is_a_warning_each_time() -> None:
