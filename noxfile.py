@@ -95,7 +95,7 @@ def image(session: nox.Session, arch: str, image: str) -> None:
 def packages(session: nox.Session, arch: str) -> None:
     """Build packages of our own in Docker, and fetch those of others."""
     sessions.install(session, "harness")
-    sessions.harness(session, "add", "--arch", arch, *session.posargs)
+    sessions.harness(session, "packages.cli", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, name="boot-test")
@@ -126,7 +126,7 @@ def patch_check(session: nox.Session) -> None:
 def binfmt(session: nox.Session) -> None:
     """Let this machine run the other architecture's programs: `-- setup`, or `-- teardown`."""
     sessions.install(session, "harness")
-    sessions.harness(session, "binfmt", *session.posargs)
+    sessions.harness(session, "emulation.binfmt", *session.posargs)
 
 
 @nox.session(default=False)
@@ -175,7 +175,7 @@ def ci_matrix(session: nox.Session) -> None:
 def publish(session: nox.Session) -> None:
     """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
     sessions.install(session, "publish")
-    sessions.harness(session, "publish", *session.posargs)
+    sessions.harness(session, "publish.cli", *session.posargs)
 
 
 @nox.session(default=False)

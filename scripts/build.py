@@ -15,27 +15,24 @@ from rich.table import Table
 from scripts import (
     additions,
     artifacts,
-    binfmt,
     doctor,
-    emulators,
     errors,
     manifest,
     mkosi,
     options,
-    packages,
     places,
     releases,
     stages,
-    standins,
-    thirdparty,
 )
 from scripts.additions import Additions
 from scripts.builder import Builder
-from scripts.emulators import Emulators
+from scripts.emulation import binfmt, emulators, standins
+from scripts.emulation.emulators import Emulators
 from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
+from scripts.packages import rpms, thirdparty
 from scripts.places import Places
 from scripts.progress import Progress
 from scripts.records import Record
@@ -135,16 +132,16 @@ def add(opts: Options, progress: Progress, at: Places, *, session: str) -> Addit
     session is the one, by its name for `doctor`, that this machine has to be fit for.
     """
     _check_allowed(opts, [*thirdparty.names(opts), options.BASE_IMAGE])
-    planned = packages.plan(opts, at.images)
+    planned = rpms.plan(opts, at.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(opts):
         _require(session, opts, at)
     if planned and is_due:
-        planned = packages.ready(planned)
+        planned = rpms.ready(planned)
     added = thirdparty.obtain(opts, progress)
     if planned:
         with emulation(opts, progress) if is_due else nullcontext():
-            added += packages.obtain(planned, progress)
+            added += rpms.obtain(planned, progress)
     added.lay_out(at.images.additions)
     return added
 
@@ -285,10 +282,10 @@ def _describe(
     if all((opts.target / name).exists() for name in artifacts.DESCRIPTIONS):
         return
     # Its libraries take half a second to load, which a build with nothing to do has not.
-    from scripts import description  # noqa: PLC0415
+    from scripts.description import writer  # noqa: PLC0415
 
     try:
-        description.write(opts, at, Tools(at.tools_tree, using.sandbox), records, written)
+        writer.write(opts, at, Tools(at.tools_tree, using.sandbox), records, written)
     except OSError as error:
         raise HarnessError(f"what was built cannot be described: {error}") from error
 

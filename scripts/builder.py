@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, archives, artifacts, failures, records, standins, workspaces
+from scripts import additions, archives, artifacts, failures, records, workspaces
 from scripts.artifacts import Artifact
+from scripts.emulation import standins
 from scripts.errors import UsageError
 from scripts.files import remove
 from scripts.mkosi import Mkosi

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, engine, errors, interpreters, run, sources
-from scripts import binfmt as binfmts
+from scripts import arch, errors, interpreters, run, sources
+from scripts.emulation import binfmt as binfmts
 from scripts.errors import MachineError, UsageError
 from scripts.files import nearest
 from scripts.options import ROOT, Options
+from scripts.packages import engine
 
 GIB = 1 << 30
 

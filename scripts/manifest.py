@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scripts import emulators, packages, thirdparty
 from scripts.additions import Additions
 from scripts.digests import file_digest
+from scripts.emulation import emulators
 from scripts.mkosi import Mkosi
 from scripts.options import PACKAGES, RPM_DISTRIBUTIONS, Options
+from scripts.packages import recipes, thirdparty
 from scripts.places import Place
 from scripts.records import Record
 
@@ -61,7 +62,7 @@ def pins(root: Path, distribution: str) -> dict[str, str]:
     paths = [root / MKOSI_PIN, root / emulators.TABLE]
     if distribution in RPM_DISTRIBUTIONS:
         paths.append(root / thirdparty.PINS)
-        paths += (root / packages.FOLDER).rglob("*")
+        paths += (root / recipes.FOLDER).rglob("*")
     found = sorted(path for path in paths if path.is_file() and path.name != "README.md")
     return {path.relative_to(root).as_posix(): file_digest(path) for path in found}
 

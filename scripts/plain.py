@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import binfmt, build, errors, mkosi, options, places, workspaces
+from scripts import build, errors, mkosi, options, places, workspaces
+from scripts.emulation import binfmt
 from scripts.locks import only_build
 from scripts.progress import Progress
 

@@ -39,7 +39,8 @@ ROLLING = ("sid", "unstable")
 # A transfer that stalls is given up after twice the timeout (apt connects again once), and tried
 # again twice: for two suites, one after the other, a dead mirror is named after two minutes.
 # Without the error mode apt goes on with the lists that it could get, or with none.
-# Stand-ins (scripts/standins.py) are in foreign images only; the rest of the path is apt's own.
+# Stand-ins (scripts/emulation/standins.py) are in foreign images only; the rest of the path is
+# apt's own.
 APT_CONF = """\
 Acquire::Retries "2";
 Acquire::http::Timeout "10";

@@ -17,14 +17,15 @@ import tomlkit
 from rich.console import Console
 from rich.table import Table
 
-from scripts import errors, oci, places, releases, thirdparty
+from scripts import errors, oci, places, releases
 from scripts.arch import ARCHES, X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.fetch import Settings, read
 from scripts.files import write_text
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
-from scripts.thirdparty import NOARCH, SHA256, Pin
+from scripts.packages import thirdparty
+from scripts.packages.thirdparty import NOARCH, SHA256, Pin
 
 # A tag of GitHub that is a release: v1.2.3, or 1.2.3.
 TAG = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)

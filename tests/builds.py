@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import arch, archives, artifacts, provenance, stages
+from scripts import arch, archives, artifacts, stages
 from scripts import manifest as manifests
 from scripts.artifacts import Artifact
 from scripts.boot.disk import ESP_TYPE, SECTOR
+from scripts.description import provenance
 from scripts.digests import file_digest
 from scripts.mkosi import UPSTREAM, Pin
 from scripts.options import ROOT

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts import programs
-from scripts.programs import Source
 from scripts.progress import Progress
+from scripts.publish import programs
+from scripts.publish.programs import Source
 from scripts.run import Arg, running, start
 
 REGISTRY = Source("usr/bin/docker-registry", ("docker-registry", "libc6"))

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import artifacts, build, errors, options, places, report
+from scripts import artifacts, build, errors, options, places
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
+from scripts.description import report
 from scripts.errors import HarnessError
 from scripts.locks import only_build
 from scripts.options import Options

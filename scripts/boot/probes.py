@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from scripts import elf
 from scripts.arch import ARCHES, Arch
+from scripts.emulation import elf
 
 # What the program of another architecture prints.
 GREETING = "a foreign program runs"

@@ -22,7 +22,7 @@ from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.digests import file_digest
-from scripts.emulators import TABLE, Table, Target
+from scripts.emulation.emulators import TABLE, Table, Target
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress, Task

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from scripts import build, options, places, standins
+from scripts import build, options, places
 from scripts.arch import ARCHES, native
 from scripts.boot import Subject, disk
 from scripts.boot import uki as ukis
 from scripts.digests import describe_tree
+from scripts.emulation import standins
 from scripts.options import Options
 from scripts.progress import Progress
 from scripts.tools import Tools

@@ -21,8 +21,8 @@ import pytest
 import tomlkit
 
 from scripts import arch
-from scripts import engine as engines
 from scripts.digests import describe_tree
+from scripts.packages import engine as engines
 from tests.e2e.checkout import Arg, amazonlinux, environ
 from tests.lab import engine
 from tests.lab.repository import World
@@ -50,7 +50,7 @@ class Place:
         """The packages session, by the way of `./nox` but for Nox."""
         return subprocess.run(
             [
-                sys.executable, "-m", "scripts.add", "--arch", ARCH.name,
+                sys.executable, "-m", "scripts.packages.cli", "--arch", ARCH.name,
                 "--work", self.folder / "work", "--out", self.folder / "out",
                 *(self.options if options is None else options), *args,
             ],
@@ -234,6 +234,19 @@ def test_a_source_that_somebody_else_has_signed_is_refused(
     path.write_text(tomlkit.dumps(document))
     said = untouched(built, ["--packages", path])
     assert "signature is not of the given key" in said
+
+
+def test_a_repository_that_has_moved_is_looked_for_at_its_next_address(
+    built: Place, lab: LabServer, shop: Workshop, tmp_path: Path
+) -> None:
+    document = tomlkit.parse(shop.pins.read_text())
+    source = document["source"]["fedora"]
+    source["baseurl"] = [f"{lab.url}/gone/", source["baseurl"]]
+    path = tmp_path / "packages.toml"
+    path.write_text(tomlkit.dumps(document))
+    done = built.run("--packages", path)
+    assert done.returncode == 0, done.stderr
+    assert "will be built" in done.stderr
 
 
 def test_a_source_of_another_version_is_not_taken(

@@ -15,9 +15,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from filelock import FileLock
 
-from scripts import arch, programs
+from scripts import arch
 from scripts.options import ROOT
 from scripts.progress import Progress
+from scripts.publish import programs
 from scripts.run import run
 from tests import services, wsl
 from tests.e2e.checkout import DEBIAN, TOOLS, Build, Copy, copy, copy_tree, environ
@@ -100,7 +101,7 @@ def test_a_release_comes_back_whole_and_verified(
     run([*cosign, "generate-key-pair"], cwd=tmp_path)
     with services.docker_registry(tmp_path / "registry", WORK) as host:
         command: list[str | Path] = [
-            *(sys.executable, "-m", "scripts.publish", *DEBIAN, "--allow-unbooted"),
+            *(sys.executable, "-m", "scripts.publish.cli", *DEBIAN, "--allow-unbooted"),
             *("--run-id", RUN, "--bucket", "finch", "--repository", f"{host}/finch"),
             *("--key", tmp_path / "cosign.key"),
         ]

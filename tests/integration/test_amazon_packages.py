@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, mkosi, patches, stages, thirdparty
+from scripts import arch, mkosi, patches, stages
 from scripts.mkosi import Mkosi
+from scripts.packages import thirdparty
 
 NAMES = "tests/amazon-package-names.txt"
 

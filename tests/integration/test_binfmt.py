@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import elf, emulators
 from scripts.arch import ARCHES, native
-from scripts.emulators import Emulators
+from scripts.emulation import elf, emulators
+from scripts.emulation.emulators import Emulators
 from tests.integration import namespaces
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
@@ -40,7 +40,8 @@ WITHOUT = (
 PRELUDE = f"""
 import os, subprocess, sys
 from pathlib import Path
-from scripts import arch, binfmt, errors
+from scripts import arch, errors
+from scripts.emulation import binfmt
 root, work, program = Path(sys.argv[1]), Path(sys.argv[1]) / ".work", sys.argv[2]
 FOREIGN = arch.parse("{FOREIGN}")
 ours = Path("/proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}")

@@ -17,7 +17,8 @@ TRIED = "mount --bind /etc/os-release /etc/os-release"
 FETCH = """
 import sys
 from pathlib import Path
-from scripts import arch, emulators
+from scripts import arch
+from scripts.emulation import emulators
 root, work = map(Path, sys.argv[1:])
 found = emulators.obtain(root, work, arch.native())
 print(*(found.program(target) for target in found.table.targets.values()), sep="\\n")

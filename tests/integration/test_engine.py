@@ -20,8 +20,9 @@ from socketserver import ThreadingUnixStreamServer
 import pytest
 from docker.context import ContextAPI
 
-from scripts import doctor, engine
+from scripts import doctor
 from scripts.errors import MachineError
+from scripts.packages import engine
 
 NOBODY = 65534
 
@@ -192,7 +193,8 @@ def test_who_lacks_buildx_alone_is_told_no_more() -> None:
 PROGRAM = """\
 import os, sys
 import docker.context, requests, urllib3
-from scripts import engine, errors
+from scripts import errors
+from scripts.packages import engine
 if len(sys.argv) > 1:
     os.setgroups([])
     os.setgid(int(sys.argv[1]))

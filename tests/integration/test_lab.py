@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import arch, options, releases, thirdparty
+from scripts import arch, options, releases
 from scripts.digests import file_digest
 from scripts.errors import MachineError
+from scripts.packages import thirdparty
 from scripts.progress import Progress
 from tests.lab import debs, keys, repository, tampering, world
 from tests.lab.fixups import Programs

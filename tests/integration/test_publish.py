@@ -21,23 +21,13 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import (
-    archives,
-    artifacts,
-    locks,
-    manifest,
-    programs,
-    publish,
-    push,
-    release,
-    s3,
-    signing,
-)
+from scripts import archives, artifacts, locks, manifest
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
 from scripts.progress import Progress
+from scripts.publish import cli, programs, push, release, s3, signing
+from scripts.publish.s3 import Bucket
 from scripts.run import run
-from scripts.s3 import Bucket
 from tests import builds, services
 
 WORK = ROOT / ".work"
@@ -154,8 +144,8 @@ def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., N
     def tell(*more: str, **environ: str) -> None:
         argv = ["--distribution", "debian", "--run-id", RUN, "--bucket", bucket,
                 "--repository", repository, "--work", str(WORK), *more]  # fmt: skip
-        wanted = publish.parse(argv, environ, root=root)
-        publish.publish(wanted, Progress(live=False))
+        wanted = cli.parse(argv, environ, root=root)
+        cli.publish(wanted, Progress(live=False))
 
     return tell
 
@@ -343,7 +333,7 @@ def test_nothing_is_published_while_a_build_runs(aws: Any, bucket: str, tmp_path
         locks.only_build(tmp_path / "work"),
         pytest.raises(HarnessError, match="another build is running in this checkout"),
     ):
-        publish.main([*argv, "--out", str(tmp_path)])
+        cli.main([*argv, "--out", str(tmp_path)])
     assert keys(aws, bucket) == set()
 
 
@@ -706,7 +696,7 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
 )
 def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        publish.parse(argv, {})
+        cli.parse(argv, {})
 
 
 @pytest.mark.parametrize(
@@ -714,7 +704,7 @@ def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) 
 )
 def test_a_registry_is_told_by_its_dot_its_port_or_localhost(host: str, root: Path) -> None:
     argv = ["--repository", f"{host}/finch/os", "--run-id", "1"]
-    assert publish.parse(argv, {}, root=root).repository == f"{host}/finch/os"
+    assert cli.parse(argv, {}, root=root).repository == f"{host}/finch/os"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options, thirdparty
+from scripts import options
 from scripts.additions import Additions
 from scripts.arch import X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.fetch import DigestError
 from scripts.options import ROOT, Options
+from scripts.packages import thirdparty
 from scripts.progress import Progress
 from tests.integration.answers import (
     BODY,

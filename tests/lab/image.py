@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from scripts import binfmt
 from scripts.digests import file_digest, text_digest
+from scripts.emulation import binfmt
 from scripts.errors import HarnessError, MachineError
 from scripts.options import ROOT
 from scripts.run import CommandError, run

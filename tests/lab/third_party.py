@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import tomlkit
 
-from scripts import thirdparty
 from scripts.digests import file_digest
 from scripts.options import ROOT
+from scripts.packages import thirdparty
 from scripts.run import run
 from tests.lab.debs import Deb
 from tests.lab.repository import World

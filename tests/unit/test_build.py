@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import additions, arch, artifacts, build, description, options, places, releases
-from scripts.emulators import TABLE, Emulators, Table
+from scripts import additions, arch, artifacts, build, options, places, releases
+from scripts.description import writer
+from scripts.emulation.emulators import TABLE, Emulators, Table
 from scripts.errors import HarnessError, UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
@@ -109,7 +110,7 @@ def test_what_could_not_be_described_is_described_by_the_next_build(
     def describe() -> None:
         build._describe(opts, Mkosi(tmp_path, "27.1", "", ""), places.of(opts), {}, {})
 
-    monkeypatch.setattr(description, "write", write)
+    monkeypatch.setattr(writer, "write", write)
     with pytest.raises(HarnessError, match=r"cannot be described: No space left"):
         describe()
     describe()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options, packages
+from scripts import options
 from scripts.arch import X86_64
 from scripts.options import ROOT
+from scripts.packages import recipes
 from tests.lab.keys import Key
 from tests.lab.repository import FEDORA_SOURCES, MARK, World
 from tests.lab.workshop import write_pins
@@ -32,9 +33,9 @@ def world(tmp_path: Path) -> World:
 def test_the_lab_pins_what_it_has_and_not_what_the_project_pins(
     world: World, tmp_path: Path
 ) -> None:
-    pins = packages.read(write_pins(tmp_path, world, URL, IMAGE))
+    pins = recipes.read(write_pins(tmp_path, world, URL, IMAGE))
     nevras = {recipe.name: recipe.nevra for recipe in pins.recipes}
-    own = {recipe.name: recipe.nevra for recipe in packages.read(ROOT / options.PACKAGES).recipes}
+    own = {recipe.name: recipe.nevra for recipe in recipes.read(ROOT / options.PACKAGES).recipes}
 
     assert nevras == own | {"fuse-sshfs": "fuse-sshfs-3.7.3-99.fc43"}
     assert pins.reference == IMAGE

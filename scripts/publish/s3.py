@@ -21,7 +21,7 @@ from scripts.digests import text_digest
 from scripts.errors import HarnessError, UsageError
 from scripts.files import write_text
 from scripts.progress import Task
-from scripts.release import Upload
+from scripts.publish.release import Upload
 
 # A file larger than this goes up in parts of this size, in bytes. S3 takes parts of 5 MiB and more,
 # and 10000 of them.

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import inventory, origin, provenance, report, sbom, stages
+from scripts import origin, stages
 from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
+from scripts.description import inventory, provenance, report, sbom
+from scripts.description.inventory import Installed
 from scripts.files import write_text
-from scripts.inventory import Installed
 from scripts.manifest import MKOSI_PIN
 from scripts.mkosi import Pin
 from scripts.options import Options

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import elf
 from scripts.arch import AARCH64, ARCHES, X86_64, Arch, native
-from scripts.emulators import TABLE, Table
+from scripts.emulation import elf
+from scripts.emulation.emulators import TABLE, Table
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "ä" * 30_000])

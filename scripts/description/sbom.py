@@ -25,7 +25,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from scripts.artifacts import Artifact
-from scripts.inventory import Installed, System
+from scripts.description.inventory import Installed, System
 
 # The namespace of the serial numbers, so that equal contents have equal ones (RFC 9562, 5.5).
 NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")

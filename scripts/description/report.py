@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 
-from scripts import sbom
 from scripts.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
+from scripts.description import sbom
 from scripts.files import write_text
 from scripts.options import OS_IMAGE
 

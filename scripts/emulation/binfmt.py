@@ -1,4 +1,4 @@
-"""Programs of another architecture on this machine: `python -m scripts.binfmt`, the binfmt session.
+"""Programs of another architecture on this machine: the binfmt session.
 
 Linux hands programs of a format that it is told of to an interpreter, here QEMU
 (Documentation/admin-guide/binfmt-misc.rst in its sources). A build of a foreign architecture
@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import elf, emulators, errors, options
+from scripts import errors, options
 from scripts.arch import ARCHES, Arch, native
-from scripts.emulators import TABLE, Emulators, Table, Target
+from scripts.emulation import elf, emulators
+from scripts.emulation.emulators import TABLE, Emulators, Table, Target
 from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.files import nearest
 from scripts.run import CommandError, run

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import emulators
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.digests import text_digest
-from scripts.emulators import RECORD, TABLE, Emulators, Table
+from scripts.emulation import emulators
+from scripts.emulation.emulators import RECORD, TABLE, Emulators, Table
 from scripts.errors import HarnessError, UsageError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import inventory
+from scripts.description import inventory
 from scripts.errors import HarnessError
 from scripts.run import Arg
 from scripts.tools import Tools

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import provenance
 from scripts.artifacts import Artifact
+from scripts.description import provenance
 from scripts.mkosi import UPSTREAM
 from scripts.origin import LOCAL, Builder, Source
 from tests import builds

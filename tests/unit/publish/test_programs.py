@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import programs, sources
+from scripts import sources
 from scripts.errors import MachineError
-from scripts.programs import Source
 from scripts.progress import Progress
+from scripts.publish import programs
+from scripts.publish.programs import Source
 
 SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
 

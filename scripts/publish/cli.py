@@ -1,4 +1,4 @@
-"""Publish finished builds: `python -m scripts.publish`, which the publish session runs.
+"""Publish finished builds: `python -m scripts.publish.cli`, which the publish session runs.
 
 First everything that could be refused is looked at, then files and images go up under names that
 nothing stands under yet, and the release manifest, which is how others find them, comes last.
@@ -18,16 +18,17 @@ from typing import Any
 from rich.filesize import decimal
 
 from scripts import arch as arches
-from scripts import errors, programs, push, release, signing
+from scripts import errors
 from scripts.artifacts import CHECKSUMS, MANIFEST
 from scripts.errors import HarnessError, UsageError
 from scripts.locks import only_build
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
 from scripts.progress import Progress, Task
-from scripts.push import Registry
-from scripts.release import Allowed, Build, Image, Upload
-from scripts.s3 import Bucket
-from scripts.signing import Signer
+from scripts.publish import programs, push, release, signing
+from scripts.publish.push import Registry
+from scripts.publish.release import Allowed, Build, Image, Upload
+from scripts.publish.s3 import Bucket
+from scripts.publish.signing import Signer
 
 # Half a year, as finch-core's releases have: who has not been updated by then is told so.
 DAYS = 183

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import binfmt
 from scripts.arch import AARCH64, X86_64
-from scripts.binfmt import Entry
-from scripts.emulators import TABLE, Table, Target
+from scripts.emulation import binfmt
+from scripts.emulation.binfmt import Entry
+from scripts.emulation.emulators import TABLE, Table, Target
 from scripts.errors import UsageError
 
 DEBIAN = """\

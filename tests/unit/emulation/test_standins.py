@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import standins
 from scripts.arch import native
+from scripts.emulation import standins
 
 TRIPLET = f"{native()}-linux-gnu"
 

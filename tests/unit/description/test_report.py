@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from scripts import artifacts, provenance, report, sbom
+from scripts import artifacts
 from scripts.artifacts import Artifact
-from scripts.inventory import Installed, System
+from scripts.description import provenance, report, sbom
+from scripts.description.inventory import Installed, System
 from scripts.origin import Builder, Source
 from tests import builds
 

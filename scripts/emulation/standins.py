@@ -12,9 +12,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from scripts import elf
 from scripts.arch import Arch, native
 from scripts.digests import text_digest
+from scripts.emulation import elf
 
 # Where they are in an image while it is built; mkosi.profiles/foreign.sh removes all of it.
 FOLDER = "usr/lib/finch-natively"

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, artifacts, description, options
+from scripts import arch, artifacts, options
 from scripts.artifacts import Artifact
+from scripts.description import writer
 from scripts.options import Options
 from scripts.places import Place, Places
 from scripts.records import Package, Record
@@ -70,7 +71,7 @@ def records(opts: Options) -> dict[str, Record]:
 def write(opts: Options, at: Places, records: dict[str, Record]) -> None:
     builds.write_manifest(opts.target, {"base": {"bash": "1"}}, "os-image.raw")
     manifest = json.loads((opts.target / artifacts.MANIFEST).read_text())
-    description.write(opts, at, NO_TOOLS, records, manifest)
+    writer.write(opts, at, NO_TOOLS, records, manifest)
 
 
 def parts(opts: Options, name: str) -> dict[str, Any]:

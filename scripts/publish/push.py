@@ -18,9 +18,9 @@ from typing import Any
 
 import boto3
 
-from scripts import s3
 from scripts.errors import HarnessError, UsageError
-from scripts.release import CONTAINER, Image
+from scripts.publish import s3
+from scripts.publish.release import CONTAINER, Image
 from scripts.run import Arg, CommandError, run
 
 # A repository of Amazon's Elastic Container Registry.

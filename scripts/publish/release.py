@@ -15,13 +15,14 @@ from typing import Any
 
 from scripts import arch as arches
 from scripts import manifest as manifests
-from scripts import packages, places, stages, thirdparty
+from scripts import places, stages
 from scripts.arch import Arch
 from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
 from scripts.digests import file_digest
 from scripts.errors import HarnessError, UsageError
 from scripts.mkosi import Pin
 from scripts.options import OS_IMAGE
+from scripts.packages import recipes, thirdparty
 from scripts.records import Record, outdated
 from scripts.stages import Target
 
@@ -51,7 +52,7 @@ ALTERING = ("signing_key", "third_party_pins", "packages", "without_packages", "
 
 # Among these, files of the checkout that an option may name as well.
 OWN = {
-    "signing_key": f"{packages.FOLDER}/{packages.AMAZON_KEY}",
+    "signing_key": f"{recipes.FOLDER}/{recipes.AMAZON_KEY}",
     "third_party_pins": thirdparty.PINS,
 }
 

@@ -1,0 +1,1 @@
+"""What a finished build is described with: bills of materials, provenance, a report."""

@@ -1,0 +1,1 @@
+"""Running programs of another architecture: while images are built, and inside them."""

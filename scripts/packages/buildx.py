@@ -1,0 +1,238 @@
+"""docker buildx: its command line, its layer cache, and what its output says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import ipaddress
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from scripts import releases
+from scripts.options import NO_PROXY, Options
+from scripts.packages.engine import Engine
+from scripts.packages.recipes import Pins
+from scripts.progress import Progress, Task
+from scripts.run import CommandError, Log, stream
+
+# Lines of a step that failed that are worth showing.
+TAIL_LINES = 40
+
+# By this name too buildx knows the BuildKit of the engine itself.
+DEFAULT_BUILDER = "default"
+
+# What the form of a layer cache is that ECR takes.
+REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
+
+
+def attempt(
+    command: Sequence[str], cache: Cache, task: Task, log: Log, progress: Progress
+) -> Failure | None:
+    """Run command, which builds with cache; why that failed, None where it did not."""
+    steps = Steps(task)
+    try:
+        stream(command, log=log, on_line=steps.read)
+    except CommandError as error:
+        return Failure.of(steps, error)
+    finally:
+        for warning in steps.warnings(cache):
+            progress.say(f"warning: {warning}")
+    return None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why buildx failed: the step that did ("" for none), and the last lines that it printed.
+
+    is_of_program says that a program of the Dockerfile failed, which no layer cache is to blame
+    for.
+    """
+
+    step: str
+    reason: str
+    tail: Sequence[str]
+    is_of_program: bool
+
+    @classmethod
+    def of(cls, steps: Steps, error: CommandError) -> Failure:
+        """The failure of a run of buildx that ended with error, and had printed steps."""
+        output = error.output.strip().splitlines()
+        name, why, tail = steps.failed or ("", "", output)
+        said = [line for line in tail if line.startswith(PACKAGE_FAILS)]
+        # After its reason buildx may print what to read about it.
+        errors = [line for line in output if line.startswith(BUILDX_FAILS)]
+        last = (errors or output or [str(error)])[-1].removeprefix(BUILDX_FAILS)
+        reason = said[-1].removeprefix(PACKAGE_FAILS) if said else why or last
+        return cls(name, reason, tail, steps.is_failed_by_program)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The layer cache: buildx's values for --cache-from and --cache-to ("" for none)."""
+
+    name: str = ""
+    reads: str = ""
+    writes: str = ""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a build has to do with it."""
+        return bool(self.reads or self.writes)
+
+    @classmethod
+    def of(cls, opts: Options, found: Engine) -> Cache:
+        """The cache that opts asks for, as far as the engine allows it."""
+        if not opts.layer_cache:
+            return cls()
+        tag = f"package-build-{opts.arch}"
+        is_own = opts.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
+        can_write = found.exports_cache or not is_own
+        if isinstance(opts.layer_cache, Path):
+            folder = opts.layer_cache / tag
+            there = os.access(folder / "index.json", os.R_OK)
+            local = {"type": "local", "mode": "max", "ignore-error": "true"}
+            return cls(
+                name=str(folder),
+                reads=_fields(type="local", src=str(folder)) if there else "",
+                writes=_fields(**local, dest=str(folder)) if can_write else "",
+            )
+        reference = f"{opts.layer_cache}:{tag}"
+        options = {"ref": reference, **REGISTRY_CACHE, "ignore-error": "true"}
+        return cls(
+            name=reference,
+            reads=_fields(type="registry", ref=reference),
+            writes=_fields(type="registry", **options) if can_write else "",
+        )
+
+
+def _fields(**values: str) -> str:
+    """Values as buildx takes them: one line of CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(
+        f"{name}={value}" for name, value in values.items()
+    )
+    return text.getvalue()
+
+
+def build_command(
+    opts: Options, pins: Pins, context: Path, target: Path, found: Engine, cache: Cache
+) -> list[str]:
+    """The command that builds context for exactly opts' platform, its RPMs going into target."""
+    urls = [
+        opts.mirror or releases.CDN,
+        *(url for source in pins.sources.values() for url in source.urls),
+        *(url for name, url in opts.proxies.items() if name.lower() != NO_PROXY),
+    ]
+    return [
+        "docker", "buildx", "build",
+        "--builder", opts.buildx_builder or found.builder,
+        "--platform", f"linux/{opts.arch.debian}",
+        "--progress", "plain",
+        # Without it a file that is no RPM would come out beside them.
+        "--provenance", "false",
+        "--build-arg", f"BASE_IMAGE={pins.reference}",
+        # Their values, which may hold a password, come from the environment. BuildKit knows them,
+        # and leaves them out of the keys of its cache.
+        *(word for name in opts.proxies for word in ("--build-arg", name)),
+        # A mirror or a proxy on this machine is out of sight of any other network.
+        *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
+        *(["--cache-from", cache.reads] if cache.reads else []),
+        *(["--cache-to", cache.writes] if cache.writes else []),
+        "--output", _fields(type="local", dest=str(target)),
+        os.fspath(context),
+    ]  # fmt: skip
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the server of url, which may lack its scheme as a proxy's does, is this machine."""
+    host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass
+class _Step:
+    name: str
+    cached: bool = False
+    error: str = ""
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+
+
+# A line of `--progress plain`: the step's number, and what it says; the seconds before its output.
+LINE = re.compile(r"#(\d+) (.*)")
+OUTPUT = re.compile(r"\d+\.\d+ (.*)")
+
+RUNS = re.compile(r"\[\S+ +\d+/\d+\] RUN")
+
+# How the reason is marked where buildx and where build-package fails.
+BUILDX_FAILS, PACKAGE_FAILS = "ERROR: ", "build-package: "
+
+# What BuildKit says of a step whose program failed, and not what it was to run on.
+PROGRAM_FAILED = "did not complete successfully"
+
+# Steps that are not of the Dockerfile.
+READS, WRITES = "importing cache", "exporting cache"
+
+
+class Steps:
+    """What buildx says with `--progress plain`, by step."""
+
+    def __init__(self, task: Task | None = None) -> None:
+        """task shows the steps of the Dockerfile as they come."""
+        self._task = task
+        self._steps: dict[str, _Step] = {}
+
+    def read(self, line: str) -> None:
+        """Take a line of its output."""
+        if not (match := LINE.fullmatch(line)):
+            return
+        number, text = match.groups()
+        step = self._steps.setdefault(number, _Step(text))
+        if step.name == text:
+            if self._task and text.startswith("["):
+                self._task.step(text)
+        elif text == "CACHED":
+            step.cached = True
+        elif text.startswith(BUILDX_FAILS):
+            step.error = text.removeprefix(BUILDX_FAILS)
+        elif output := OUTPUT.fullmatch(text):
+            step.tail.append(output[1])
+
+    @property
+    def failed(self) -> tuple[str, str, list[str]] | None:
+        """The step that failed: its name, why, and the last lines of its output."""
+        return next(
+            (
+                (step.name, step.error, list(step.tail))
+                for step in self._steps.values()
+                if step.error and not step.name.startswith((READS, WRITES))
+                and "canceled" not in step.error
+            ),
+            None,
+        )  # fmt: skip
+
+    @property
+    def is_failed_by_program(self) -> bool:
+        """Whether a program of the Dockerfile failed."""
+        return any(
+            RUNS.match(step.name) and PROGRAM_FAILED in step.error for step in self._steps.values()
+        )
+
+    def warnings(self, cache: Cache) -> Iterable[str]:
+        """What went wrong with the layer cache, in a sentence each."""
+        for step in self._steps.values():
+            does = {READS: "read", WRITES: "written"}
+            verb = next((does[kind] for kind in does if step.name.startswith(kind)), "")
+            if verb and step.error:
+                yield f"the layer cache {cache.name} cannot be {verb}: {step.error}"
+        read = [step for step in self._steps.values() if step.name.startswith(READS)]
+        ran = [step for step in self._steps.values() if RUNS.match(step.name)]
+        if read and not any(step.error for step in read) and not any(step.cached for step in ran):
+            yield f"the layer cache {cache.name} has nothing that fits this build: it is a cold one"

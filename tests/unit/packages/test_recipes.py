@@ -1,0 +1,88 @@
+"""The pins of packages of our own: read, and told apart from nonsense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import options
+from scripts.errors import UsageError
+from scripts.options import ROOT
+from scripts.packages import recipes
+from scripts.packages.engine import Engine
+
+ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
+
+
+def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
+    pins = recipes.read(ROOT / options.PACKAGES)
+    named = {recipe.name: recipe for recipe in pins.recipes}
+    assert named["fuse-sshfs"].nevra.startswith("fuse-sshfs-3.7.3-")
+    assert named["cloud-init"].source == recipes.AMAZON
+    [patch] = named["cloud-init"].patches
+    assert "\n-Patch10010: 0010-Repair-mounts-module.patch\n" in patch.read_text()
+    assert all(source.key.is_file() for source in pins.sources.values())
+
+
+# Of a package called a, as much as there has to be.
+PINS = """\
+[base-image]
+name = 'x'
+digest = ''
+[package.a]
+source = 'amazonlinux'
+nevra = 'a'
+patches = []
+suffix = 'finch1'
+rpms = ['a']
+"""
+
+
+def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() -> None:
+    text = (ROOT / recipes.FOLDER / "Dockerfile").read_text()
+    for recipe in recipes.read(ROOT / options.PACKAGES).recipes:
+        assert f"AS {recipe.name}\n" in text
+        assert f"COPY --from={recipe.name} /build/out/ /\n" in text
+    assert "\n# syntax=" not in f"\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[base-image", "is no TOML"),
+        ("[base-image]\nname = 'x'\n", "is not complete: 'digest'"),
+        ("base-image = 3\npackage = {}", "is not complete"),
+        (PINS.replace("'amazonlinux'", "'nowhere'"), "a has the unknown source 'nowhere'"),
+        (PINS.replace("['a']", "'fuse-sshfs'"), "rpms of package.a is no list of strings"),
+        (PINS.replace("['a']", "['a', 3]"), "rpms of package.a is no list of strings"),
+        (PINS.replace("patches = []", "patches = 'a.patch'"), "patches of .* no list of strings"),
+        (PINS.replace("'finch1'", "'a/b c&'"), "'a/b c&', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "''"), "'', the suffix of package.a, is not made of"),
+        (PINS.replace("'finch1'", "1"), "suffix of package.a is no string"),
+        (PINS.replace("digest = ''", "digest = 3"), "digest of base-image is no string"),
+        (
+            f"{PINS}[source.b]\nbaseurl = 3\nkey = 'k'\n",
+            "baseurl of source.b is no list of strings",
+        ),
+    ],
+)
+def test_pins_that_make_no_sense_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "packages.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        recipes.read(tmp_path / "packages.toml")
+
+
+def test_a_source_may_have_several_addresses(tmp_path: Path) -> None:
+    text = f"{PINS}[source.b]\nbaseurl = ['http://b.test/', 'http://old.test/']\nkey = 'k'\n"
+    (tmp_path / "packages.toml").write_text(text)
+    source = recipes.read(tmp_path / "packages.toml").sources["b"]
+
+    lines = source.repository("source", check=False).splitlines()
+    assert "baseurl=http://b.test/ http://old.test/" in lines
+
+
+def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no TOML"):
+        recipes.read(tmp_path / "packages.toml")

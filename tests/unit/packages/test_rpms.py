@@ -1,0 +1,147 @@
+"""Packages of our own: their build context, and when they are built."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts import options
+from scripts.arch import X86_64
+from scripts.errors import HarnessError, UsageError
+from scripts.options import ROOT, Options
+from scripts.packages import recipes, rpms
+from scripts.packages.engine import Engine
+from scripts.packages.rpms import Plan
+from scripts.places import Place
+
+ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
+
+
+def opts(folder: Path, *argv: str, **environ: str) -> Options:
+    argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
+    return options.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
+
+
+def place(folder: Path, mirror: str | None = None) -> Place:
+    target = folder / "work/amazonlinux/x86_64"
+    return Place(target, "amazonlinux", "2023.12.20260930", X86_64, target / "sandbox", mirror)
+
+
+def planned(folder: Path, *argv: str) -> Plan:
+    plan = rpms.plan(opts(folder, *argv), place(folder))
+    assert plan
+    return plan
+
+
+OTHER = """
+[package.other]
+source = "amazonlinux"
+nevra = "other"
+patches = []
+suffix = "own1"
+rpms = ["other"]
+"""
+
+
+def other_pins(folder: Path, text: str) -> Options:
+    """Options that name the project's pins, copied with their files, but for text."""
+    copy = folder / recipes.FOLDER
+    shutil.copytree(ROOT / recipes.FOLDER, copy)
+    (copy / "packages.toml").write_text(text)
+    return opts(folder, "--packages", f"{copy}/packages.toml")
+
+
+def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_stage(
+    tmp_path: Path,
+) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    more = f"{own}\n{OTHER}"
+    given = other_pins(tmp_path / "more", more)
+    with pytest.raises(
+        UsageError, match="cloud-init, fuse-sshfs, other, but what is built is cloud-init, fuse"
+    ) as caught:
+        rpms.plan(given, place(tmp_path))
+    assert "Dockerfile" in caught.value.hint
+    given = other_pins(tmp_path / "fewer", own[: own.index("[package.cloud-init]")] + "[package]")
+    with pytest.raises(UsageError, match=r"the packages \(none\), but what is built"):
+        rpms.plan(given, place(tmp_path))
+
+
+def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    release = "https://cdn.amazonlinux.com/al2023/core/mirrors/2023.12.20260930"
+    assert f"mirrorlist={release}/x86_64/mirror.list\n" in text
+    assert "gpgcheck=1\n" in text
+    source = (plan.context / "packages/cloud-init/source/source.repo").read_text()
+    assert f"mirrorlist={release}/SRPMS/mirror.list\n" in source
+    key = (plan.context / "packages/cloud-init/source/key").read_text()
+    assert "BEGIN PGP PUBLIC KEY BLOCK" in key
+    for recipe in plan.pins.recipes:
+        nevra = plan.context / "packages" / recipe.name / "nevra"
+        assert nevra.read_text() == f"{recipe.nevra}\n"
+
+
+def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:
+    mirror = "http://mirror.invalid/$basearch"
+    with pytest.raises(UsageError, match="is a single repository") as caught:
+        rpms.plan(opts(tmp_path), place(tmp_path, mirror))
+    assert "--without-packages" in caught.value.hint
+    pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
+    given = other_pins(tmp_path, pins.replace('"fedora"', '"amazonlinux"'))
+    plan = rpms.plan(given, place(tmp_path, mirror))
+    assert plan
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    assert "baseurl=http://mirror.invalid/x86_64\n" in text
+
+
+def test_the_key_covers_all_that_a_build_sees(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("another key")
+    first = planned(tmp_path).stage.key
+    assert planned(tmp_path).stage.key == first
+    other = rpms.plan(opts(tmp_path), place(tmp_path, "http://127.0.0.1:1/al2023"))
+    assert other
+    assert other.stage.key != first
+    assert planned(tmp_path, "--signing-key", str(key)).stage.key != first
+
+
+def test_what_is_built_of_the_same_is_not_built_again(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    assert plan.reason == "not built yet"
+    fresh = plan.finished.with_name("rpms.new")
+    fresh.mkdir()
+    for name in ("cloud-init-22.2.2-1.amzn2023.finch1.noarch", "fuse-sshfs-3.7.3-12.finch1.x86_64"):
+        (fresh / f"{name}.rpm").write_text(name)
+    rpms._keep(fresh, plan, 1.0)
+    assert planned(tmp_path).reason == ""
+    assert planned(tmp_path, "--force").reason == "--force"
+    added = rpms.obtain(planned(tmp_path), None)  # type: ignore[arg-type]
+    assert added.packages == ("cloud-init", "fuse-sshfs")
+    assert [path.name[:10] for path in added.rpms] == ["cloud-init", "fuse-sshfs"]
+    added.rpms[1].write_text("something else")
+    assert planned(tmp_path).reason.endswith("is gone or was written to")
+
+
+def test_a_build_that_comes_without_a_package_leaves_the_earlier_ones(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    plan.finished.mkdir()
+    (plan.finished / "old.rpm").touch()
+    fresh = plan.finished.with_name("rpms.new")
+    fresh.mkdir()
+    (fresh / "cloud-init-22.2.2-1.amzn2023.finch1.noarch.rpm").touch()
+    with pytest.raises(HarnessError, match="came without fuse-sshfs"):
+        rpms._keep(fresh, plan, 1.0)
+    assert (plan.finished / "old.rpm").exists()
+
+
+@pytest.mark.parametrize("argv", [("--without-packages",), ("--distribution", "debian")])
+def test_some_builds_need_none(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    assert rpms.plan(opts(tmp_path, *argv), place(tmp_path)) is None
+
+
+def test_offline_nothing_is_built(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="needs the network"):
+        rpms.ready(planned(tmp_path, "--offline"))
