@@ -95,7 +95,7 @@ def image(session: nox.Session, arch: str, image: str) -> None:
 def packages(session: nox.Session, arch: str) -> None:
     """Build packages of our own in Docker, and fetch those of others."""
     sessions.install(session, "harness")
-    sessions.harness(session, "packages.cli", "--arch", arch, *session.posargs)
+    sessions.harness(session, "add", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, name="boot-test")

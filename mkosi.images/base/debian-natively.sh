@@ -1,5 +1,5 @@
 #!/bin/sh
-# What maintainer scripts would have done under emulation (scripts/standins.py), with the programs of
+# What maintainer scripts would have done under emulation (scripts/emulation/standins.py), with the programs of
 # the tools tree: the same release of Debian has the same.
 set -eu
 
