@@ -43,12 +43,29 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 
 @pytest.fixture(scope="module")
-def made(checkout: Path) -> World:
+def said() -> dict[str, float]:
+    """What is said while the lab is made, and when."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def made(checkout: Path, said: dict[str, float]) -> World:
+    def say(text: str) -> None:
+        said[text] = time.monotonic()
+
     try:
         world.provide()
-        return world.make(checkout / ".work/lab", ARCH, print)
+        return world.make(checkout / ".work/lab", ARCH, say)
     except MachineError as error:
         pytest.fail(f"{error.message}: {error.hint}", pytrace=False)
+
+
+@pytest.mark.usefixtures("made")
+def test_from_downloaded_packages_it_is_made_in_five_minutes(said: dict[str, float]) -> None:
+    """In a fresh checkout; in others it is there already."""
+    [downloaded] = [when for text, when in said.items() if "Debian packages are here" in text]
+    [finished] = [when for text, when in said.items() if "releases are there" in text]
+    assert finished - downloaded < 5 * 60
 
 
 def packages(made: World, release: str) -> list[Path]:

@@ -65,7 +65,7 @@ def test_every_line_of_a_patch_has_the_style_of_mkosi(checkout: Path) -> None:
         ):
             added = [line[1:] for line in text.splitlines() if line.startswith("+")]
             assert not [line for line in added if "\t" in line or line != line.rstrip()], path
-            if path.endswith(".py"):
+            if path.endswith((".py", ".md")):
                 long = [line for line in added if len(line) > 109 and "https://" not in line]
                 assert long == [], path
 
