@@ -200,20 +200,25 @@ def write_manifest(out: Path, manifest: Mapping[str, Any], artifacts: Iterable[A
     write_text(out / MANIFEST, text + "\n")
 
 
+# Options that name pins of somebody's own, as manifest.json calls them.
+PACKAGES = "packages"
+THIRD_PARTY = "third_party_pins"
+
+
 @dataclass(frozen=True)
 class Contents:
     """What manifest.json says of the base beside the distribution's own packages.
 
-    rpms are the file names of the RPMs in it that are not the distribution's; left_out is what it
-    was to be built without: the names that --allow-missing gave, PACKAGES for packages of our own.
+    rpms are the file names of the RPMs in it that are not the distribution's, held the names of the
+    packages and programs that were added. left_out is what it was built without: what
+    --allow-missing named and is not held, and PACKAGES for packages of our own. other_pins are
+    those of PACKAGES and THIRD_PARTY that were given.
     """
 
     rpms: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
-
-
-# In Contents.left_out.
-PACKAGES = "packages"
+    other_pins: frozenset[str] = frozenset()
 
 
 def contents(out: Path) -> Contents:
@@ -229,10 +234,13 @@ def contents(out: Path) -> Contents:
             for package in manifest["images"]["base"]["packages"]
         }
         wanted = {rpm for rpm in added["rpms"] if rpm.rsplit("-", 2)[0] in added["packages"]}
-        without = [PACKAGES] if options.get("without_packages") else []
+        held = {*added["packages"], *(Path(path).name for path in added["files"])}
+        without = {PACKAGES} if options.get("without_packages") else set()
         return Contents(
             rpms=frozenset(wanted | files.intersection(added["rpms"])),
-            left_out=frozenset([*without, *options.get("allow_missing", ())]),
+            held=frozenset(held),
+            left_out=frozenset(without | (set(options.get("allow_missing", ())) - held)),
+            other_pins=frozenset({PACKAGES, THIRD_PARTY} & options.keys()),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return Contents()

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.arch import Arch
-from scripts.artifacts import PACKAGES, Contents
+from scripts.artifacts import PACKAGES, THIRD_PARTY, Contents
 from scripts.boot import cidata
 from scripts.boot.console import plain
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
@@ -507,7 +507,7 @@ def _programs(facts: Facts) -> Verdict | None:
     wanted = [
         name
         for name, pin in PROGRAMS[facts.distribution].items()
-        if pin not in facts.contents.left_out
+        if not pin or _is_due(facts, pin, THIRD_PARTY)
     ]
     problems = {
         **{f"{name} is not there": name not in answers for name in wanted},
@@ -517,29 +517,35 @@ def _programs(facts: Facts) -> Verdict | None:
     return _verdict(problems, text or f"{LEFT_OUT} any")
 
 
+def _is_due(facts: Facts, name: str, pins: str) -> bool:
+    """Whether the image has to hold name, which comes with pins: PACKAGES or THIRD_PARTY.
+
+    Of pins that are somebody's own only what was added is known.
+    """
+    if pins in facts.contents.other_pins:
+        return name in facts.contents.held
+    return not {name, pins} & facts.contents.left_out
+
+
 def _rpm_knows(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     listed = set(facts.first["rpm-packages"].text.split())
     wanted = sorted(name.removesuffix(".rpm") for name in facts.contents.rpms)
     missing = [name for name in wanted if name not in listed]
-    own = [name for name in listed if name.startswith("cloud-init-") and OURS in name]
+    is_ours = PACKAGES not in facts.contents.left_out | facts.contents.other_pins
+    own = [name for name in listed if re.match(r"cloud-init-\d", name) and OURS in name]
     problems = {
         f"rpm does not know {', '.join(missing)}": missing,
-        f"rpm knows no cloud-init with {OURS} in its release": _has_own_packages(facts) and not own,
+        f"rpm knows no cloud-init with {OURS} in its release": is_ours and not own,
     }
     return _verdict(problems, "\n".join(wanted) or f"{LEFT_OUT} any")
-
-
-def _has_own_packages(facts: Facts) -> bool:
-    """Whether the image is one of Amazon Linux with the packages that we build ourselves."""
-    return facts.distribution == "amazonlinux" and PACKAGES not in facts.contents.left_out
 
 
 def _mounts(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
-    if facts.distribution == "amazonlinux" and not _has_own_packages(facts):
+    if facts.distribution == "amazonlinux" and not _is_due(facts, "cloud-init", PACKAGES):
         return Verdict("", f"{LEFT_OUT} our cloud-init, and Amazon Linux's own does not honour it")
     answer = facts.first["mounts-entry"]
     lines = answer.text.splitlines()
@@ -559,16 +565,16 @@ def _mounts(facts: Facts) -> Verdict | None:
 def _sshfs(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
-    if facts.distribution == "amazonlinux" and not _has_own_packages(facts):
+    is_amazon = facts.distribution == "amazonlinux"
+    if is_amazon and not _is_due(facts, "fuse-sshfs", PACKAGES):
         return Verdict("", f"{LEFT_OUT} it")
+    is_pinned = is_amazon and PACKAGES not in facts.contents.other_pins
     answer = facts.first["sshfs"]
     version = re.search(r"^SSHFS version (\S+)", answer.text, re.MULTILINE)
     seen = version[1] if version else ""
     problems = {
         "sshfs does not say its version": not seen,
-        f"sshfs is {seen}, not {SSHFS}": (
-            seen and facts.distribution == "amazonlinux" and seen != SSHFS
-        ),
+        f"sshfs is {seen}, not {SSHFS}": seen and is_pinned and seen != SSHFS,
     }
     return _verdict(problems, answer.text)
 
@@ -577,8 +583,10 @@ def _credentials(facts: Facts) -> Verdict | None:
     if facts.first is None:
         return None
     answer = facts.first["credentials"]
-    needed = {"docker-credential-pass", "pass"}
-    wanted = facts.distribution == "amazonlinux" and not needed & facts.contents.left_out
+    needed = ("docker-credential-pass", "pass")
+    wanted = facts.distribution == "amazonlinux" and all(
+        _is_due(facts, pin, THIRD_PARTY) for pin in needed
+    )
     lost = _json(answer.text).get("Secret") != "swordfish"
     return _verdict({"docker-credential-pass keeps no password": wanted and lost}, answer.text)
 

@@ -179,13 +179,18 @@ def test_the_manifest_says_which_rpms_of_the_base_are_not_the_distributions(
 ) -> None:
     config = {"name": "own-config", "version": "1-1.finch1", "architecture": "noarch"}
     manifest = {
-        "options": {"without_packages": True, "allow_missing": ["pass"]},
+        "options": {
+            "without_packages": True,
+            "allow_missing": ["cosign", "pass"],
+            "third_party_pins": "00",
+        },
         "additions": {
             "packages": ["cosign", "tree"],
             "rpms": [
                 "cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm",
                 "own-spare-1-1.finch1.noarch.rpm",
             ],
+            "files": {"/usr/bin/docker-credential-pass": "00"},
         },
         "images": {"base": {"packages": [config]}},
     }  # fmt: skip
@@ -193,7 +198,9 @@ def test_the_manifest_says_which_rpms_of_the_base_are_not_the_distributions(
 
     assert artifacts.contents(tmp_path) == Contents(
         rpms=frozenset({"cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm"}),
+        held=frozenset({"cosign", "docker-credential-pass", "tree"}),
         left_out=frozenset({"pass", artifacts.PACKAGES}),
+        other_pins=frozenset({artifacts.THIRD_PARTY}),
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from scripts import options
 from scripts.arch import X86_64
-from scripts.artifacts import PACKAGES, Contents
+from scripts.artifacts import PACKAGES, THIRD_PARTY, Contents
 from scripts.boot import checks, cidata
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
@@ -18,6 +19,7 @@ from scripts.boot.machine import ROOM
 from scripts.boot.probes import GREETING, Answer
 from scripts.boot.results import Status
 from scripts.boot.uki import Uki
+from scripts.packages import thirdparty
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, 512 * MIB)
@@ -290,6 +292,28 @@ def test_what_the_image_was_built_without_is_not_missed() -> None:
     )
     found = {check.name: check.status for check in checks.check_all(facts)}
     assert found["programs"] is found["credentials"] is Status.PASSED
+
+
+def test_of_pins_of_somebodys_own_only_what_was_added_is_asked_for() -> None:
+    facts = dataclasses.replace(
+        amazon(
+            programs="cosign 127",
+            credentials="",
+            sshfs="SSHFS version 3.7.6",
+            rpm_packages=AMAZON["rpm-packages"].replace(".finch1", ".acme1"),
+        ),
+        contents=Contents(
+            held=frozenset({"cosign", "cloud-init", "fuse-sshfs"}),
+            other_pins=frozenset({PACKAGES, THIRD_PARTY}),
+        ),
+    )
+    failed = {check.name: check.reason for check in checks.check_all(facts) if not check.passed}
+    assert failed == {"programs": "cosign ends with status 127"}
+
+
+def test_every_program_is_of_a_pin_that_there_is() -> None:
+    pins = {pin.name for pin in thirdparty.read_pins(options.ROOT / thirdparty.PINS)}
+    assert {*checks.PROGRAMS["amazonlinux"].values()} == pins
 
 
 def test_an_image_whose_manifest_says_nothing_has_to_hold_everything() -> None:
