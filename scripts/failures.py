@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from scripts.errors import HarnessError
@@ -211,17 +211,23 @@ def _untrusted(lines: Sequence[str], repository: str) -> str:
 
 
 def _dnf_error(lines: Sequence[str]) -> str:
-    """Any other error of dnf's, with the last of its reasons where it gives some."""
+    """Any other error of dnf's, with what stands below one that says no more itself."""
     for number, line in enumerate(lines):
-        if not (match := DNF_ERROR.match(line)):
-            continue
-        if match[1]:
+        if match := DNF_ERROR.match(line):
+            below = [text for text in lines[number + 1 :] if text.strip()]
+            if not match[1] or match[1].endswith(":"):
+                return f"{match[1]} {_first_problem(below)}".strip()
             return match[1]
-        below = lines[number + 1 :]
-        problem = next((found[1] for text in below if (found := DNF_PROBLEM.match(text))), "")
-        reasons = [found[1] for text in below if (found := DNF_REASON.match(text))]
-        return ": ".join(filter(None, [problem, *reasons[-1:]]))
     return ""
+
+
+def _first_problem(lines: Sequence[str]) -> str:
+    """The first problem that lines tell of and the last of its reasons, else the first line."""
+    if not lines or not (match := DNF_PROBLEM.match(lines[0])):
+        return lines[0].strip() if lines else ""
+    reasons = list(takewhile(DNF_REASON.match, lines[1:]))
+    last = [reasons[-1].removeprefix("  - ").strip()] if reasons else []
+    return ": ".join([match[1], *last])
 
 
 def _reason(text: str) -> str:

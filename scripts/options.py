@@ -223,7 +223,8 @@ def _parser(root: Path) -> argparse.ArgumentParser:
         metavar="NAME",
         action="append",
         default=[],
-        help="do without this third-party file where its digest is not known; may be given again",
+        help="do without this third-party file where its digest is not known, or with what the tag "
+        "of base-image names; may be given again",
     )
     what.add_argument(
         "--arch",
@@ -348,7 +349,28 @@ def _layer_cache(text: str | None) -> str | Path | None:
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
     names = [name for small in PROXIES for name in (small, small.upper())]
-    return {name: environ[name] for name in names if environ.get(name)}
+    found = {name: environ[name] for name in names if environ.get(name)}
+    for name, url in found.items():
+        if name.lower() != NO_PROXY and not _is_url(with_scheme(url)):
+            # Its value may hold a password, and is not shown.
+            raise UsageError(
+                f"{name} in the environment is no URL",
+                hint="in a password # is written %23, / is %2F, : is %3A, [ is %5B and ] is %5D",
+            )
+    return found
+
+
+def with_scheme(url: str) -> str:
+    """A proxy's URL, which may lack its scheme, as urllib.parse takes it."""
+    return url if "://" in url else f"//{url}"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return bool(url.hostname) and (url.port is None or url.port > 0) and not url.fragment
+    except ValueError:
+        return False
 
 
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:

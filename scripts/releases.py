@@ -124,13 +124,18 @@ def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) 
         )
     try:
         listed = published(mirror)
-    except HarnessError:
-        return _unreachable(error, mirror)
+    except MissingError:
+        return HarnessError(
+            f"{_whose(mirror)} lacks what the release {release} begins with, and does not say "
+            f"which releases it has: {error.message}",
+            hint=f"{WAYS_ON}; -- --release takes {', '.join(nearest(release, known()))} and others",
+        )
+    except HarnessError as unreachable:
+        return _unreachable(unreachable, mirror)
     if release not in (*listed, LATEST):
         return _unknown(release, mirror, listed)
     return HarnessError(
-        f"{_whose(mirror)} lists the release {release}, but lacks its packages for {arch}: "
-        f"{error.message}",
+        f"{_whose(mirror)} lacks the packages of the release {release} for {arch}: {error.message}",
         hint=WAYS_ON,
     )
 

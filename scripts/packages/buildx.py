@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from scripts import releases
-from scripts.options import NO_PROXY, Options
+from scripts.options import NO_PROXY, Options, with_scheme
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import Pins
 from scripts.progress import Progress, Task
@@ -49,14 +49,14 @@ def attempt(
 class Failure:
     """Why buildx failed: the step that did ("" for none), and the last lines that it printed.
 
-    is_of_program says that a program of the Dockerfile failed, which no layer cache is to blame
-    for.
+    may_be_the_caches says that a layer cache may be to blame: it is not where a program of the
+    Dockerfile failed, before any layer was asked for, and where the disk is full.
     """
 
     step: str
     reason: str
     tail: Sequence[str]
-    is_of_program: bool
+    may_be_the_caches: bool
 
     @classmethod
     def of(cls, steps: Steps, error: CommandError) -> Failure:
@@ -68,7 +68,8 @@ class Failure:
         errors = [line for line in output if line.startswith(BUILDX_FAILS)]
         last = (errors or output or [str(error)])[-1].removeprefix(BUILDX_FAILS)
         reason = said[-1].removeprefix(PACKAGE_FAILS) if said else why or last
-        return cls(name, reason, tail, steps.is_failed_by_program)
+        is_elsewhere = name.startswith(INTERNAL) or DISK_FULL in reason.lower()
+        return cls(name, reason, tail, not (is_elsewhere or steps.is_failed_by_program))
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build_command(
 
 def is_loopback(url: str) -> bool:
     """Whether the server of url, which may lack its scheme as a proxy's does, is this machine."""
-    host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
+    host = urlsplit(with_scheme(url)).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -177,7 +178,10 @@ BUILDX_FAILS, PACKAGE_FAILS = "ERROR: ", "build-package: "
 # What BuildKit says of a step whose program failed, and not what it was to run on.
 PROGRAM_FAILED = "did not complete successfully"
 
-# Steps that are not of the Dockerfile.
+DISK_FULL = "no space left on device"
+
+# Steps that are not of the Dockerfile; the internal ones read it, its context and its base image.
+INTERNAL = "[internal]"
 READS, WRITES = "importing cache", "exporting cache"
 
 

@@ -185,7 +185,7 @@ def _build(planned: Plan, found: Engine, progress: Progress) -> None:
             return buildx.attempt(command, cache, task, file, progress)
 
         failure = attempt(cache)
-        if failure and cache.is_used and not failure.is_of_program:
+        if failure and cache.is_used and failure.may_be_the_caches:
             progress.say(
                 f"warning: the layer cache {cache.name} is done without, as the build failed with "
                 f"it: {failure.reason}"

@@ -113,7 +113,7 @@ def test_the_base_holds_our_own_packages_and_none_of_what_is_for_ec2(built: Path
     assert not {"amazon-linux-repo-s3", "cloud-init-cfg-ec2", "gnupg2-minimal"} & versions.keys()
 
 
-def test_every_file_of_the_os_image_has_its_label(built: Path, tools: Tools) -> None:
+def test_files_of_the_os_image_have_the_labels_of_the_policy(built: Path, tools: Tools) -> None:
     disk = Patient(built / "os-image.raw", ARCH, tools)
     for path, label in {
         "/usr/bin/bash": "system_u:object_r:shell_exec_t:s0",
@@ -124,13 +124,19 @@ def test_every_file_of_the_os_image_has_its_label(built: Path, tools: Tools) -> 
 
 
 def test_it_takes_no_longer_than_debian_and_a_third_more(built: Path, checkout: Path) -> None:
-    """Of the stages' own times, with the tools tree there; measured, it is less than Debian's."""
+    """Of the times of the stages that both have, with the tools tree there; mostly it is less."""
+    of_debian = checkout / f"out/debian/{ARCH}/manifest.json"
+    if not of_debian.exists():
+        pytest.fail(f"there is no {of_debian}: build it with `./nox -s quickstart`", pytrace=False)
     ours, debians = (
-        sum(image["seconds"] for image in json.loads(path.read_text())["images"].values())
-        for path in (built / "manifest.json", checkout / f"out/debian/{ARCH}/manifest.json")
+        {name: image["seconds"] for name, image in json.loads(path.read_text())["images"].items()}
+        for path in (built / "manifest.json", of_debian)
     )
-    print(f"Amazon Linux {ours:.0f} s, Debian {debians:.0f} s")
-    assert ours <= 1.3 * debians
+    both = ours.keys() & debians.keys()
+    assert "os-image" in both
+    amount, allowed = (sum(times[name] for name in both) for times in (ours, debians))
+    print(f"Amazon Linux {amount:.0f} s, Debian {allowed:.0f} s")
+    assert amount <= 1.3 * allowed
 
 
 def test_windows_can_import_the_rootfs(built: Path) -> None:
@@ -263,7 +269,7 @@ MIRROR_LIST = r"core/mirrors/.*/mirror\.list$"
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Kind.NOT_FOUND, ("lacks its packages for x86_64", "404")),
+        (Kind.NOT_FOUND, ("lacks the packages of the release", "404")),
         (Kind.UNAVAILABLE, ("cannot be reached", "503")),
         (Kind.TRUNCATED, ("cannot be reached", "the connection broke")),
     ],

@@ -294,6 +294,16 @@ def test_a_source_that_does_not_come_whole_is_not_built(
     assert re.search(reason, said)
 
 
+def test_a_source_repository_that_is_down_is_not_one_that_lacks_the_package(
+    built: Place, lab: LabServer, shop: Workshop, tmp_path: Path
+) -> None:
+    options = changed(shop, tmp_path, SSHFS, "suffix", "finchdown")
+    with lab.broken(Fault(Kind.UNAVAILABLE, r"fedora.*/repodata/repomd\.xml$")):
+        said = untouched(built, options)
+    assert "cannot be downloaded" in said
+    assert "repomd.xml" in said
+
+
 NO_REGISTRY = "127.0.0.1:1/finch/cache"
 
 

@@ -286,7 +286,8 @@ def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert f"the mirror of Amazon Linux cannot be reached: {server.base}/" in done.stderr
+    assert "the mirror of Amazon Linux lacks what the release" in done.stderr
+    assert f"{server.base}/core/mirrors/" in done.stderr
     assert not [path for path in server.paths if path.startswith("/mirror/")]
 
 

@@ -85,7 +85,7 @@ class Archive:
             if not self._apt.has_lists:
                 raise
             self._say(
-                "Debian's archive is out of reach, so that what it had before is used: "
+                "apt cannot renew its lists, so that what they had before is used: "
                 f"{_reason(error.output)}"
             )
         self._is_updated = True

@@ -329,6 +329,14 @@ Error: GPG check FAILED
          "nothing provides libc.so.6 needed by bash-5.2-1.x86_64"),
         ("Error: \n Problem: conflicting requests\n  - nothing provides udev needed by x-1.x86\n",
          "conflicting requests: nothing provides udev needed by x-1.x86"),
+        ("Error: \n Problem 1: conflicting requests\n  - nothing provides udev needed by x-1.x86\n"
+         " Problem 2: package b-1.x86\n  - nothing provides zlib needed by b-1.x86\n",
+         "conflicting requests: nothing provides udev needed by x-1.x86"),
+        ("Error: \nThe operation would remove dnf\n", "The operation would remove dnf"),
+        ("Error: Transaction test error:\n  file /usr/bin/x from install of a-1 conflicts with "
+         "file from package b-1\n",
+         "Transaction test error: file /usr/bin/x from install of a-1 conflicts with file from "
+         "package b-1"),
         (f"{WARNED}Error: Unable to find a match: bsah\n", "Unable to find a match: bsah"),
     ],
 )  # fmt: skip

@@ -225,6 +225,14 @@ def test_what_is_neither_is_refused(text: str) -> None:
         options.parse([], {"ECR_CACHE_REPO": text})
 
 
+@pytest.mark.parametrize("url", ["http://me:p[ss@proxy:3128", "http://me:p#1@127.0.0.1:3128"])
+def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
+    with pytest.raises(UsageError, match=r"^http_proxy in the environment is no URL$") as caught:
+        options.parse([], {"http_proxy": url})
+
+    assert "p[ss" not in caught.value.hint
+
+
 def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters() -> None:
     environ = {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c", "no_proxy": ""}
     given = options.parse([], environ | {"ftp_proxy": "d"})

@@ -57,9 +57,10 @@ def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_li
 
 
 def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mirror: str) -> None:
-    with pytest.raises(HarnessError, match="lacks its packages for aarch64") as caught:
+    with pytest.raises(HarnessError, match="lacks the packages of the release") as caught:
         releases.check(RELEASE, AARCH64, mirror)
 
+    assert f"{RELEASE} for aarch64" in caught.value.message
     assert f"{mirror}/core/mirrors/{RELEASE}/aarch64/mirror.list" in caught.value.message
     assert "nearest" not in caught.value.hint
     assert caught.value.exit_code == 1
@@ -87,12 +88,13 @@ def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
 ) -> None:
     for path in (f"mirrors/{RELEASE}/x86_64/mirror.list", "releasemd.xml"):
         server.statuses[f"/typo/core/{path}"] = status
-    with pytest.raises(HarnessError, match="cannot be reached") as caught:
+    with pytest.raises(HarnessError, match="does not say which releases it has") as caught:
         releases.check(RELEASE, X86_64, f"{server.url}/typo")
 
     assert f"{server.url}/typo/core/mirrors" in caught.value.message
     assert str(status) in caught.value.message
     assert "quickstart" in caught.value.hint
+    assert f"--release takes {RELEASE}" in caught.value.hint
     assert caught.value.exit_code == 1
 
 

@@ -96,7 +96,7 @@ def test_without_the_archive_what_is_there_serves_and_that_is_said_once(machine:
     assert archive.obtain(["bash"]) == before
     assert archive.obtain_alone(["bash"]) == before
     assert machine.said == [
-        "Debian's archive is out of reach, so that what it had before is used: "
+        "apt cannot renew its lists, so that what they had before is used: "
         "Failed to fetch http://archive.invalid/debian: no route to host"
     ]
 

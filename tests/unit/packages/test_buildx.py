@@ -7,20 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options
-from scripts.options import ROOT, Options
 from scripts.packages import buildx, recipes, rpms
 from scripts.packages.buildx import Cache, Failure, Steps
 from scripts.packages.engine import Engine
 from scripts.progress import Progress
 from scripts.run import CommandError
+from tests.unit.packages.given import opts
 
 ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
-
-
-def opts(folder: Path, *argv: str, **environ: str) -> Options:
-    argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
-    return options.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
 
 
 def command(folder: Path, *argv: str, engine: Engine = ENGINE, **environ: str) -> list[str]:
@@ -165,15 +159,27 @@ NO_LAYER = """\
 
 
 def test_a_program_that_failed_is_told_from_layers_that_are_not_to_be_had() -> None:
-    assert failure(OUTPUT.replace("process did", 'process "/bin/sh" did')).is_of_program
+    assert not failure(OUTPUT.replace("process did", 'process "/bin/sh" did')).may_be_the_caches
     lacking = failure(NO_LAYER)
     assert (lacking.step, lacking.reason) == (
         "exporting to client directory",
         "failed to copy: not found",
     )
-    assert not lacking.is_of_program
+    assert lacking.may_be_the_caches
     run = OUTPUT.replace("process did not complete successfully: exit code: 1", "not found")
-    assert not failure(run).is_of_program
+    assert failure(run).may_be_the_caches
+
+
+NO_IMAGE = """\
+#2 [internal] load metadata for public.ecr.aws/amazonlinux/amazonlinux:2023
+#2 ERROR: failed to do request: lookup public.ecr.aws: no such host
+"""
+
+
+def test_what_no_cache_is_to_blame_for_is_not_tried_again_without_one() -> None:
+    full = NO_LAYER.replace("failed to copy: not found", "write: No space left on device")
+    assert not failure(full).may_be_the_caches
+    assert not failure(NO_IMAGE).may_be_the_caches
 
 
 def test_buildx_s_error_is_told_and_not_what_to_read_about_it() -> None:

@@ -10,9 +10,6 @@ from scripts import options
 from scripts.errors import UsageError
 from scripts.options import ROOT
 from scripts.packages import recipes
-from scripts.packages.engine import Engine
-
-ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
 
 
 def test_the_projects_own_pins_are_those_that_finch_needs() -> None:

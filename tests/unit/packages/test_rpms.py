@@ -12,16 +12,9 @@ from scripts.arch import X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT, Options
 from scripts.packages import recipes, rpms
-from scripts.packages.engine import Engine
 from scripts.packages.rpms import Plan
 from scripts.places import Place
-
-ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
-
-
-def opts(folder: Path, *argv: str, **environ: str) -> Options:
-    argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
-    return options.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
+from tests.unit.packages.given import opts
 
 
 def place(folder: Path, mirror: str | None = None) -> Place:

@@ -1,0 +1,14 @@
+"""The options that the tests of packages begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts import options
+from scripts.options import ROOT, Options
+
+
+def opts(folder: Path, *argv: str, **environ: str) -> Options:
+    """Those of a build in folder, with argv and environ besides."""
+    argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
+    return options.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
