@@ -123,7 +123,7 @@ def test_files_of_the_os_image_have_the_labels_of_the_policy(built: Path, tools:
         assert f'security.selinux ({len(label) + 1}) = "{label}' in disk.attributes(path)
 
 
-def test_it_takes_no_longer_than_debian_and_a_third_more(built: Path, checkout: Path) -> None:
+def test_it_takes_at_most_a_third_longer_than_debian(built: Path, checkout: Path) -> None:
     """Of the times of the stages that both have, with the tools tree there; mostly it is less."""
     of_debian = checkout / f"out/debian/{ARCH}/manifest.json"
     if not of_debian.exists():

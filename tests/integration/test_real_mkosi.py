@@ -160,6 +160,20 @@ def test_amazon_linux_comes_from_a_dated_release(root: Path, site: Path, arch_na
     assert summary["base"]["Release"] in releases.known()
 
 
+@pytest.mark.parametrize("arch_name", ARCHES)
+def test_the_kernels_scriptlets_make_no_initrd_that_nothing_uses(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    name = "base-with-kernel"
+    for distribution, told in (
+        ("amazonlinux", {"KERNEL_INSTALL_BYPASS": "1"}),
+        ("debian", {"INITRD": "No"}),
+    ):
+        summary = summarize(root, site, distribution, arch_name, name, "--profile", "staged")
+
+        assert told.items() <= summary[name]["Environment"].items()
+
+
 @pytest.mark.parametrize("arch_name", ["riscv64", "s390x"])
 def test_mkosi_builds_amazon_linux_for_no_other_architecture(site: Path, arch_name: str) -> None:
     code = (
