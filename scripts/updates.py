@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import re
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from xml.etree.ElementTree import ParseError
 
 import tomlkit
+from defusedxml import DefusedXmlException, ElementTree
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +32,10 @@ from scripts.packages.thirdparty import NOARCH, SHA256, Pin
 
 # A tag of GitHub that is a release: v1.2.3, or 1.2.3.
 TAG = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)
+
+# The namespaces of a repository's metadata, and of what it says of packages.
+REPO = "{http://linux.duke.edu/metadata/repo}"
+COMMON = "{http://linux.duke.edu/metadata/common}"
 
 COMPUTED = "digest computed from the download: its publisher has no checksums"
 
@@ -130,6 +137,8 @@ def lookups(root: Path, settings: Settings = LOOK) -> Iterator[tuple[str, Lookup
     yield "base image", partial(ask.base_image, **sources["base-image"])
     for name, source in sources["source-rpms"].items():
         yield name, partial(ask.source_rpm, name, **source)
+    for name, source in sources["amazon-source-rpms"].items():
+        yield name, partial(ask.amazon_source_rpm, name, **source, **sources["amazonlinux"])
 
 
 class _Asking:
@@ -226,6 +235,43 @@ class _Asking:
         edits = (Edit(path, key, newest),) if _is_newer(newest, pinned) else ()
         note = f"{found[-1]} is there too, but {only} is wanted" if found[-1] != newest else ""
         return Finding(name, pinned, newest, edits, note)
+
+    def amazon_source_rpm(self, name: str, *, cdn: str, file: str, key: str) -> Finding:
+        path = self.root / file
+        pinned = str(_value(path, key))
+        release = max(releases.newest(cdn), places.release_of(self.root, "amazonlinux"), key=_order)
+        listed = self._text(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list").split()
+        if not listed:
+            raise HarnessError(f"the list of mirrors of {release} is empty")
+        found = [nevra for nevra in self._source_rpms(listed[0]) if nevra.rsplit("-", 2)[0] == name]
+        if not found:
+            raise HarnessError(f"{listed[0]} has no source RPM of {name}")
+        newest = max(found, key=_order)
+        edits = () if newest == pinned else (Edit(path, key, newest),)
+        return Finding(name, pinned, newest, edits, f"of Amazon Linux {release}")
+
+    def _source_rpms(self, repository: str) -> list[str]:
+        """The source RPMs in the metadata of a repository, as name-version-release.
+
+        The format: https://createrepo.baseurl.org. Raises HarnessError for what has another.
+        """
+        base = repository.rstrip("/")
+        try:
+            repomd = ElementTree.fromstring(self._text(f"{base}/repodata/repomd.xml"))
+            data = next(
+                each for each in repomd.iter(f"{REPO}data") if each.get("type") == "primary"
+            )
+            location = data.find(f"{REPO}location")
+            address = "" if location is None else location.get("href", "")
+            packed = read(f"{base}/{address}", settings=self.settings)
+            primary = ElementTree.fromstring(gzip.decompress(packed))
+        except (ParseError, DefusedXmlException, StopIteration, OSError, EOFError) as error:
+            raise HarnessError(f"{base} has no metadata that can be read: {error!r}") from error
+        return [
+            f"{package.findtext(f'{COMMON}name')}-{version.get('ver')}-{version.get('rel')}"
+            for package in primary.iter(f"{COMMON}package")
+            if (version := package.find(f"{COMMON}version")) is not None
+        ]
 
     def _newest_release(self, url: str) -> str:
         """The newest version that GitHub's API names at url, of a release or among all tags."""

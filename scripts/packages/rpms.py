@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scripts import artifacts, releases, stages
+from scripts import artifacts, places, releases, stages
 from scripts.additions import Additions
 from scripts.digests import describe_tree
 from scripts.errors import HarnessError, MachineError, UsageError
@@ -124,8 +124,15 @@ def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path
     shutil.copyfile(binary.key, repositories / "key")
     (repositories / "amazonlinux.repo").write_text(binary.repository("amazonlinux", check=True))
     for recipe in pins.recipes:
-        _write_recipe(folder / "packages" / recipe.name, recipe, sources[recipe.source])
+        wanted = replace(recipe, nevra=_nevra(recipe, opts, place))
+        _write_recipe(folder / "packages" / recipe.name, wanted, sources[recipe.source])
     return folder
+
+
+def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
+    """What is asked for: the NEVRA of an Amazon source RPM is that of the pinned release alone."""
+    is_pinned = place.release == places.release_of(opts.root, place.distribution)
+    return recipe.nevra if recipe.source != AMAZON or is_pinned else recipe.name
 
 
 def _repositories(pins: Pins, place: Place, key: Path) -> tuple[Source, Mapping[str, Source]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import arch, options, releases
+from scripts import arch, options, releases, updates
 from scripts.digests import file_digest
 from scripts.errors import MachineError
 from scripts.packages import thirdparty
@@ -27,7 +27,7 @@ from tests.lab import debs, keys, repository, tampering, world
 from tests.lab.fixups import Programs
 from tests.lab.repository import World
 from tests.lab.server import LabServer
-from tests.lab.tables import Tables
+from tests.lab.tables import DIST, Tables
 from tests.lab.tampering import Tampering
 
 ARCH = arch.X86_64
@@ -331,6 +331,18 @@ def test_source_rpms_are_where_amazon_and_fedora_have_them(made: World) -> None:
         location = package.find(f"{COMMON}location")
         assert location is not None
         assert (folder / location.attrib["href"]).resolve().is_file()
+
+
+def test_update_pins_finds_amazons_source_as_the_cdn_has_it(made: World, checkout: Path) -> None:
+    with LabServer(made.www) as server:
+        finding = updates._Asking(checkout, updates.LOOK).amazon_source_rpm(
+            "cloud-init",
+            cdn=server.mirror,
+            file=options.PACKAGES,
+            key="package.cloud-init.nevra",
+        )
+    assert re.fullmatch(rf"cloud-init-25\.[\w.+~]+-[\w.+~]+\.{DIST}", finding.newest)
+    assert finding.note == f"of Amazon Linux {RELEASE}"
 
 
 def test_amazons_spec_carries_the_patch_that_is_taken_out(made: World) -> None:

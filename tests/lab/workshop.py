@@ -47,8 +47,8 @@ def workshop(world: World, url: str) -> Iterator[Workshop]:
 def write_pins(folder: Path, world: World, url: str, reference: str) -> Path:
     """Write into folder the project's own pins with the lab's addresses, key, image and versions.
 
-    Of a package that the lab has from Fedora it is the lab's version that is pinned there, whatever
-    `update-pins` has found meanwhile.
+    Of a package that the lab has from Fedora it is the lab's version that is pinned there, of the
+    others whichever is in the release, whatever `update-pins` has found meanwhile.
     """
     own = ROOT / PACKAGES
     document = tomlkit.parse(own.read_text())
@@ -61,7 +61,7 @@ def write_pins(folder: Path, world: World, url: str, reference: str) -> Path:
     for package in _table(document, "package"):
         table = _table(document, "package", package)
         table["patches"] = [str(own.parent / patch) for patch in table["patches"]]
-        table["nevra"] = nevras.get(package, table["nevra"])
+        table["nevra"] = nevras.get(package, package)
     path = folder / "packages.toml"
     path.write_text(tomlkit.dumps(document))
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -102,6 +103,9 @@ noarch = "{"8" * 64}"
 tag = "2023"
 digest = "{DIGEST}"  # of that tag
 
+[package.cloud-init]
+nevra = "cloud-init-22.2.2-1.amzn2023.1.16"
+
 [source.fedora]
 baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
 
@@ -116,7 +120,9 @@ HELPERS = "/github.com/docker/docker-credential-helpers/releases/download/v{}/ch
 FOLDER = "Packages/f/"
 LISTING = f"/dl.fedoraproject.org/fedora/43/source/tree/{FOLDER}"
 MANIFEST_PATH = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/2023"
-RELEASES = "/cdn.amazonlinux.com/al2023/core/releasemd.xml"
+CDN = "/cdn.amazonlinux.com/al2023"
+RELEASES = f"{CDN}/core/releasemd.xml"
+SRPMS = f"{CDN}/core/guids/0123/SRPMS"
 
 ARM64 = "ab" * 32
 
@@ -159,10 +165,33 @@ def publish(root: Path, server: Server) -> None:
     release = places.release_of(root, "amazonlinux")
     server.files[RELEASES] = f'<release version="{release}"/>'.encode()
     server.files[MANIFEST_PATH] = MANIFEST
+    have_sources(server, release, "22.2.2-1.amzn2023.1.16")
     packages = tomllib.loads((root / OURS).read_text())
     pinned = packages["package"]["fuse-sshfs"]["nevra"]
     for path in listings(packages, server):
         server.files[path] = source_rpms(pinned, "fuse-sshfs-3.7.6-1.fc43")
+
+
+REPOMD = b"""\
+<repomd xmlns="http://linux.duke.edu/metadata/repo">
+<data type="filelists"><location href="repodata/f.xml.gz"/></data>
+<data type="primary"><location href="repodata/p.xml.gz"/></data>
+</repomd>"""
+
+
+def have_sources(server: Server, release: str, *versions: str) -> None:
+    """Have the CDN's release hold these versions of cloud-init's source, and one of bash's."""
+    nevras = [("cloud-init", *version.split("-")) for version in versions]
+    packages = "".join(
+        f'<package><name>{name}</name><version epoch="0" ver="{ver}" rel="{rel}"/></package>'
+        for name, ver, rel in [*nevras, ("bash", "5.2.15", "1.amzn2023.0.2")]
+    )
+    primary = f'<metadata xmlns="http://linux.duke.edu/metadata/common">{packages}</metadata>'
+    server.files[f"{CDN}/core/mirrors/{release}/SRPMS/mirror.list"] = (
+        f"{server.url}{SRPMS}/\n".encode()
+    )
+    server.files[f"{SRPMS}/repodata/repomd.xml"] = REPOMD
+    server.files[f"{SRPMS}/repodata/p.xml.gz"] = gzip.compress(primary.encode())
 
 
 def listings(packages: dict[str, Any], server: Server) -> list[str]:
@@ -235,7 +264,7 @@ def test_where_nothing_is_newer_a_check_succeeds_and_a_run_changes_nothing(root:
 def test_a_check_fails_on_a_difference_and_changes_nothing(root: Path) -> None:
     before = contents(root)
 
-    with pytest.raises(HarnessError, match=r"1 of 7 pins.*: docker-credential-pass$") as caught:
+    with pytest.raises(HarnessError, match=r"1 of 8 pins.*: docker-credential-pass$") as caught:
         run(root, check=True)
     assert caught.value.exit_code == 1
     assert contents(root) == before
@@ -315,14 +344,40 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
     server.files[RELEASES] = (
         f'<release version="2023.12.20260930"/><release version="{name}"/>'.encode()
     )
+    have_sources(server, name, "22.2.2-1.amzn2023.1.9", "22.2.2-1.amzn2023.1.17")
     run(root)
 
+    assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.17"' in ours(root)
     assert places.release_of(root, "amazonlinux") == name
     listed_now = tomllib.loads((root / "scripts/releases.toml").read_text())["amazonlinux"]
     assert listed_now == ["2023.12.20260831", "2023.12.20260930", name]
     conf = "mkosi.conf.d/amazonlinux.conf"
     changed = PINS[conf].replace("Release=2023.12.20260930", f"Release={name}")
     assert (root / conf).read_text() == changed
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "said"),
+    [
+        (f"{SRPMS}/repodata/p.xml.gz", b"<html>", "no metadata that can be read"),
+        (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "no metadata that can be read"),
+        (
+            f"{SRPMS}/repodata/p.xml.gz",
+            gzip.compress(b"<metadata/>"),
+            "no source RPM of cloud-init",
+        ),
+    ],
+)
+def test_a_repository_without_the_source_is_named_and_nothing_pinned(
+    root: Path, server: Server, path: str, data: bytes, said: str
+) -> None:
+    server.files[path] = data
+    told = io.StringIO()
+
+    with pytest.raises(HarnessError, match="cloud-init"):
+        updates.update(root, check=False, console=Console(file=told, width=400), settings=QUICK)
+    assert said in told.getvalue()
+    assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.16"' in ours(root)
 
 
 def ours(root: Path) -> str:

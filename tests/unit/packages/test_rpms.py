@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from scripts import options
+from scripts import options, places
 from scripts.arch import X86_64
 from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT, Options
@@ -16,10 +17,12 @@ from scripts.packages.rpms import Plan
 from scripts.places import Place
 from tests.unit.packages.given import opts
 
+RELEASE = places.release_of(ROOT, "amazonlinux")
 
-def place(folder: Path, mirror: str | None = None) -> Place:
+
+def place(folder: Path, mirror: str | None = None, release: str = RELEASE) -> Place:
     target = folder / "work/amazonlinux/x86_64"
-    return Place(target, "amazonlinux", "2023.12.20260930", X86_64, target / "sandbox", mirror)
+    return Place(target, "amazonlinux", release, X86_64, target / "sandbox", mirror)
 
 
 def planned(folder: Path, *argv: str) -> Plan:
@@ -65,7 +68,7 @@ def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_sta
 def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
-    release = "https://cdn.amazonlinux.com/al2023/core/mirrors/2023.12.20260930"
+    release = f"https://cdn.amazonlinux.com/al2023/core/mirrors/{RELEASE}"
     assert f"mirrorlist={release}/x86_64/mirror.list\n" in text
     assert "gpgcheck=1\n" in text
     source = (plan.context / "packages/cloud-init/source/source.repo").read_text()
@@ -75,6 +78,19 @@ def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     for recipe in plan.pins.recipes:
         nevra = plan.context / "packages" / recipe.name / "nevra"
         assert nevra.read_text() == f"{recipe.nevra}\n"
+
+
+def test_another_release_has_another_version_of_amazons_sources(tmp_path: Path) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    exact = 'nevra = "cloud-init-22.2.2-1.amzn2023.1.16"'
+    given = other_pins(tmp_path, re.sub(r'nevra = "cloud-init.*"', exact, own))
+    for release, nevra in (
+        (RELEASE, "cloud-init-22.2.2-1.amzn2023.1.16\n"),
+        ("2023.9.20251208", "cloud-init\n"),
+    ):
+        plan = rpms.plan(given, place(tmp_path, release=release))
+        assert plan
+        assert (plan.context / "packages/cloud-init/nevra").read_text() == nevra
 
 
 def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:
