@@ -252,6 +252,7 @@ def test_amazon_linux_with_packages_of_our_own_is_built_and_boots(
         )
 
     assert {"emulators", "foreign-program", "mounts", "sshfs", "rpm-knows"} <= passed
-    own = [name for name in amazon_manifest(copied)["additions"]["rpms"] if ".finch1." in name]
-    assert {name.rsplit("-", 2)[0] for name in own} == {"cloud-init", "fuse-sshfs"}
+    packages = amazon_manifest(copied)["images"]["base"]["packages"]
+    own = {package["name"] for package in packages if ".finch1" in package["version"]}
+    assert own == {"cloud-init", "cloud-init-cfg-onprem", "fuse-sshfs"}
     assert all(name.endswith(f".{FOREIGN}.rpm") for name in own)
