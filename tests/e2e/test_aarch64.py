@@ -253,6 +253,7 @@ def test_amazon_linux_with_packages_of_our_own_is_built_and_boots(
 
     assert {"emulators", "foreign-program", "mounts", "sshfs", "rpm-knows"} <= passed
     packages = amazon_manifest(copied)["images"]["base"]["packages"]
-    own = {package["name"] for package in packages if ".finch1" in package["version"]}
-    assert own == {"cloud-init", "cloud-init-cfg-onprem", "fuse-sshfs"}
-    assert all(name.endswith(f".{FOREIGN}.rpm") for name in own)
+    own = [package for package in packages if ".finch1" in package["version"]]
+    names = {package["name"] for package in own}
+    assert names == {"cloud-init", "cloud-init-cfg-onprem", "fuse-sshfs"}
+    assert {package["architecture"] for package in own} == {FOREIGN.name}
