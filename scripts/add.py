@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from scripts import build, errors, options, places
-from scripts.locks import only_build
-from scripts.progress import Progress
+from scripts import build, options, places
+from scripts.system import errors
+from scripts.system.locks import only_build
+from scripts.system.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:

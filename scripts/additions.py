@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from scripts.digests import file_digest
+from scripts.system.digests import file_digest
 
 # The stage that holds them; all images but the initrd stand on it.
 STAGE = "base"

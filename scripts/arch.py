@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from scripts.errors import UsageError
+from scripts.system.errors import UsageError
 
 
 @dataclass(frozen=True)

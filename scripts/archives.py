@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import HarnessError
-from scripts.run import Arg, CommandError, running, start
+from scripts.system.errors import HarnessError
+from scripts.system.process import Arg, CommandError, running, start
 
 # The name that `docker load` gives to the image.
 IMAGE_NAME = "localhost/finch/container-with-kernel:latest"

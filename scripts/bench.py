@@ -20,14 +20,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts import build, builder, errors, mkosi, options, places
-from scripts.files import remove
-from scripts.locks import only_build
+from scripts import build, builder, mkosi, options, places
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import Places
-from scripts.progress import Progress
-from scripts.run import Arg, run, running, start, stream
+from scripts.system import errors
+from scripts.system.files import remove
+from scripts.system.locks import only_build
+from scripts.system.process import Arg, run, running, start, stream
+from scripts.system.progress import Progress
 
 IMAGE = "os-image"
 OS_IMAGE_CONF = f"mkosi.images/{IMAGE}/mkosi.conf"

@@ -12,31 +12,21 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import (
-    additions,
-    artifacts,
-    doctor,
-    errors,
-    manifest,
-    mkosi,
-    options,
-    places,
-    releases,
-    stages,
-)
+from scripts import additions, artifacts, doctor, manifest, mkosi, options, places, releases, stages
 from scripts.additions import Additions
 from scripts.builder import Builder
 from scripts.emulation import binfmt, emulators, standins
 from scripts.emulation.emulators import Emulators
-from scripts.errors import HarnessError, UsageError
-from scripts.locks import only_build
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.packages import rpms, thirdparty
 from scripts.places import Places
-from scripts.progress import Progress
 from scripts.records import Record
 from scripts.stages import TOOLS_TREE, Stage, Target
+from scripts.system import errors
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.locks import only_build
+from scripts.system.progress import Progress
 from scripts.tools import Tools
 
 

@@ -16,15 +16,15 @@ from typing import IO
 from scripts import additions, archives, artifacts, failures, records, workspaces
 from scripts.artifacts import Artifact
 from scripts.emulation import standins
-from scripts.errors import UsageError
-from scripts.files import remove
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import RPMS, STANDINS, Place, Places
-from scripts.progress import Progress, Task
 from scripts.records import Record
-from scripts.run import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.stages import TOOLS_TREE, Stage
+from scripts.system.errors import UsageError
+from scripts.system.files import remove
+from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
+from scripts.system.progress import Progress, Task
 from scripts.tools import Tools
 
 # systemd-repart and dpkg print much after the line that says what went wrong.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import errors, workspaces
-from scripts.errors import HarnessError, UsageError
-from scripts.files import remove
-from scripts.locks import only_build
+from scripts import workspaces
 from scripts.options import ROOT
+from scripts.system import errors
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.files import remove
+from scripts.system.locks import only_build
 
 FOLDERS = ("out", ".work")
 

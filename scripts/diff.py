@@ -17,12 +17,12 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from scripts import errors
 from scripts.artifacts import MANIFEST
 from scripts.boot import disk, uki
-from scripts.digests import text_digest
-from scripts.errors import HarnessError, UsageError
 from scripts.options import Parser
+from scripts.system import errors
+from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError, UsageError
 
 # Rows of one aspect that Markdown shows; a comment on GitHub may have 65536 characters.
 ROWS = 60

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, errors, interpreters, run, sources
+from scripts import arch, interpreters, sources
 from scripts.emulation import binfmt as binfmts
-from scripts.errors import MachineError, UsageError
-from scripts.files import nearest
 from scripts.options import ROOT, Options
 from scripts.packages import engine
+from scripts.system import errors, process
+from scripts.system.errors import MachineError, UsageError
+from scripts.system.files import nearest
 
 GIB = 1 << 30
 
@@ -379,8 +380,8 @@ def _namespaces() -> str:
     """Why the kernel refuses what mkosi's sandbox needs: a mount namespace, a user's for a user."""
     kinds = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     try:
-        run.run(["unshare", *kinds, "true"])
-    except run.CommandError as error:
+        process.run(["unshare", *kinds, "true"])
+    except process.CommandError as error:
         return f"namespaces are refused ({error.output.strip()})"
     except FileNotFoundError:
         return ""  # util-linux is lacking, which says nothing about the kernel

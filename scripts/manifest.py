@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.additions import Additions
-from scripts.digests import file_digest
 from scripts.emulation import emulators
 from scripts.mkosi import Mkosi
 from scripts.options import PACKAGES, RPM_DISTRIBUTIONS, Options
 from scripts.packages import recipes, thirdparty
 from scripts.places import Place
 from scripts.records import Record
+from scripts.system.digests import file_digest
 
 # In the checkout.
 MKOSI_PIN = "mkosi/pin.toml"

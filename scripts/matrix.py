@@ -9,11 +9,11 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scripts import errors
 from scripts.artifacts import OUTPUTS
-from scripts.errors import HarnessError
 from scripts.options import ROOT, Parser
-from scripts.run import CommandError, run
+from scripts.system import errors
+from scripts.system.errors import HarnessError
+from scripts.system.process import CommandError, run
 
 RUNNERS = ROOT / "scripts/runners.toml"
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from scripts import sources
-from scripts.digests import file_digest, text_digest, tree_digest
-from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.fetch import BRIEF, DigestError, fetch
-from scripts.run import Arg, CommandError, run
 from scripts.sources import Archive
+from scripts.system.digests import file_digest, text_digest, tree_digest
+from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.fetch import BRIEF, DigestError, fetch
+from scripts.system.process import Arg, CommandError, run
 
 RECORD = "mkosi.json"
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 
-from scripts.errors import HarnessError
-from scripts.fetch import PATIENT, Settings, UnauthorizedError, read
+from scripts.system.errors import HarnessError
+from scripts.system.fetch import PATIENT, Settings, UnauthorizedError, read
 
 # An index comes first: its digest is the same for all architectures.
 MANIFESTS = (

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from scripts import arch as arches
 from scripts.arch import Arch
-from scripts.errors import UsageError
 from scripts.origin import Builder
+from scripts.system.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 

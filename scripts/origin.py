@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.run import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, run
 
 LOCAL = "https://github.com/runfinch/finch-core/finch-os-images/a-persons-machine"
 

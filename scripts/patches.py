@@ -13,15 +13,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts import arch, build, errors, options, places, sources
+from scripts import arch, build, options, places, sources
 from scripts import mkosi as mkosis
 from scripts.arch import Arch
-from scripts.errors import HarnessError, MachineError
-from scripts.fetch import BRIEF, read
 from scripts.mkosi import Mkosi, Pin
 from scripts.options import Options
-from scripts.progress import Progress
-from scripts.run import Arg, CommandError, run
+from scripts.system import errors
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.fetch import BRIEF, read
+from scripts.system.process import Arg, CommandError, run
+from scripts.system.progress import Progress
 
 # mkosi passes over a drop-in whose [Match] fails: between them, these come to each of ours.
 PROFILES = ("staged,rpm,foreign", "rpm,foreign,aarch64")

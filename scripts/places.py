@@ -8,10 +8,10 @@ from pathlib import Path
 
 from scripts import additions, releases, sources, stages
 from scripts.arch import AARCH64, Arch, native
-from scripts.digests import text_digest
 from scripts.options import RPM_DISTRIBUTIONS, Options
-from scripts.run import Arg
 from scripts.stages import TOOLS_TREE
+from scripts.system.digests import text_digest
+from scripts.system.process import Arg
 
 # mkosi takes the value of a setting such as BaseTrees= apart at spaces, and expands variables of
 # the environment only then: a path that may hold spaces has to come in one.

@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, errors, mkosi, options, places, workspaces
+from scripts import build, mkosi, options, places, workspaces
 from scripts.emulation import binfmt
-from scripts.locks import only_build
-from scripts.progress import Progress
+from scripts.system import errors
+from scripts.system.locks import only_build
+from scripts.system.progress import Progress
 
 # What mkosi does without any tools.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}

@@ -14,8 +14,8 @@ from datetime import date
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import MissingError, Settings, read
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import MissingError, Settings, read
 
 CDN = "https://cdn.amazonlinux.com/al2023"
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import MachineError
-from scripts.run import CommandError, run
+from scripts.system.errors import MachineError
+from scripts.system.process import CommandError, run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

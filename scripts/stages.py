@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.digests import describe, describe_tree, text_digest
-from scripts.errors import UsageError
+from scripts.system.digests import describe, describe_tree, text_digest
+from scripts.system.errors import UsageError
 
 # The stage that all others are built with, though none stands on it: what is built natively,
 # whatever the others are built for.

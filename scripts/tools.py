@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.run import Arg
+from scripts.system.process import Arg
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,16 @@ from defusedxml import DefusedXmlException, ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from scripts import errors, oci, places, releases
+from scripts import oci, places, releases
 from scripts.arch import ARCHES, X86_64
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import Settings, read
-from scripts.files import write_text
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import NOARCH, SHA256, Pin
+from scripts.system import errors
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import Settings, read
+from scripts.system.files import write_text
 
 # A tag of GitHub that is a release: v1.2.3, or 1.2.3.
 TAG = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)

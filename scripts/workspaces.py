@@ -7,7 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from scripts.digests import text_digest
+from scripts.system.digests import text_digest
 
 MEMORY = Path("/dev/shm")
 MEMINFO = Path("/proc/meminfo")

@@ -17,11 +17,11 @@ from scripts import manifest as manifests
 from scripts.artifacts import Artifact
 from scripts.boot.disk import ESP_TYPE, SECTOR
 from scripts.description import provenance
-from scripts.digests import file_digest
 from scripts.mkosi import UPSTREAM, Pin
 from scripts.options import ROOT
 from scripts.origin import Builder, Source
 from scripts.stages import Target
+from scripts.system.digests import file_digest
 
 PIN = Pin.read(ROOT / "mkosi/pin.toml")
 

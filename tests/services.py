@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts.progress import Progress
 from scripts.publish import programs
 from scripts.publish.programs import Source
-from scripts.run import Arg, running, start
+from scripts.system.process import Arg, running, start
+from scripts.system.progress import Progress
 
 REGISTRY = Source("usr/bin/docker-registry", ("docker-registry", "libc6"))
 

@@ -9,14 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import artifacts, build, errors, options, places
+from scripts import artifacts, build, options, places
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.description import report
-from scripts.errors import HarnessError
-from scripts.locks import only_build
 from scripts.options import Options
-from scripts.progress import Progress
+from scripts.system import errors
+from scripts.system.errors import HarnessError
+from scripts.system.locks import only_build
+from scripts.system.progress import Progress
 from scripts.tools import Tools
 
 MARKS = {

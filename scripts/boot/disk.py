@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import run
+from scripts.system import process
 from scripts.tools import Tools
 
 SECTOR = 512  # bytes; systemd-repart's default, and what QEMU's virtio-blk presents
@@ -116,17 +116,17 @@ def _ext4(superblock: bytes) -> FileSystem:
 
 def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: Path) -> str:
     """Copy the file path of the ESP to target; returns what mtools complains of, or ""."""
-    copy: list[run.Arg] = ["mcopy", "-n", "-i", f"{image}@@{esp.offset}", f"::/{path}", target]
+    copy: list[process.Arg] = ["mcopy", "-n", "-i", f"{image}@@{esp.offset}", f"::/{path}", target]
     try:
-        run.run(tools.command(copy, read=[image], write=[target.parent]))
-    except run.CommandError as error:
+        process.run(tools.command(copy, read=[image], write=[target.parent]))
+    except process.CommandError as error:
         return error.output.strip()
     return ""
 
 
 def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str | None:
     """The text of the file at path of an ext4 partition, None where it cannot be read."""
-    done = run.run(
+    done = process.run(
         tools.command(
             ["debugfs", "-R", f"cat {path}", f"{image.absolute()}?offset={partition.offset}"],
             read=[image.resolve(), image],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import AARCH64, X86_64, Arch
-from scripts.errors import MachineError
+from scripts.system.errors import MachineError
 from scripts.tools import Tools
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import run
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot.cidata import MAC_ADDRESS, SHARE_TAG
 from scripts.boot.firmware import Firmware
 from scripts.boot.monitor import Event, Monitor, MonitorError
-from scripts.errors import MachineError
+from scripts.system import process
+from scripts.system.errors import MachineError
 from scripts.tools import Tools
 
 MEMORY_MIB = 2048
@@ -121,8 +121,8 @@ def _blockdev(
 
 def create_overlay(tools: Tools, overlay: Path, size: int) -> None:
     """Make an empty qcow2 of size bytes; the command line, not the file, names its backing."""
-    create: list[run.Arg] = ["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(size)]
-    run.run(tools.command(create, write=[overlay.parent]))
+    create: list[process.Arg] = ["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(size)]
+    process.run(tools.command(create, write=[overlay.parent]))
 
 
 def free_port() -> int:
@@ -158,7 +158,7 @@ class Vm:
         ours, theirs = socket.socketpair()
         self.monitor = Monitor(ours)
         with errors.open("wb") as stderr, theirs:
-            self.process = run.start(
+            self.process = process.start(
                 command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=stderr
             )
 
@@ -205,6 +205,6 @@ class Vm:
     def close(self) -> None:
         """End QEMU, if it has not ended by itself."""
         try:
-            run.terminate(self.process, grace=5)
+            process.terminate(self.process, grace=5)
         finally:
             self.monitor.close()

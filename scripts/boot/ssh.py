@@ -6,8 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import run
 from scripts.boot.cidata import USER
+from scripts.system import process
 from scripts.tools import Tools
 
 ADDRESS = "127.0.0.1"
@@ -37,7 +37,7 @@ class Key:
 def make_key(tools: Tools, folder: Path) -> Key:
     """A new key in folder."""
     private = folder / "key"
-    make: list[run.Arg] = [
+    make: list[process.Arg] = [
         "ssh-keygen",
         "-q",
         "-t",
@@ -49,7 +49,7 @@ def make_key(tools: Tools, folder: Path) -> Key:
         "-f",
         private,
     ]
-    run.run(tools.command(make, write=[folder]))
+    process.run(tools.command(make, write=[folder]))
     return Key(private, private.with_suffix(".pub").read_text().strip())
 
 
@@ -66,14 +66,14 @@ def start_script(
     """Run a script as root in the guest; all that it prints, and ssh too, goes to output."""
     ssh = tools.command(command(key.private, port, "sudo -n sh -s"), read=[key.private])
     with script.open("rb") as stdin, output.open("wb") as out:
-        return run.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
+        return process.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
 
 
 def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[bytes]:
     """Fetch the guest's host key into output."""
     scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
     with output.open("wb") as out:
-        return run.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
+        return process.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
 
 
 def parse_keyscan(text: str) -> str:

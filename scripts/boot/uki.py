@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pefile
 
-from scripts.digests import file_digest
+from scripts.system.digests import file_digest
 
 
 class UkiError(Exception):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from debian.deb822 import Deb822
 
-from scripts.errors import HarnessError
-from scripts.run import Arg, CommandError, run
+from scripts.system.errors import HarnessError
+from scripts.system.process import Arg, CommandError, run
 from scripts.tools import Tools
 
 # Where rpm keeps its database: Amazon Linux 2023, and Fedora since 36.

@@ -17,8 +17,8 @@ from rich.filesize import decimal
 
 from scripts.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
 from scripts.description import sbom
-from scripts.files import write_text
 from scripts.options import OS_IMAGE
+from scripts.system.files import write_text
 
 
 def write(out: Path) -> None:

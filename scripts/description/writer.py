@@ -10,12 +10,12 @@ from scripts import origin, stages
 from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
-from scripts.files import write_text
 from scripts.manifest import MKOSI_PIN
 from scripts.mkosi import Pin
 from scripts.options import Options
 from scripts.places import Places
 from scripts.records import Package, Record, outdated
+from scripts.system.files import write_text
 from scripts.tools import Tools
 
 INITRD = "initrd"

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import errors, options
+from scripts import options
 from scripts.arch import ARCHES, Arch, native
 from scripts.emulation import elf, emulators
 from scripts.emulation.emulators import TABLE, Emulators, Table, Target
-from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.files import nearest
-from scripts.run import CommandError, run
+from scripts.system import errors
+from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.files import nearest
+from scripts.system.process import CommandError, run
 
 MOUNT = Path("/proc/sys/fs/binfmt_misc")
 

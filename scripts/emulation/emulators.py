@@ -17,11 +17,11 @@ from pathlib import Path
 
 from scripts import mkosi, sources
 from scripts.arch import Arch
-from scripts.digests import file_digest, text_digest
-from scripts.errors import HarnessError, UsageError
-from scripts.files import write_text
-from scripts.run import CommandError, run
 from scripts.sources import Archive
+from scripts.system.digests import file_digest, text_digest
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.files import write_text
+from scripts.system.process import CommandError, run
 
 TABLE = Path("binfmt/targets.toml")
 RECORD = "emulators.json"

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 from scripts.arch import Arch, native
-from scripts.digests import text_digest
 from scripts.emulation import elf
+from scripts.system.digests import text_digest
 
 # Where they are in an image while it is built; mkosi.profiles/foreign.sh removes all of it.
 FOLDER = "usr/lib/finch-natively"

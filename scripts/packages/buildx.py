@@ -17,8 +17,8 @@ from scripts import releases
 from scripts.options import NO_PROXY, Options, with_scheme
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import Pins
-from scripts.progress import Progress, Task
-from scripts.run import CommandError, Log, stream
+from scripts.system.process import CommandError, Log, stream
+from scripts.system.progress import Progress, Task
 
 # Lines of a step that failed that are worth showing.
 TAIL_LINES = 40

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import MachineError
-from scripts.run import CommandError, run
+from scripts.system.errors import MachineError
+from scripts.system.process import CommandError, run
 
 # An engine that is up answers in well under a second.
 SECONDS = 20

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import UsageError
 from scripts.options import BASE_IMAGE, Options
+from scripts.system.errors import UsageError
 
 # The folder of the Dockerfile, in the checkout.
 FOLDER = "al2023-package-build"

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from scripts import artifacts, places, releases, stages
 from scripts.additions import Additions
-from scripts.digests import describe_tree
-from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
 from scripts.packages import buildx, engine, recipes
 from scripts.packages.buildx import TAIL_LINES, Cache, Failure
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import AMAZON, AMAZON_KEY, FOLDER, Pins, Recipe, Source
 from scripts.places import Place
-from scripts.progress import Progress
 from scripts.records import Package, Record
 from scripts.stages import Stage
+from scripts.system.digests import describe_tree
+from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.progress import Progress
 
 
 @dataclass(frozen=True)

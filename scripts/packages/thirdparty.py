@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from scripts.additions import Additions
 from scripts.arch import ARCHES, NAMES, Arch
-from scripts.digests import file_digest
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import PATIENT, DigestError, Settings, fetch
 from scripts.options import RPM_DISTRIBUTIONS, Options
-from scripts.progress import Progress
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import PATIENT, DigestError, Settings, fetch
+from scripts.system.progress import Progress
 
 # In the checkout.
 PINS = "third-party/pins.toml"

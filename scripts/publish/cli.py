@@ -18,17 +18,17 @@ from typing import Any
 from rich.filesize import decimal
 
 from scripts import arch as arches
-from scripts import errors
 from scripts.artifacts import CHECKSUMS, MANIFEST
-from scripts.errors import HarnessError, UsageError
-from scripts.locks import only_build
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
-from scripts.progress import Progress, Task
 from scripts.publish import programs, push, release, signing
 from scripts.publish.push import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.s3 import Bucket
 from scripts.publish.signing import Signer
+from scripts.system import errors
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.locks import only_build
+from scripts.system.progress import Progress, Task
 
 # Half a year, as finch-core's releases have: who has not been updated by then is told so.
 DAYS = 183

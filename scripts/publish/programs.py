@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import sources
-from scripts.digests import text_digest
-from scripts.errors import MachineError
-from scripts.progress import Progress
-from scripts.run import Arg, CommandError, run
+from scripts.system.digests import text_digest
+from scripts.system.errors import MachineError
+from scripts.system.process import Arg, CommandError, run
+from scripts.system.progress import Progress
 
 SUITE = "trixie"
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import boto3
 
-from scripts.errors import HarnessError, UsageError
 from scripts.publish import s3
 from scripts.publish.release import CONTAINER, Image
-from scripts.run import Arg, CommandError, run
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.process import Arg, CommandError, run
 
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")

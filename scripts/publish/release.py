@@ -18,13 +18,13 @@ from scripts import manifest as manifests
 from scripts import places, stages
 from scripts.arch import Arch
 from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
-from scripts.digests import file_digest
-from scripts.errors import HarnessError, UsageError
 from scripts.mkosi import Pin
 from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty
 from scripts.records import Record, outdated
 from scripts.stages import Target
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, UsageError
 
 # What the distribution is called in the names of files.
 PRODUCTS = {"amazonlinux": "al2023"}

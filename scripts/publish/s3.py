@@ -17,11 +17,11 @@ import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 
-from scripts.digests import text_digest
-from scripts.errors import HarnessError, UsageError
-from scripts.files import write_text
-from scripts.progress import Task
 from scripts.publish.release import Upload
+from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.files import write_text
+from scripts.system.progress import Task
 
 # A file larger than this goes up in parts of this size, in bytes. S3 takes parts of 5 MiB and more,
 # and 10000 of them.

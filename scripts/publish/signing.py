@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import HarnessError, UsageError
-from scripts.run import Arg, CommandError, run
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.process import Arg, CommandError, run
 
 # Where GitHub Actions hands out tokens, in a job with the permission id-token: write; and a token
 # that was got elsewhere.

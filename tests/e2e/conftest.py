@@ -11,7 +11,7 @@ import pytest
 from scripts import arch, build, options, places
 from scripts.boot import Subject
 from scripts.options import Options
-from scripts.progress import Progress
+from scripts.system.progress import Progress
 from scripts.tools import Tools
 from tests.lab import world
 from tests.lab.repository import World

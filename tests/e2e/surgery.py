@@ -10,10 +10,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import run
 from scripts.arch import Arch
 from scripts.boot import disk
 from scripts.boot.disk import ESP_TYPE, Partition
+from scripts.system import process
 from scripts.tools import Tools
 
 BLOCK = 1 << 20
@@ -81,8 +81,8 @@ class Patient:
         assert partition
         return partition
 
-    def _run(self, *argv: run.Arg) -> str:
-        done = run.run(self.tools.command(argv, write=[self.image.parent]))
+    def _run(self, *argv: process.Arg) -> str:
+        done = process.run(self.tools.command(argv, write=[self.image.parent]))
         assert "File not found" not in done.stderr, done.stderr
         return done.stdout
 

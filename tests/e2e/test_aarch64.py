@@ -22,10 +22,10 @@ from scripts import build, options, places
 from scripts.arch import ARCHES, native
 from scripts.boot import Subject, disk
 from scripts.boot import uki as ukis
-from scripts.digests import describe_tree
 from scripts.emulation import standins
 from scripts.options import Options
-from scripts.progress import Progress
+from scripts.system.digests import describe_tree
+from scripts.system.progress import Progress
 from scripts.tools import Tools
 from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy
 from tests.lab import world

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts.boot import Result, Subject, boot_test
-from scripts.progress import Progress
+from scripts.system.progress import Progress
 from scripts.tools import Tools
 from tests.e2e.surgery import Patient, copy
 

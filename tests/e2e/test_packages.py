@@ -21,8 +21,8 @@ import pytest
 import tomlkit
 
 from scripts import arch
-from scripts.digests import describe_tree
 from scripts.packages import engine as engines
+from scripts.system.digests import describe_tree
 from tests.e2e.checkout import Arg, amazonlinux, environ
 from tests.lab import engine
 from tests.lab.repository import World

@@ -17,9 +17,9 @@ from filelock import FileLock
 
 from scripts import arch
 from scripts.options import ROOT
-from scripts.progress import Progress
 from scripts.publish import programs
-from scripts.run import run
+from scripts.system.process import run
+from scripts.system.progress import Progress
 from tests import services, wsl
 from tests.e2e.checkout import DEBIAN, TOOLS, Build, Copy, copy, copy_tree, environ
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from scripts.fetch import Settings
+from scripts.system.fetch import Settings
 
 BODY = bytes(range(256)) * 2000
 TRUNCATED = 131_072  # bytes

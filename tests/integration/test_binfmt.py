@@ -40,7 +40,8 @@ WITHOUT = (
 PRELUDE = f"""
 import os, subprocess, sys
 from pathlib import Path
-from scripts import arch, errors
+from scripts import arch
+from scripts.system import errors
 from scripts.emulation import binfmt
 root, work, program = Path(sys.argv[1]), Path(sys.argv[1]) / ".work", sys.argv[2]
 FOREIGN = arch.parse("{FOREIGN}")

@@ -21,8 +21,8 @@ import pytest
 from docker.context import ContextAPI
 
 from scripts import doctor
-from scripts.errors import MachineError
 from scripts.packages import engine
+from scripts.system.errors import MachineError
 
 NOBODY = 65534
 
@@ -193,7 +193,7 @@ def test_who_lacks_buildx_alone_is_told_no_more() -> None:
 PROGRAM = """\
 import os, sys
 import docker.context, requests, urllib3
-from scripts import errors
+from scripts.system import errors
 from scripts.packages import engine
 if len(sys.argv) > 1:
     os.setgroups([])

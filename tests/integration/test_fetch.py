@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.errors import HarnessError
-from scripts.fetch import DigestError, fetch, read
+from scripts.system.errors import HarnessError
+from scripts.system.fetch import DigestError, fetch, read
 from tests.integration.answers import (
     BODY,
     QUICK,

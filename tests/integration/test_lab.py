@@ -19,10 +19,10 @@ import pytest
 import requests
 
 from scripts import arch, options, releases, updates
-from scripts.digests import file_digest
-from scripts.errors import MachineError
 from scripts.packages import thirdparty
-from scripts.progress import Progress
+from scripts.system.digests import file_digest
+from scripts.system.errors import MachineError
+from scripts.system.progress import Progress
 from tests.lab import debs, keys, repository, tampering, world
 from tests.lab.fixups import Programs
 from tests.lab.repository import World

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from scripts import arch, mkosi, options, patches
-from scripts.errors import HarnessError
 from scripts.mkosi import Pin
+from scripts.system.errors import HarnessError
 
 
 @pytest.fixture

@@ -21,13 +21,14 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, locks, manifest
-from scripts.errors import HarnessError, UsageError
+from scripts import archives, artifacts, manifest
 from scripts.options import ROOT
-from scripts.progress import Progress
 from scripts.publish import cli, programs, push, release, s3, signing
 from scripts.publish.s3 import Bucket
-from scripts.run import run
+from scripts.system import locks
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.process import run
+from scripts.system.progress import Progress
 from tests import builds, services
 
 WORK = ROOT / ".work"

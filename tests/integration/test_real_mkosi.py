@@ -15,7 +15,7 @@ import pytest
 
 from scripts import arch, mkosi, options, places, releases, stages
 from scripts.additions import NONE, Additions
-from scripts.errors import HarnessError
+from scripts.system.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
 DISTRIBUTIONS = list(options.DISTRIBUTIONS)

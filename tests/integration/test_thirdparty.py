@@ -13,11 +13,11 @@ import pytest
 from scripts import options
 from scripts.additions import Additions
 from scripts.arch import X86_64
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import DigestError
 from scripts.options import ROOT, Options
 from scripts.packages import thirdparty
-from scripts.progress import Progress
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import DigestError
+from scripts.system.progress import Progress
 from tests.integration.answers import (
     BODY,
     QUICK,

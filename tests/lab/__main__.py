@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from scripts import arch as arches
-from scripts import errors
-from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT
-from scripts.progress import Progress
+from scripts.system import errors
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.progress import Progress
 from tests.lab import switches, world
 from tests.lab.repository import World
 from tests.lab.server import LabServer

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from scripts import sources
 from scripts.arch import Arch
-from scripts.digests import file_digest
-from scripts.errors import HarnessError, MachineError
-from scripts.run import Arg, CommandError, run
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import Arg, CommandError, run
 
 RELEASE = "trixie"
 

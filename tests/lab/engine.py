@@ -20,8 +20,8 @@ from pathlib import Path
 import requests
 
 from scripts import sources
-from scripts.errors import HarnessError, MachineError
-from scripts.run import CommandError, run, running, start
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import CommandError, run, running, start
 
 # bookworm's engine is too old to export BuildKit's cache.
 RELEASE = "trixie"

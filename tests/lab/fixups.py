@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from scripts.arch import native
-from scripts.digests import text_digest
-from scripts.errors import HarnessError
-from scripts.run import Arg, CommandError, run
+from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError
+from scripts.system.process import Arg, CommandError, run
 from tests.lab.debs import Deb
 from tests.lab.stage import Tree
 

@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from scripts.digests import file_digest, text_digest
 from scripts.emulation import binfmt
-from scripts.errors import HarnessError, MachineError
 from scripts.options import ROOT
-from scripts.run import CommandError, run
+from scripts.system.digests import file_digest, text_digest
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import CommandError, run
 from tests.lab import repository
 from tests.lab.engine import Registry
 from tests.lab.repository import World

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.run import Arg, run
+from scripts.system.process import Arg, run
 
 # What RPM 4.16 and newer verify: no elliptic curves, for old ones do not know them.
 PARAMETERS = """\

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.digests import file_digest, text_digest
-from scripts.run import run
+from scripts.system.digests import file_digest, text_digest
+from scripts.system.process import run
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from scripts.digests import file_digest, text_digest
-from scripts.errors import HarnessError
-from scripts.run import Arg, CommandError, run
+from scripts.system.digests import file_digest, text_digest
+from scripts.system.errors import HarnessError
+from scripts.system.process import Arg, CommandError, run
 from tests.lab import fixups, spec, stage
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key

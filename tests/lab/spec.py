@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.errors import HarnessError
-from scripts.run import CommandError, run
+from scripts.system.errors import HarnessError
+from scripts.system.process import CommandError, run
 from tests.lab.stage import SOURCE_DATE_EPOCH
 from tests.lab.tables import Recipe, Split
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import HarnessError
-from scripts.run import CommandError, run, running, start
+from scripts.system.errors import HarnessError
+from scripts.system.process import CommandError, run, running, start
 from tests.lab.debs import Deb
 from tests.lab.tables import Recipe, glob
 

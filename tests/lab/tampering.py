@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from scripts.errors import UsageError
-from scripts.run import run
+from scripts.system.errors import UsageError
+from scripts.system.process import run
 from tests.lab import keys, repository
 from tests.lab.repository import World
 

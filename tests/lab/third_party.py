@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import tomlkit
 
-from scripts.digests import file_digest
 from scripts.options import ROOT
 from scripts.packages import thirdparty
-from scripts.run import run
+from scripts.system.digests import file_digest
+from scripts.system.process import run
 from tests.lab.debs import Deb
 from tests.lab.repository import World
 

@@ -17,9 +17,9 @@ from filelock import FileLock
 
 from scripts import releases
 from scripts.arch import Arch, native
-from scripts.digests import file_digest, text_digest, tree_digest
-from scripts.errors import MachineError
-from scripts.run import run
+from scripts.system.digests import file_digest, text_digest, tree_digest
+from scripts.system.errors import MachineError
+from scripts.system.process import run
 from tests.lab import debs, fixups, keys, repository, source, spec, stage, third_party
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from scripts import archives
-from scripts.digests import file_digest
-from scripts.errors import HarnessError
-from scripts.run import CommandError
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError
+from scripts.system.process import CommandError
 
 GZIP = ["gzip", "--no-name", "--fast"]
 

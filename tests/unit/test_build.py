@@ -10,10 +10,10 @@ import pytest
 from scripts import additions, arch, artifacts, build, options, places, releases
 from scripts.description import writer
 from scripts.emulation.emulators import TABLE, Emulators, Table
-from scripts.errors import HarnessError, UsageError
 from scripts.mkosi import Mkosi
 from scripts.options import Options
-from scripts.progress import Progress
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.progress import Progress
 from tests.unit.server import Server
 
 

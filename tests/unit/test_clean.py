@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import clean
-from scripts.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError, UsageError
 
 
 def test_builds_and_what_is_kept_for_them_go_and_the_rest_stays(tmp_path: Path) -> None:

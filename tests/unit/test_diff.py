@@ -11,7 +11,7 @@ import pytest
 
 from scripts import diff
 from scripts.diff import Change, Kind
-from scripts.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError, UsageError
 from tests import builds
 
 PACKAGES = {"base": {"bash": "5.2-1", "zlib1g": "1:1.3"}, "initrd": {"kmod": "34"}}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from scripts import digests
+from scripts.system import digests
 
 
 def test_a_files_digest_is_that_of_its_contents(tmp_path: Path) -> None:

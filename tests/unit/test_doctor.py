@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scripts import doctor, options
 from scripts.doctor import GIB, Machine
-from scripts.errors import MachineError, UsageError
+from scripts.system.errors import MachineError, UsageError
 
 ROOT = Machine(
     user="root",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.errors import HarnessError, MachineError, UsageError, describe
+from scripts.system.errors import HarnessError, MachineError, UsageError, describe
 
 PROGRAM = """\
-from scripts import errors
+from scripts.system import errors
 def entry(argv):
     {body}
 errors.main(entry)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts import failures
-from scripts.run import CommandError
+from scripts.system.process import CommandError
 
 WORK = Path("/checkout/.work")
 LOG = Path("/checkout/out/build.log")

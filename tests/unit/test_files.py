@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.files import remove, write_text
+from scripts.system.files import remove, write_text
 
 
 def test_equal_text_is_not_written_again(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.errors import HarnessError
-from scripts.locks import only_build
+from scripts.system.errors import HarnessError
+from scripts.system.locks import only_build
 
 HOLDER = """\
 import sys, time
 from pathlib import Path
-from scripts.locks import only_build
+from scripts.system.locks import only_build
 with only_build(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts import additions, arch, manifest, options
-from scripts.digests import file_digest
 from scripts.mkosi import Mkosi
 from scripts.options import Options
 from scripts.places import Place
 from scripts.records import Record
+from scripts.system.digests import file_digest
 
 
 def parse(*argv: str) -> Options:

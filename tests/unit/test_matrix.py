@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scripts import matrix
-from scripts.errors import HarnessError
+from scripts.system.errors import HarnessError
 
 
 def session(name: str, **call: str) -> dict[str, Any]:

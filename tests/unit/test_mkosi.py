@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from scripts import mkosi, sources
-from scripts.errors import HarnessError, MachineError, UsageError
 from scripts.mkosi import Mkosi
+from scripts.system.errors import HarnessError, MachineError, UsageError
 from tests.unit.server import Server
 
 CONFIG = "".join(f"line {number}\n" for number in range(1, 41))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import arch, options
-from scripts.errors import UsageError
+from scripts.system.errors import UsageError
 
 
 def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scripts.progress import Progress
+from scripts.system.progress import Progress
 
 
 def test_without_a_terminal_each_step_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from scripts import places, releases
 from scripts.arch import AARCH64, X86_64
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import Settings
 from scripts.options import ROOT
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import Settings
 from tests.unit.server import Server
 
 RELEASE = "2023.12.20260930"

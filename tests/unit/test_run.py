@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts import run
-from scripts.run import CommandError
+from scripts.system import process as run
+from scripts.system.process import CommandError
 
 # Says what its child's process is, which sleeps, and waits for it.
 PARENT = """\
 import sys
-from scripts import errors, run
+from scripts.system import errors
+from scripts.system import process as run
 class Log:
     def write(self, data): sys.stdout.buffer.write(data)
     def flush(self): sys.stdout.buffer.flush()

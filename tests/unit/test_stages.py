@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scripts import arch, stages
-from scripts.errors import UsageError
 from scripts.stages import Target
+from scripts.system.errors import UsageError
 
 TARGET = Target("debian", arch.parse("x86_64"), {"release": "trixie"})
 

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from scripts import oci, places, updates
 from scripts.arch import AARCH64, X86_64
-from scripts.errors import HarnessError, UsageError
-from scripts.fetch import Settings
 from scripts.mkosi import Pin as MkosiPin
 from scripts.packages import thirdparty
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.fetch import Settings
 from tests.unit.server import Server
 
 QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)

@@ -17,8 +17,8 @@ import pytest
 from scripts.arch import native
 from scripts.boot import Result, Subject, boot_test, watch
 from scripts.boot import test as under_test
-from scripts.errors import HarnessError, MachineError, UsageError
-from scripts.progress import Progress
+from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools, make_tools
 from tests.unit.boot.test_disk import superblock, write_native_disk
 from tests.unit.boot.test_uki import write_uki
@@ -169,9 +169,10 @@ def test_a_signal_leaves_no_qemu_and_no_files(
     tools = make_tools(tmp_path / "tree", subject.uki, tcg=["silent"])
     program = f"""
 from pathlib import Path
-from scripts import arch, errors
+from scripts import arch
+from scripts.system import errors
 from scripts.boot import Subject, boot_test
-from scripts.progress import Progress
+from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools
 subject = Subject("debian", arch.native(), Path({str(subject.disk)!r}), Path({str(subject.uki)!r}))
 tools = FakeTools(Path({str(tools.tree)!r}), Path("/nowhere"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scripts.description import inventory
-from scripts.errors import HarnessError
-from scripts.run import Arg
+from scripts.system.errors import HarnessError
+from scripts.system.process import Arg
 from scripts.tools import Tools
 
 NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))

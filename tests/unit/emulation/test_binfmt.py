@@ -10,7 +10,7 @@ from scripts.arch import AARCH64, X86_64
 from scripts.emulation import binfmt
 from scripts.emulation.binfmt import Entry
 from scripts.emulation.emulators import TABLE, Table, Target
-from scripts.errors import UsageError
+from scripts.system.errors import UsageError
 
 DEBIAN = """\
 enabled

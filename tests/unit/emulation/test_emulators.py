@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import AARCH64, X86_64, Arch
-from scripts.digests import text_digest
 from scripts.emulation import emulators
 from scripts.emulation.emulators import RECORD, TABLE, Emulators, Table
-from scripts.errors import HarnessError, UsageError
+from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError, UsageError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from scripts import sources
 from scripts.arch import X86_64
-from scripts.errors import HarnessError
+from scripts.system.errors import HarnessError
 from tests.lab import debs
 
 CONTENT = "a package"

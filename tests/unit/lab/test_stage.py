@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from scripts.digests import file_digest
-from scripts.errors import HarnessError
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError
 from tests.lab import stage
 from tests.lab.debs import Deb
 from tests.lab.stage import SOURCE_DATE_EPOCH

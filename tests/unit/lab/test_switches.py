@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import X86_64
-from scripts.errors import UsageError
+from scripts.system.errors import UsageError
 from tests.lab import __main__ as lab
 from tests.lab import switches, tampering
 from tests.lab.keys import Key

@@ -10,8 +10,8 @@ import pytest
 from scripts.packages import buildx, recipes, rpms
 from scripts.packages.buildx import Cache, Failure, Steps
 from scripts.packages.engine import Engine
-from scripts.progress import Progress
-from scripts.run import CommandError
+from scripts.system.process import CommandError
+from scripts.system.progress import Progress
 from tests.unit.packages.given import opts
 
 ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)

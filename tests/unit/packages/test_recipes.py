@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from scripts import options
-from scripts.errors import UsageError
 from scripts.options import ROOT
 from scripts.packages import recipes
+from scripts.system.errors import UsageError
 
 
 def test_the_projects_own_pins_are_those_that_finch_needs() -> None:

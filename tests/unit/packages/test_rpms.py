@@ -10,11 +10,11 @@ import pytest
 
 from scripts import options, places
 from scripts.arch import X86_64
-from scripts.errors import HarnessError, UsageError
 from scripts.options import ROOT, Options
 from scripts.packages import recipes, rpms
 from scripts.packages.rpms import Plan
 from scripts.places import Place
+from scripts.system.errors import HarnessError, UsageError
 from tests.unit.packages.given import opts
 
 RELEASE = places.release_of(ROOT, "amazonlinux")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from scripts import sources
-from scripts.errors import MachineError
-from scripts.progress import Progress
 from scripts.publish import programs
 from scripts.publish.programs import Source
+from scripts.system.errors import MachineError
+from scripts.system.progress import Progress
 
 SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scripts.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError, UsageError
 
 
 @contextmanager

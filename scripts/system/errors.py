@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.run import Terminated, die_with_parent
+from scripts.system.process import Terminated, die_with_parent
 
 
 class HarnessError(Exception):

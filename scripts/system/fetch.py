@@ -16,9 +16,9 @@ from typing import IO
 
 import requests
 
-from scripts.digests import file_digest
-from scripts.errors import HarnessError
-from scripts.progress import Task
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError
+from scripts.system.progress import Task
 
 CHUNK_BYTES = 1 << 16
 

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from scripts.errors import HarnessError
-from scripts.run import CommandError, run
+from scripts.system.errors import HarnessError
+from scripts.system.process import CommandError, run
 
 
 def nearest(path: Path) -> Path:

@@ -1,0 +1,1 @@
+"""What any program needs: errors, processes, files, digests, locks, progress and downloads."""
