@@ -17,7 +17,9 @@ import nox
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, os.fspath(ROOT))
 
-from scripts import arch, options, sessions  # noqa: E402 - Nox does not put the checkout there
+# Nox does not put the checkout on the path.
+from scripts import arch, options  # noqa: E402
+from scripts.bootstrap import environments  # noqa: E402
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -38,64 +40,64 @@ GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting with ruff; `ruff format` mends the latter."""
-    sessions.install(session, "lint")
-    sessions.check(session, "ruff", "check", *session.posargs)
-    sessions.check(session, "ruff", "format", "--check")
+    environments.install(session, "lint")
+    environments.check(session, "ruff", "check", *session.posargs)
+    environments.check(session, "ruff", "format", "--check")
 
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict."""
-    sessions.install(session, "typecheck")
-    sessions.check(session, "mypy", *session.posargs)
+    environments.install(session, "typecheck")
+    environments.check(session, "mypy", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the unit and integration tests (minutes); takes pytest's arguments."""
-    sessions.install(session, "test")
-    sessions.check(session, "pytest", *session.posargs)
+    environments.install(session, "test")
+    environments.check(session, "pytest", *session.posargs)
 
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Run the end-to-end tests, real builds and boots (an hour); `-- --full` runs all of them."""
-    sessions.install(session, "test")
+    environments.install(session, "test")
     chosen = any(arg.startswith("tests") for arg in session.posargs)
-    sessions.check(session, "pytest", *([] if chosen else ["tests/e2e"]), *session.posargs)
+    environments.check(session, "pytest", *([] if chosen else ["tests/e2e"]), *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def quickstart(session: nox.Session) -> None:
     """Build the Debian variant for this machine's architecture and boot it: no AWS, no Docker."""
-    sessions.install(session, "boot")
+    environments.install(session, "boot")
     target = ("--distribution", "debian", "--arch", "native", *session.posargs)
-    sessions.harness(session, "build", *target)
-    sessions.harness(session, "boot.cli", *target)
+    environments.harness(session, "build", *target)
+    environments.harness(session, "boot.cli", *target)
 
 
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @ARCHES
 def build(session: nox.Session, arch: str) -> None:
     """Build all images of one architecture, finished artifacts in out/<distribution>/<arch>/."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "build", "--arch", arch, *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "build", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @IMAGES
 def image(session: nox.Session, arch: str, image: str) -> None:
     """Build one image and what it stands on."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "build", "--arch", arch, "--image", image, *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "build", "--arch", arch, "--image", image, *session.posargs)
 
 
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @ARCHES
 def packages(session: nox.Session, arch: str) -> None:
     """Build packages of our own in Docker, and fetch those of others."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "add", "--arch", arch, *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "add", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, name="boot-test")
@@ -103,86 +105,86 @@ def packages(session: nox.Session, arch: str) -> None:
 def boot_test(session: nox.Session, arch: str) -> None:
     """Boot the built os-image of one architecture under QEMU and check it from inside."""
     if not options.built(arch, session.posargs):
-        sessions.skip(session, f"no os-image of {arch} has been built")
-    sessions.install(session, "boot")
-    sessions.harness(session, "boot.cli", "--arch", arch, *session.posargs)
+        environments.skip(session, f"no os-image of {arch} has been built")
+    environments.install(session, "boot")
+    environments.harness(session, "boot.cli", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def mkosi(session: nox.Session) -> None:
     """Run the pinned and patched mkosi here: `-- --image-id os-image summary`."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "plain", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "plain", *session.posargs)
 
 
 @nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
 def patch_check(session: nox.Session) -> None:
     """See that our patches apply to the pinned and the newest mkosi, which reads our files."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "patches", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "patches", *session.posargs)
 
 
 @nox.session(default=False)
 def binfmt(session: nox.Session) -> None:
     """Let this machine run the other architecture's programs: `-- setup`, or `-- teardown`."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "emulation.binfmt", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "emulation.binfmt", *session.posargs)
 
 
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
     """Say what this machine lacks for which session, and the command that mends it."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "doctor", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "doctor", *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def bench(session: nox.Session) -> None:
     """Measure builds against plain mkosi of the same version, as ratios (an hour)."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "bench", "--distribution", "debian", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "bench", "--distribution", "debian", *session.posargs)
 
 
 @nox.session(default=False)
 def lab(session: nox.Session) -> None:
     """Make Amazon's side of the wire out of Debian packages and serve it on loopback."""
-    sessions.install(session, "harness")
-    sessions.lab(session, *session.posargs)
+    environments.install(session, "harness")
+    environments.lab(session, *session.posargs)
 
 
 @nox.session(default=False, name="update-pins")
 def update_pins(session: nox.Session) -> None:
     """Renew all that is pinned, with a table of old and new; `-- --check` only compares."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "updates", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "updates", *session.posargs)
 
 
 @nox.session(default=False)
 def diff(session: nox.Session) -> None:
     """Show what differs between two builds: `-- A B`, folders in out/ or their manifest.json."""
-    sessions.install(session, "boot")
-    sessions.harness(session, "diff", *session.posargs)
+    environments.install(session, "boot")
+    environments.harness(session, "diff", *session.posargs)
 
 
 @nox.session(default=False, name="ci-matrix")
 def ci_matrix(session: nox.Session) -> None:
     """Print the jobs of CI as JSON: architecture, image, session and runner of each."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "matrix", sys.executable, *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "matrix", sys.executable, *session.posargs)
 
 
 @nox.session(default=False)
 def publish(session: nox.Session) -> None:
     """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
-    sessions.install(session, "publish")
-    sessions.harness(session, "publish.cli", *session.posargs)
+    environments.install(session, "publish")
+    environments.harness(session, "publish.cli", *session.posargs)
 
 
 @nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove what was built and what is kept to build faster."""
-    sessions.install(session, "harness")
-    sessions.harness(session, "clean", *session.posargs)
+    environments.install(session, "harness")
+    environments.harness(session, "clean", *session.posargs)
 
 
 @nox.session(default=False)
@@ -200,7 +202,7 @@ def lock(session: nox.Session) -> None:
 if "--json" in sys.argv:
     nox.options.sessions = list(nox.registry.get())
 
-sessions.setup(
+environments.setup(
     hint=f"`./nox --list` shows every session; architectures are {', '.join(arch.NAMES)}, "
     f"images {', '.join(options.IMAGES['x86_64'])}"
 )

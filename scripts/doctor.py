@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, interpreters, sources
+from scripts import arch, sources
+from scripts.bootstrap import interpreters
 from scripts.emulation import binfmt as binfmts
 from scripts.options import ROOT, Options
 from scripts.packages import engine

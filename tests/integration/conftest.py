@@ -87,13 +87,12 @@ def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
 
     def copy(folder: Path) -> Checkout:
         root = folder / "finch ä images"
-        (root / "scripts" / "boot").mkdir(parents=True)
+        root.mkdir()
         for name in ("nox", "noxfile.py", "pyproject.toml"):
             shutil.copy(checkout / name, root)
         shutil.copytree(checkout / "requirements", root / "requirements")
-        for path in (checkout / "scripts").glob("*.py"):
-            shutil.copy(path, root / "scripts")
-        (root / "scripts" / "boot" / "__init__.py").touch()
+        unwanted = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(checkout / "scripts", root / "scripts", ignore=unwanted)
         for name in ("build.py", "boot/cli.py"):
             (root / "scripts" / name).write_text(STUB)
         return Checkout(root)

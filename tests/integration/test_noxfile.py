@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import interpreters
+from scripts.bootstrap import interpreters
 from tests.integration.conftest import Checkout
 
 BUILD = "build-3.12(arch='x86_64')"

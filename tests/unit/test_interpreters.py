@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import interpreters
+from scripts.bootstrap import interpreters
 
 
 def put(path: Path, *, version: str = "3.12", status: int = 0) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.sessions import Outcome, uv_settings
+from scripts.bootstrap.environments import Outcome, uv_settings
 
 
 def test_pip_s_index_proxy_and_certificates_are_passed_on_to_uv() -> None:

@@ -22,9 +22,9 @@ import nox
 from nox.command import CommandFailed
 from nox.virtualenv import ALL_VENVS, InterpreterNotFound, VirtualEnv
 
-from scripts import interpreters
+from scripts.bootstrap import interpreters
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # How long the harness may take to end QEMU, mkosi and their mounts after Ctrl-C, in seconds; each
 # of its children gets GRACE_SECONDS of scripts.run.
