@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import additions, artifacts, doctor, manifest, mkosi, options, places, releases, stages
+from scripts import additions, artifacts, doctor, manifest, mkosi, options, places, stages
 from scripts.additions import Additions
 from scripts.builder import Builder
+from scripts.distributions import amazonlinux
 from scripts.emulation import binfmt, emulators, standins
 from scripts.emulation.emulators import Emulators
 from scripts.mkosi import Mkosi
@@ -60,14 +61,14 @@ def with_dated_release(opts: Options, progress: Progress) -> Options:
 
     Else it could not be told whether a finished stage is up to date.
     """
-    if opts.distribution not in options.RPM_DISTRIBUTIONS or opts.release != releases.LATEST:
+    if opts.distribution not in options.RPM_DISTRIBUTIONS or opts.release != amazonlinux.LATEST:
         return opts
     if opts.offline:
         raise UsageError(
             "which release is the latest cannot be asked with --offline",
             hint="-- --release names one",
         )
-    release = releases.newest(opts.mirror)
+    release = amazonlinux.newest(opts.mirror)
     progress.say(f"the latest release is {release}")
     return replace(opts, release=release)
 
@@ -102,7 +103,7 @@ def _require(session: str, opts: Options, at: Places) -> None:
     """See that this machine and the mirror are fit for session, before anything long begins."""
     doctor.require(session, opts)
     if opts.distribution in options.RPM_DISTRIBUTIONS and not opts.offline:
-        releases.check(at.images.release, at.images.arch, opts.mirror)
+        amazonlinux.check(at.images.release, at.images.arch, opts.mirror)
 
 
 def obtain(opts: Options, progress: Progress) -> Mkosi:

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch, sources
+from scripts import arch
 from scripts.bootstrap import interpreters
+from scripts.distributions import debian
 from scripts.emulation import binfmt as binfmts
 from scripts.options import ROOT, Options
 from scripts.packages import engine
@@ -279,7 +280,7 @@ def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine
         namespaces=_namespaces(),
         free_bytes=_free_bytes(work),
         is_first=not any(work.glob("*/*/stages/*")),
-        has_keyring=sources.KEYRING.exists(),
+        has_keyring=debian.KEYRING.exists(),
     )
     if not thoroughly:
         return quick

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from scripts import sources
-from scripts.sources import Archive
+from scripts.distributions import debian
+from scripts.distributions.debian import Archive
 from scripts.system.digests import file_digest, text_digest, tree_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.fetch import BRIEF, DigestError, fetch
@@ -252,7 +252,7 @@ def _unpack_first(
         causes.append(error.message)
         say("upstream's mkosi is out of reach; asking the Debian archive")
     try:
-        package = sources.download(pin.package, list(pin.suites), scratch / "apt")
+        package = debian.download(pin.package, list(pin.suites), scratch / "apt")
         return unpack(package, scratch), f"the Debian archive ({package.name})"
     except (MachineError, CommandError) as error:
         causes.append(_last_line(getattr(error, "output", "")) or str(error))

@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts import arch, build, options, places, sources
+from scripts import arch, build, options, places
 from scripts import mkosi as mkosis
 from scripts.arch import Arch
+from scripts.distributions import debian
 from scripts.mkosi import Mkosi, Pin
 from scripts.options import Options
 from scripts.system import errors
@@ -58,7 +59,7 @@ def check_newest(opts: Options, progress: Progress) -> None:
     folder = opts.root / "mkosi"
     pin = Pin.read(folder / "pin.toml")
     newest: dict[str, Callable[[Path], Path]] = {
-        "the Debian archive": lambda scratch: sources.download(
+        "the Debian archive": lambda scratch: debian.download(
             pin.package, list(pin.suites), scratch / "apt"
         ),
         "upstream's main branch": lambda scratch: _download(pin.newest, scratch),

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import additions, releases, sources, stages
+from scripts import additions, stages
 from scripts.arch import AARCH64, Arch, native
+from scripts.distributions import amazonlinux, debian
 from scripts.options import RPM_DISTRIBUTIONS, Options
 from scripts.stages import TOOLS_TREE
 from scripts.system.digests import text_digest
@@ -67,7 +68,7 @@ class Place:
         """The repository that RPMs come from, in words ("" where there are none)."""
         if self.distribution not in RPM_DISTRIBUTIONS:
             return ""
-        return f"{self.distribution} at {self.mirror or releases.CDN}"
+        return f"{self.distribution} at {self.mirror or amazonlinux.CDN}"
 
     def environment(self, output: Path) -> dict[str, str]:
         """What mkosi needs in its environment to put its output into the folder output."""
@@ -175,10 +176,10 @@ def _place(
     mirror = opts.mirror if distribution == opts.distribution else None
     sandbox = folder / "sandbox"
     if distribution in RPM_DISTRIBUTIONS:
-        sources.write_rpm_sandbox_tree(sandbox, opts.signing_key)
+        debian.write_rpm_sandbox_tree(sandbox, opts.signing_key)
     else:
-        archive = sources.find(mirror) if distribution == "debian" else None
-        sources.write_sandbox_tree(sandbox, archive, release)
+        archive = debian.find(mirror) if distribution == "debian" else None
+        debian.write_sandbox_tree(sandbox, archive, release)
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)

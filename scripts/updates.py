@@ -20,8 +20,9 @@ from defusedxml import DefusedXmlException, ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from scripts import oci, places, releases
+from scripts import oci, places
 from scripts.arch import ARCHES, X86_64
+from scripts.distributions import amazonlinux as releases
 from scripts.mkosi import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.packages import thirdparty
@@ -170,7 +171,7 @@ class _Asking:
             return Finding("Amazon Linux", pinned, newest)
         edits = (
             Edit(self.root / "mkosi.conf.d/amazonlinux.conf", "Release", newest),
-            Edit(self.root / "scripts/releases.toml", "amazonlinux", newest),
+            Edit(self.root / "scripts/distributions/amazonlinux.toml", "amazonlinux", newest),
         )
         return Finding("Amazon Linux", pinned, newest, edits)
 

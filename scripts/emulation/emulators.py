@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import mkosi, sources
+from scripts import mkosi
 from scripts.arch import Arch
-from scripts.sources import Archive
+from scripts.distributions import debian as debian_archive
+from scripts.distributions.debian import Archive
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
@@ -152,7 +153,7 @@ def obtain(
                 hint="run once without --offline",
             )
         archive = (
-            sources.find(mirror)
+            debian_archive.find(mirror)
             or mkosi.obtain(root / "mkosi", work, given=given, say=say).archive()
         )
         say(f"fetching the emulators for {arch}")
@@ -183,7 +184,7 @@ def _fetch(table: Table, arch: Arch, archive: Archive, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as name:
         scratch = Path(name)
         try:
-            package = sources.download(
+            package = debian_archive.download(
                 table.package,
                 list(table.suites),
                 scratch / "apt",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts import releases
+from scripts.distributions import amazonlinux
 from scripts.options import NO_PROXY, Options, with_scheme
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import Pins
@@ -125,7 +125,7 @@ def build_command(
 ) -> list[str]:
     """The command that builds context for exactly opts' platform, its RPMs going into target."""
     urls = [
-        opts.mirror or releases.CDN,
+        opts.mirror or amazonlinux.CDN,
         *(url for source in pins.sources.values() for url in source.urls),
         *(url for name, url in opts.proxies.items() if name.lower() != NO_PROXY),
     ]

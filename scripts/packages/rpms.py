@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scripts import artifacts, places, releases, stages
+from scripts import artifacts, places, stages
 from scripts.additions import Additions
+from scripts.distributions import amazonlinux
 from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
 from scripts.packages import buildx, engine, recipes
 from scripts.packages.buildx import TAIL_LINES, Cache, Failure
@@ -137,8 +138,8 @@ def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
 
 def _repositories(pins: Pins, place: Place, key: Path) -> tuple[Source, Mapping[str, Source]]:
     """Where packages of the target come from, and source RPMs by the name of their source."""
-    base = (place.mirror or releases.CDN).rstrip("/")
-    if not releases.is_repository(base):
+    base = (place.mirror or amazonlinux.CDN).rstrip("/")
+    if not amazonlinux.is_repository(base):
         tree = f"{base}/core/mirrors/{place.release}"
         own = Source("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
         binary = Source("mirrorlist", (f"{tree}/{place.arch.name}/mirror.list",), key)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import sources
+from scripts.distributions import debian
 from scripts.system.digests import text_digest
 from scripts.system.errors import MachineError
 from scripts.system.process import Arg, CommandError, run
@@ -42,7 +42,7 @@ def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Ar
     On Debian it is downloaded to below work, authenticated by apt, and started by its own dynamic
     linker; elsewhere it is the one on PATH. Raises MachineError where there is none.
     """
-    if not sources.find():
+    if not debian.find():
         found = shutil.which(name)
         if not found:
             raise MachineError(f"{name} is not installed", hint=f"install {name}, or use Debian")
@@ -61,7 +61,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
     partial = root.with_name(f".{root.name}.{os.getpid()}")
     debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
     try:
-        for deb in sources.download_all(source.packages, [SUITE], debs):
+        for deb in debian.download_all(source.packages, [SUITE], debs):
             run(["dpkg-deb", "--extract", deb, partial])
         partial.replace(root)
     except CommandError as error:

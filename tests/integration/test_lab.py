@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import arch, options, releases, updates
+from scripts import arch, options, updates
+from scripts.distributions import amazonlinux
 from scripts.packages import thirdparty
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
@@ -124,7 +125,7 @@ def test_each_location_leads_to_the_package_with_the_digest_that_is_said(made: W
 
 
 def test_each_release_and_the_latest_has_its_list_of_mirrors(made: World) -> None:
-    assert set(made.releases) == set(releases.known())
+    assert set(made.releases) == set(amazonlinux.known())
     for release, of in [(name, name) for name in made.releases] + [("latest", made.releases[0])]:
         path = made.base / f"core/mirrors/{release}/{ARCH}/mirror.list"
         assert repository.guid(of) in path.read_text()

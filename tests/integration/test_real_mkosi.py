@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, mkosi, options, places, releases, stages
+from scripts import arch, mkosi, options, places, stages
 from scripts.additions import NONE, Additions
+from scripts.distributions import amazonlinux
 from scripts.system.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
@@ -157,7 +158,7 @@ def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site:
 def test_amazon_linux_comes_from_a_dated_release(root: Path, site: Path, arch_name: str) -> None:
     summary = summarize(root, site, "amazonlinux", arch_name, "base", "--profile", "staged")
 
-    assert summary["base"]["Release"] in releases.known()
+    assert summary["base"]["Release"] in amazonlinux.known()
 
 
 @pytest.mark.parametrize("arch_name", ARCHES)

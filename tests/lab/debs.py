@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import sources
 from scripts.arch import Arch
+from scripts.distributions import debian
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import Arg, CommandError, run
@@ -95,7 +95,7 @@ class _Apt:
     """apt with a root of its own."""
 
     def __init__(self, folder: Path, arch: Arch) -> None:
-        archive = sources.find()
+        archive = debian.find()
         if not archive:
             raise MachineError(
                 "this machine has no Debian archive in its apt configuration",

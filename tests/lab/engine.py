@@ -19,7 +19,7 @@ from pathlib import Path
 
 import requests
 
-from scripts import sources
+from scripts.distributions import debian
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError, run, running, start
 
@@ -67,7 +67,7 @@ def obtain(work: Path) -> Programs:
     try:
         suites = [(name, RELEASE) for name in PACKAGES] + [(NATIVE, _release())]
         for name, suite in suites:
-            deb = sources.download(name, [suite], work / f"engine/apt-{suite}")
+            deb = debian.download(name, [suite], work / f"engine/apt-{suite}")
             run(["dpkg-deb", "--extract", deb, partial])
     except CommandError as error:
         raise HarnessError(

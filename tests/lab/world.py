@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from scripts import releases
 from scripts.arch import Arch, native
+from scripts.distributions import amazonlinux
 from scripts.system.digests import file_digest, text_digest, tree_digest
 from scripts.system.errors import MachineError
 from scripts.system.process import run
@@ -27,7 +27,7 @@ from tests.lab.repository import World
 from tests.lab.tables import AMAZON, FEDORA, Recipe, Tables
 
 # Newest first; the newest is `latest` too.
-RELEASES = tuple(reversed(releases.known()))
+RELEASES = tuple(reversed(amazonlinux.known()))
 
 # What decides an RPM beside its recipe.
 CODE = ("fixups.py", "spec.py", "stage.py")

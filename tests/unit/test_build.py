@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import additions, arch, artifacts, build, options, places, releases
+from scripts import additions, arch, artifacts, build, options, places
 from scripts.description import writer
+from scripts.distributions import amazonlinux
 from scripts.emulation.emulators import TABLE, Emulators, Table
 from scripts.mkosi import Mkosi
 from scripts.options import Options
@@ -39,7 +40,7 @@ def test_the_latest_release_is_built_as_the_dated_one_that_it_is(server: Server)
 def test_any_other_release_stays_what_it_is(
     argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(releases, "newest", lambda _: pytest.fail("nobody asked for the latest"))
+    monkeypatch.setattr(amazonlinux, "newest", lambda _: pytest.fail("nobody asked for the latest"))
     opts = parse(*argv)
 
     assert build.with_dated_release(opts, Progress()) == opts

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mkosi, sources
+from scripts import mkosi
+from scripts.distributions import debian
 from scripts.mkosi import Mkosi
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from tests.unit.server import Server
@@ -151,7 +152,7 @@ def test_where_no_source_answers_each_is_told(
     def no_debian(*_: object) -> Path:
         raise MachineError("this machine has no Debian archive")
 
-    monkeypatch.setattr(sources, "download", no_debian)
+    monkeypatch.setattr(debian, "download", no_debian)
     with pytest.raises(HarnessError, match=r"no source of mkosi 27\.1 answers") as caught:
         obtain(asked_for)
 

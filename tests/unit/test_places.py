@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options, places, sources
+from scripts import arch, options, places
+from scripts.distributions import debian
 from scripts.places import Places
 
 MIRROR = "http://mirror.test/al2023"
@@ -59,7 +60,7 @@ def test_a_signing_key_lies_where_mkosi_looks_for_amazon_s(
 ) -> None:
     images = make(checkout, tmp_path / "work", "--signing-key", str(key)).images
 
-    assert (images.sandbox_tree / sources.AMAZON_KEY).read_text() == key.read_text()
+    assert (images.sandbox_tree / debian.AMAZON_KEY).read_text() == key.read_text()
 
 
 def test_a_signing_key_is_not_remembered_for_a_build_without_it(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import places, releases
+from scripts import places
 from scripts.arch import AARCH64, X86_64
+from scripts.distributions import amazonlinux
 from scripts.options import ROOT
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
@@ -29,7 +30,7 @@ NOBODY = "http://127.0.0.1:9/al2023"
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "LOOK", Settings(attempts=2, pause=0, connect=2, stall=2))
+    monkeypatch.setattr(amazonlinux, "LOOK", Settings(attempts=2, pause=0, connect=2, stall=2))
 
 
 @pytest.fixture
@@ -41,15 +42,15 @@ def mirror(server: Server) -> str:
 
 
 def test_a_release_that_the_mirror_has_is_good_to_build(mirror: str) -> None:
-    releases.check(RELEASE, X86_64, mirror)
-    releases.check(RELEASE, X86_64, f"{mirror}/")
+    amazonlinux.check(RELEASE, X86_64, mirror)
+    amazonlinux.check(RELEASE, X86_64, f"{mirror}/")
 
 
 def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_lists(
     mirror: str,
 ) -> None:
     with pytest.raises(UsageError, match=r"no release 2023\.12\.20260901 ") as caught:
-        releases.check("2023.12.20260901", X86_64, mirror)
+        amazonlinux.check("2023.12.20260901", X86_64, mirror)
 
     assert caught.value.hint == (
         "the nearest that exist: 2023.12.20260930, 2023.12.20260831, 2023.11.20260505"
@@ -58,7 +59,7 @@ def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_li
 
 def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mirror: str) -> None:
     with pytest.raises(HarnessError, match="lacks the packages of the release") as caught:
-        releases.check(RELEASE, AARCH64, mirror)
+        amazonlinux.check(RELEASE, AARCH64, mirror)
 
     assert f"{RELEASE} for aarch64" in caught.value.message
     assert f"{mirror}/core/mirrors/{RELEASE}/aarch64/mirror.list" in caught.value.message
@@ -68,7 +69,7 @@ def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mir
 
 def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> None:
     with pytest.raises(UsageError, match="no release trixie") as caught:
-        releases.check("trixie", X86_64, mirror)
+        amazonlinux.check("trixie", X86_64, mirror)
 
     assert "2023.12.20260930, 2023.12.20260831" in caught.value.hint
     assert server.asked == ["/al2023/core/releasemd.xml"]
@@ -77,9 +78,9 @@ def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> Non
 def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: str, server: Server) -> None:
     del server.files["/al2023/core/releasemd.xml"]
     with pytest.raises(UsageError) as caught:
-        releases.check("2023.9", X86_64, mirror)
+        amazonlinux.check("2023.9", X86_64, mirror)
 
-    assert releases.known()[-1] in caught.value.hint
+    assert amazonlinux.known()[-1] in caught.value.hint
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -89,7 +90,7 @@ def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
     for path in (f"mirrors/{RELEASE}/x86_64/mirror.list", "releasemd.xml"):
         server.statuses[f"/typo/core/{path}"] = status
     with pytest.raises(HarnessError, match="does not say which releases it has") as caught:
-        releases.check(RELEASE, X86_64, f"{server.url}/typo")
+        amazonlinux.check(RELEASE, X86_64, f"{server.url}/typo")
 
     assert f"{server.url}/typo/core/mirrors" in caught.value.message
     assert str(status) in caught.value.message
@@ -104,12 +105,12 @@ def test_amazon_s_way_to_say_that_a_file_is_not_there_is_understood(
 ) -> None:
     server.statuses["/al2023/core/mirrors/2023.8.20250818/x86_64/mirror.list"] = status
     with pytest.raises(UsageError, match="no release"):
-        releases.check("2023.8.20250818", X86_64, mirror)
+        amazonlinux.check("2023.8.20250818", X86_64, mirror)
 
 
 def test_who_cannot_reach_the_mirror_learns_of_both_ways_on() -> None:
     with pytest.raises(HarnessError, match="cannot be reached") as caught:
-        releases.check(RELEASE, X86_64, NOBODY)
+        amazonlinux.check(RELEASE, X86_64, NOBODY)
 
     assert f"{NOBODY}/core/mirrors/{RELEASE}/x86_64/mirror.list" in caught.value.message
     assert "\n" not in caught.value.message
@@ -120,16 +121,16 @@ def test_who_cannot_reach_the_mirror_learns_of_both_ways_on() -> None:
 
 
 def test_who_cannot_reach_amazon_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "CDN", NOBODY)
+    monkeypatch.setattr(amazonlinux, "CDN", NOBODY)
     with pytest.raises(HarnessError, match=r"Amazon's CDN cannot be reached"):
-        releases.check(RELEASE, X86_64, None)
+        amazonlinux.check(RELEASE, X86_64, None)
 
 
 def test_a_busy_mirror_is_asked_again(mirror: str, server: Server) -> None:
     path = f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"
     server.statuses[path] = 503
     with pytest.raises(HarnessError, match="503"):
-        releases.check(RELEASE, X86_64, mirror)
+        amazonlinux.check(RELEASE, X86_64, mirror)
 
     assert server.asked == [path, path]
 
@@ -144,16 +145,16 @@ def test_a_busy_mirror_is_asked_again(mirror: str, server: Server) -> None:
     ],
 )
 def test_a_single_repository_is_told_from_a_tree_by_its_name(mirror: str | None, url: str) -> None:
-    assert releases.probe("R", X86_64, mirror) == url
+    assert amazonlinux.probe("R", X86_64, mirror) == url
 
 
 def test_a_single_repository_that_is_none_is_called_so(server: Server) -> None:
     with pytest.raises(HarnessError, match="is no repository"):
-        releases.check(RELEASE, X86_64, f"{server.url}/x86_64")
+        amazonlinux.check(RELEASE, X86_64, f"{server.url}/x86_64")
 
 
 def test_the_latest_release_is_the_newest_that_the_mirror_lists(mirror: str) -> None:
-    assert releases.newest(mirror) == RELEASE
+    assert amazonlinux.newest(mirror) == RELEASE
 
 
 @pytest.mark.parametrize("listed", [b"<html>", b'<release version="tomorrow"/>'])
@@ -162,12 +163,12 @@ def test_a_mirror_that_lists_no_release_has_no_latest(
 ) -> None:
     server.files["/al2023/core/releasemd.xml"] = listed
     with pytest.raises(HarnessError, match="latest") as caught:
-        releases.newest(mirror)
+        amazonlinux.newest(mirror)
 
     assert "--release" in caught.value.hint
 
 
 def test_the_release_that_is_built_is_a_known_one() -> None:
     pinned = places.release_of(ROOT, "amazonlinux")
-    assert pinned in releases.known()
-    assert pinned in releases.nearest(pinned, releases.known())
+    assert pinned in amazonlinux.known()
+    assert pinned in amazonlinux.nearest(pinned, amazonlinux.known())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import sources
-from scripts.sources import Archive
+from scripts.distributions import debian
+from scripts.distributions.debian import Archive
 
 ARCHIVE = Archive("http://mirror.example.org/debian", "http://mirror.example.org/security")
 
@@ -40,7 +40,7 @@ def test_without_a_security_archive_none_is_named() -> None:
 
 @pytest.mark.parametrize("mirror", ["http://mirror.example.org", "http://mirror.example.org/"])
 def test_a_mirror_takes_the_place_of_the_machines_archive(mirror: str) -> None:
-    found = sources.find(mirror)
+    found = debian.find(mirror)
 
     assert found
     assert found.main == "http://mirror.example.org/debian"
@@ -48,7 +48,7 @@ def test_a_mirror_takes_the_place_of_the_machines_archive(mirror: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="apt is not installed")
 def test_apt_reads_what_is_written_for_it(tmp_path: Path) -> None:
-    tree = sources.write_sandbox_tree(tmp_path / "a tree", ARCHIVE, "trixie")
+    tree = debian.write_sandbox_tree(tmp_path / "a tree", ARCHIVE, "trixie")
     options = {
         "Dir::Etc": tree / "etc/apt",
         "Dir::Etc::SourceParts": tree / "etc/apt/sources.list.d",
@@ -73,15 +73,15 @@ def test_apt_reads_what_is_written_for_it(tmp_path: Path) -> None:
 
 
 def test_an_unknown_archive_is_left_to_mkosi(tmp_path: Path) -> None:
-    tree = sources.write_sandbox_tree(tmp_path, None, "trixie")
+    tree = debian.write_sandbox_tree(tmp_path, None, "trixie")
 
     assert not list(tree.rglob("*.sources"))
     assert (tree / "etc/apt/apt.conf.d/90-finch.conf").exists()
 
 
 def test_nothing_stays_of_an_earlier_mirror(tmp_path: Path) -> None:
-    sources.write_sandbox_tree(tmp_path, ARCHIVE, "trixie")
-    sources.write_sandbox_tree(tmp_path, None, "trixie")
+    debian.write_sandbox_tree(tmp_path, ARCHIVE, "trixie")
+    debian.write_sandbox_tree(tmp_path, None, "trixie")
 
     assert not list(tmp_path.rglob("*.sources"))
 
@@ -94,8 +94,8 @@ def test_passwords_are_copied_for_the_same_eyes_only(
     rule.parent.mkdir(parents=True)
     rule.write_text("machine mirror.example.org login me password secret\n")
     rule.chmod(0o600)
-    monkeypatch.setattr(sources, "APT", machine)
-    tree = sources.write_sandbox_tree(tmp_path / "tree", ARCHIVE, "trixie")
+    monkeypatch.setattr(debian, "APT", machine)
+    tree = debian.write_sandbox_tree(tmp_path / "tree", ARCHIVE, "trixie")
 
     [copy] = tree.rglob("archive.conf")
     assert copy.read_text() == rule.read_text()
@@ -104,7 +104,7 @@ def test_passwords_are_copied_for_the_same_eyes_only(
 
 @pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="this is no Debian machine")
 def test_on_debian_the_machines_own_archive_is_used() -> None:
-    found = sources.find()
+    found = debian.find()
 
     assert found
     assert "://" in found.main

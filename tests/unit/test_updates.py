@@ -56,7 +56,7 @@ Distribution=amazonlinux
 [Distribution]
 Release=2023.12.20260930
 """,
-    "scripts/releases.toml": """\
+    "scripts/distributions/amazonlinux.toml": """\
 # Those that are known to exist.
 amazonlinux = [
     "2023.12.20260831",
@@ -349,7 +349,9 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
 
     assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.17"' in ours(root)
     assert places.release_of(root, "amazonlinux") == name
-    listed_now = tomllib.loads((root / "scripts/releases.toml").read_text())["amazonlinux"]
+    listed_now = tomllib.loads((root / "scripts/distributions/amazonlinux.toml").read_text())[
+        "amazonlinux"
+    ]
     assert listed_now == ["2023.12.20260831", "2023.12.20260930", name]
     conf = "mkosi.conf.d/amazonlinux.conf"
     changed = PINS[conf].replace("Release=2023.12.20260930", f"Release={name}")

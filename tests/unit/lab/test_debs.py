@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import sources
 from scripts.arch import X86_64
+from scripts.distributions import debian
 from scripts.system.errors import HarnessError
 from tests.lab import debs
 
@@ -75,8 +75,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    there = sources.Archive("http://archive.invalid/debian")
-    monkeypatch.setattr(sources, "find", lambda: there)
+    there = debian.Archive("http://archive.invalid/debian")
+    monkeypatch.setattr(debian, "find", lambda: there)
     monkeypatch.setattr(debs, "LISTS_AGE", 0)
     return made
 

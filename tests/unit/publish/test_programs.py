@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import sources
+from scripts.distributions import debian
 from scripts.publish import programs
 from scripts.publish.programs import Source
 from scripts.system.errors import MachineError
@@ -16,7 +16,7 @@ SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine whose apt knows no archive of Debian; its PATH."""
-    monkeypatch.setattr(sources, "find", lambda: None)
+    monkeypatch.setattr(debian, "find", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
