@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
 from scripts.system.files import write_text
 from scripts.system.process import Arg, run
-from scripts.tools import Tools
 
 # By image: what of mkosi's output is an artifact, under its final name.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {

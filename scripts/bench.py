@@ -20,8 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts import build, builder, mkosi, options, places
-from scripts.mkosi import Mkosi
+from scripts import build, builder, options, places
+from scripts.mkosi import source as mkosis
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.places import Places
 from scripts.system import errors
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     with only_build(opts.work):
         build.build(opts, progress)  # downloads what both need
         using = build.obtain(opts, progress)
-        mkosi.install(using)
+        mkosis.install(using)
         bench = _Bench(opts, using, progress)
         try:
             with build.emulation(opts, progress):

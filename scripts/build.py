@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import additions, artifacts, doctor, manifest, mkosi, options, places, stages
+from scripts import additions, artifacts, doctor, manifest, options, places, stages
 from scripts.additions import Additions
 from scripts.builder import Builder
 from scripts.distributions import amazonlinux
 from scripts.emulation import binfmt, emulators, standins
 from scripts.emulation.emulators import Emulators
-from scripts.mkosi import Mkosi
+from scripts.mkosi import source
+from scripts.mkosi.sandbox import Tools
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.packages import rpms, thirdparty
 from scripts.places import Places
@@ -28,7 +30,6 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
-from scripts.tools import Tools
 
 
 def main(argv: Sequence[str]) -> None:
@@ -91,7 +92,7 @@ def _build_stages(
     todo = [stage for stage in planned if stage.name in reasons]
     if todo:
         _require("build", opts, at)
-        mkosi.install(using)
+        source.install(using)
         for stage in todo:
             progress.say(f"{stage.name} will be built: {reasons[stage.name]}")
         has_images = any(stage.name != TOOLS_TREE for stage in todo)
@@ -108,7 +109,7 @@ def _require(session: str, opts: Options, at: Places) -> None:
 
 def obtain(opts: Options, progress: Progress) -> Mkosi:
     """The pinned and patched mkosi, obtained if need be; see `mkosi.obtain`."""
-    return mkosi.obtain(
+    return source.obtain(
         opts.root / "mkosi",
         opts.work,
         given=opts.mkosi_source,

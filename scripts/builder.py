@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, archives, artifacts, failures, records, workspaces
+from scripts import additions, archives, artifacts, records
 from scripts.artifacts import Artifact
 from scripts.emulation import standins
-from scripts.mkosi import Mkosi
+from scripts.mkosi import failures, workspaces
+from scripts.mkosi.sandbox import Tools
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.places import RPMS, STANDINS, Place, Places
 from scripts.records import Record
@@ -25,7 +27,6 @@ from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.system.progress import Progress, Task
-from scripts.tools import Tools
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import workspaces
+from scripts.mkosi import workspaces
 from scripts.options import ROOT
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError

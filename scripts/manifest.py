@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from scripts.additions import Additions
 from scripts.emulation import emulators
-from scripts.mkosi import Mkosi
+from scripts.mkosi.source import Mkosi
 from scripts.options import PACKAGES, RPM_DISTRIBUTIONS, Options
 from scripts.packages import recipes, thirdparty
 from scripts.places import Place

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts import arch, build, options, places
-from scripts import mkosi as mkosis
 from scripts.arch import Arch
 from scripts.distributions import debian
-from scripts.mkosi import Mkosi, Pin
+from scripts.mkosi import source as mkosis
+from scripts.mkosi.source import Mkosi, Pin
 from scripts.options import Options
 from scripts.system import errors
 from scripts.system.errors import HarnessError, MachineError

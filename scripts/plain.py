@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, mkosi, options, places, workspaces
+from scripts import build, options, places
 from scripts.emulation import binfmt
+from scripts.mkosi import source, workspaces
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         place = at.images
         output = place.folder / "plain"
         using = build.obtain(opts, Progress())
-        mkosi.install(using)
+        source.install(using)
         tools: list[str] = []
         if WITHOUT_TOOLS.isdisjoint(argv):
             binfmt.require(opts.arch, opts.root, opts.work)

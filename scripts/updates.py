@@ -23,7 +23,7 @@ from rich.table import Table
 from scripts import oci, places
 from scripts.arch import ARCHES, X86_64
 from scripts.distributions import amazonlinux as releases
-from scripts.mkosi import Pin as MkosiPin
+from scripts.mkosi.source import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import NOARCH, SHA256, Pin

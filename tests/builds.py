@@ -17,7 +17,7 @@ from scripts import manifest as manifests
 from scripts.artifacts import Artifact
 from scripts.boot.disk import ESP_TYPE, SECTOR
 from scripts.description import provenance
-from scripts.mkosi import UPSTREAM, Pin
+from scripts.mkosi.source import UPSTREAM, Pin
 from scripts.options import ROOT
 from scripts.origin import Builder, Source
 from scripts.stages import Target

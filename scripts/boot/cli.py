@@ -13,12 +13,12 @@ from scripts import artifacts, build, options, places
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.description import report
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
-from scripts.tools import Tools
 
 MARKS = {
     Status.PASSED: "[green]passed[/]",

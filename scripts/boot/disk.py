@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.mkosi.sandbox import Tools
 from scripts.system import process
-from scripts.tools import Tools
 
 SECTOR = 512  # bytes; systemd-repart's default, and what QEMU's virtio-blk presents
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import AARCH64, X86_64, Arch
+from scripts.mkosi.sandbox import Tools
 from scripts.system.errors import MachineError
-from scripts.tools import Tools
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot.cidata import MAC_ADDRESS, SHARE_TAG
 from scripts.boot.firmware import Firmware
 from scripts.boot.monitor import Event, Monitor, MonitorError
+from scripts.mkosi.sandbox import Tools
 from scripts.system import process
 from scripts.system.errors import MachineError
-from scripts.tools import Tools
 
 MEMORY_MIB = 2048
 CPUS = 2

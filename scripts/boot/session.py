@@ -12,7 +12,7 @@ from scripts.boot import probes, ssh
 from scripts.boot.machine import Machine
 from scripts.boot.monitor import MonitorError
 from scripts.boot.watch import Watch
-from scripts.tools import Tools
+from scripts.mkosi.sandbox import Tools
 
 KEYSCANS = 3  # on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.boot.cidata import USER
+from scripts.mkosi.sandbox import Tools
 from scripts.system import process
-from scripts.tools import Tools
 
 ADDRESS = "127.0.0.1"
 

@@ -22,11 +22,11 @@ from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.emulation.emulators import TABLE, Table, Target
+from scripts.mkosi.sandbox import Tools
 from scripts.options import ROOT
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress, Task
-from scripts.tools import Tools
 
 KVM = Path("/dev/kvm")
 

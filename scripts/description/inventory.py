@@ -11,9 +11,9 @@ from pathlib import Path
 
 from debian.deb822 import Deb822
 
+from scripts.mkosi.sandbox import Tools
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, CommandError, run
-from scripts.tools import Tools
 
 # Where rpm keeps its database: Amazon Linux 2023, and Fedora since 36.
 RPM_DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scripts.artifacts import Artifact
-from scripts.mkosi import UPSTREAM, Pin
+from scripts.mkosi.source import UPSTREAM, Pin
 from scripts.origin import Builder, Source
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -11,12 +11,12 @@ from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
 from scripts.manifest import MKOSI_PIN
-from scripts.mkosi import Pin
+from scripts.mkosi.sandbox import Tools
+from scripts.mkosi.source import Pin
 from scripts.options import Options
 from scripts.places import Places
 from scripts.records import Package, Record, outdated
 from scripts.system.files import write_text
-from scripts.tools import Tools
 
 INITRD = "initrd"
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import mkosi
 from scripts.arch import Arch
 from scripts.distributions import debian as debian_archive
 from scripts.distributions.debian import Archive
+from scripts.mkosi import source as mkosis
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
@@ -154,7 +154,7 @@ def obtain(
             )
         archive = (
             debian_archive.find(mirror)
-            or mkosi.obtain(root / "mkosi", work, given=given, say=say).archive()
+            or mkosis.obtain(root / "mkosi", work, given=given, say=say).archive()
         )
         say(f"fetching the emulators for {arch}")
         _fetch(table, arch, archive, folder)

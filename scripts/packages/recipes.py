@@ -18,7 +18,7 @@ FOLDER = "al2023-package-build"
 # The source whose mirror, release and key are those of the images.
 AMAZON = "amazonlinux"
 AMAZON_KEY = "keys/RPM-GPG-KEY-amazon-linux-2023"
-# A server that stalls is given up as mkosi's dnf gives it up (scripts/distributions/debian.py); whatever the
+# A server that stalls is given up as by mkosi's dnf (scripts/distributions/debian.py). Whatever the
 # image's dnf.conf says, none that does not answer is passed over.
 PATIENCE = "retries=3\ntimeout=15\nminrate=1000\nskip_if_unavailable=0\n"
 

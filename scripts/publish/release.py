@@ -18,7 +18,7 @@ from scripts import manifest as manifests
 from scripts import places, stages
 from scripts.arch import Arch
 from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
-from scripts.mkosi import Pin
+from scripts.mkosi.source import Pin
 from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty
 from scripts.records import Record, outdated

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import arch, workspaces
+from scripts import arch
+from scripts.mkosi import workspaces
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 

@@ -10,9 +10,9 @@ import pytest
 
 from scripts import arch, build, options, places
 from scripts.boot import Subject
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.system.progress import Progress
-from scripts.tools import Tools
 from tests.lab import world
 from tests.lab.repository import World
 from tests.lab.server import LabServer

@@ -13,8 +13,8 @@ from pathlib import Path
 from scripts.arch import Arch
 from scripts.boot import disk
 from scripts.boot.disk import ESP_TYPE, Partition
+from scripts.mkosi.sandbox import Tools
 from scripts.system import process
-from scripts.tools import Tools
 
 BLOCK = 1 << 20
 

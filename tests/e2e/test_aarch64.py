@@ -23,10 +23,10 @@ from scripts.arch import ARCHES, native
 from scripts.boot import Subject, disk
 from scripts.boot import uki as ukis
 from scripts.emulation import standins
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.system.digests import describe_tree
 from scripts.system.progress import Progress
-from scripts.tools import Tools
 from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy
 from tests.lab import world
 from tests.lab.repository import World

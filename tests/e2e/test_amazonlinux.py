@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from scripts import arch, options
 from scripts.boot.checks import LEFT_OUT
-from scripts.tools import Tools
+from scripts.mkosi.sandbox import Tools
 from tests import wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
 from tests.e2e.surgery import Patient

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from scripts.boot import Result, Subject, boot_test
+from scripts.mkosi.sandbox import Tools
 from scripts.system.progress import Progress
-from scripts.tools import Tools
 from tests.e2e.surgery import Patient, copy
 
 # Seconds. A disk that cannot boot is found out without booting it; a guest that

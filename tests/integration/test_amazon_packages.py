@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, mkosi, patches, stages
-from scripts.mkosi import Mkosi
+from scripts import arch, patches, stages
+from scripts.mkosi import source
+from scripts.mkosi.source import Mkosi
 from scripts.packages import thirdparty
 
 NAMES = "tests/amazon-package-names.txt"
@@ -36,7 +37,7 @@ def published(checkout: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def using(checkout: Path) -> Mkosi:
     """The mkosi of a build."""
-    return mkosi.obtain(checkout / "mkosi", checkout / ".work")
+    return source.obtain(checkout / "mkosi", checkout / ".work")
 
 
 def allowed() -> dict[str, str]:

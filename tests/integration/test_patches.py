@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, mkosi, options, patches
-from scripts.mkosi import Pin
+from scripts import arch, options, patches
+from scripts.mkosi import source
+from scripts.mkosi.source import Pin
 from scripts.system.errors import HarnessError
 
 
@@ -25,7 +26,7 @@ def pin(checkout: Path) -> Pin:
 @pytest.fixture
 def patched(checkout: Path, tmp_path: Path) -> Path:
     """A copy of the patched mkosi as it is packaged: the folder mkosi/ and nothing else."""
-    using = mkosi.obtain(checkout / "mkosi", checkout / ".work")
+    using = source.obtain(checkout / "mkosi", checkout / ".work")
     shutil.copytree(using.folder / "mkosi", tmp_path / "tree/mkosi")
     return tmp_path / "tree"
 
@@ -46,7 +47,7 @@ def test_every_patch_of_a_full_tree_is_there(checkout: Path, pin: Pin) -> None:
 
 def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) -> None:
     for name in pin.full_tree:
-        mkosi.apply_patch(checkout / "mkosi" / name, patched)
+        source.apply_patch(checkout / "mkosi" / name, patched)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=patched,
@@ -92,7 +93,7 @@ def test_a_setting_that_mkosi_does_not_know_is_found_in_whichever_drop_in(
 
 
 def read_all(checkout: Path, root: Path, image: str) -> None:
-    using = mkosi.obtain(checkout / "mkosi", checkout / ".work")
+    using = source.obtain(checkout / "mkosi", checkout / ".work")
     for distribution, name, profiles in itertools.product(
         options.DISTRIBUTIONS, arch.NAMES, patches.PROFILES
     ):

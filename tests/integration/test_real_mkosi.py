@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, mkosi, options, places, stages
+from scripts import arch, options, places, stages
 from scripts.additions import NONE, Additions
 from scripts.distributions import amazonlinux
+from scripts.mkosi import source
 from scripts.system.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
@@ -37,7 +38,7 @@ def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PYTHONPATH that holds mkosi, which is downloaded once for a checkout."""
     site = tmp_path_factory.mktemp("site")
     try:
-        mkosi.install(mkosi.obtain(checkout / "mkosi", checkout / ".work"), site)
+        source.install(source.obtain(checkout / "mkosi", checkout / ".work"), site)
     except HarnessError as error:
         pytest.fail(f"mkosi cannot be had: {error.message}")
     return site
@@ -212,7 +213,7 @@ def test_mkosi_reads_what_is_added_to_the_base(root: Path, site: Path, tmp_path:
 
 
 def test_mkosi_says_which_archive_it_takes_debian_from(checkout: Path) -> None:
-    archive = mkosi.obtain(checkout / "mkosi", checkout / ".work").archive()
+    archive = source.obtain(checkout / "mkosi", checkout / ".work").archive()
 
     assert archive.main.startswith(("http://", "https://"))
     assert archive.main.endswith("/debian")

@@ -11,7 +11,7 @@ from scripts import additions, arch, artifacts, build, options, places
 from scripts.description import writer
 from scripts.distributions import amazonlinux
 from scripts.emulation.emulators import TABLE, Emulators, Table
-from scripts.mkosi import Mkosi
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress

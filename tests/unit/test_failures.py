@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import failures
+from scripts.mkosi import failures
 from scripts.system.process import CommandError
 
 WORK = Path("/checkout/.work")

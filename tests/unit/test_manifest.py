@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts import additions, arch, manifest, options
-from scripts.mkosi import Mkosi
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.places import Place
 from scripts.records import Record

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mkosi
 from scripts.distributions import debian
-from scripts.mkosi import Mkosi
+from scripts.mkosi import source
+from scripts.mkosi.source import Mkosi
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from tests.unit.server import Server
 
@@ -93,7 +93,7 @@ def pin(folder: Path, server: Server, sha256: str) -> None:
 
 def obtain(asked_for: Path, given: Path | None = None, *, offline: bool = False) -> Mkosi:
     work = asked_for.parent / "work"
-    return mkosi.obtain(asked_for, work, given=given, offline=offline, say=lambda _: None)
+    return source.obtain(asked_for, work, given=given, offline=offline, say=lambda _: None)
 
 
 def config(made: Mkosi) -> str:
@@ -348,7 +348,7 @@ def test_a_broken_pin_is_wrong_usage(asked_for: Path, text: str) -> None:
 def test_mkosi_is_installed_as_a_distribution_that_runs(asked_for: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    mkosi.install(obtain(asked_for), site)
+    source.install(obtain(asked_for), site)
     result = subprocess.run(
         ["python3", "-m", "mkosi"], env={"PYTHONPATH": str(site)}, capture_output=True, check=True
     )
@@ -359,9 +359,9 @@ def test_mkosi_is_installed_as_a_distribution_that_runs(asked_for: Path, tmp_pat
 
 def test_the_same_mkosi_is_not_installed_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
-    mkosi.install(made, tmp_path)
+    source.install(made, tmp_path)
     (tmp_path / "mkosi/untouched").touch()
-    mkosi.install(made, tmp_path)
+    source.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/untouched").exists()
 
@@ -369,9 +369,9 @@ def test_the_same_mkosi_is_not_installed_again(asked_for: Path, tmp_path: Path) 
 def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    mkosi.install(obtain(asked_for), site)
+    source.install(obtain(asked_for), site)
     (site / "mkosi/stale.py").touch()
-    mkosi.install(obtain(asked_for, make_package(tmp_path / "newer", "28~devel")), site)
+    source.install(obtain(asked_for, make_package(tmp_path / "newer", "28~devel")), site)
 
     assert not (site / "mkosi/stale.py").exists()
     assert '"28~devel"' in (site / "mkosi/sandbox.py").read_text()
@@ -380,10 +380,10 @@ def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_pa
 
 def test_an_installation_that_broke_off_is_made_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
-    mkosi.install(made, tmp_path)
+    source.install(made, tmp_path)
     (tmp_path / "mkosi/.digest").unlink()
     (tmp_path / "mkosi/config.py").unlink()
-    mkosi.install(made, tmp_path)
+    source.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/config.py").read_text() == CONFIG
 
@@ -397,6 +397,6 @@ def test_builds_that_share_a_venv_do_not_disturb_each_other(
     site = tmp_path / "site"
     site.mkdir()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: mkosi.install(made, site), range(4)))
+        list(pool.map(lambda _: source.install(made, site), range(4)))
 
     assert len(list((site / "mkosi").glob("module*.py"))) == 200

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from scripts import oci, places, updates
 from scripts.arch import AARCH64, X86_64
-from scripts.mkosi import Pin as MkosiPin
+from scripts.mkosi.source import Pin as MkosiPin
 from scripts.packages import thirdparty
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import workspaces
+from scripts.mkosi import workspaces
 
 FREE = f"{workspaces.PLENTY >> 10} kB"
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.boot.firmware import FIRMWARE
+from scripts.mkosi.sandbox import Tools
 from scripts.system.process import Arg
-from scripts.tools import Tools
 
 PROGRAM = Path(__file__).with_name("fake_program.py")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from scripts.description import inventory
+from scripts.mkosi.sandbox import Tools
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg
-from scripts.tools import Tools
 
 NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))
 

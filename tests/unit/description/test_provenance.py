@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.artifacts import Artifact
 from scripts.description import provenance
-from scripts.mkosi import UPSTREAM
+from scripts.mkosi.source import UPSTREAM
 from scripts.origin import LOCAL, Builder, Source
 from tests import builds
 

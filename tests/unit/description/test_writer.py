@@ -10,10 +10,10 @@ import pytest
 from scripts import arch, artifacts, options
 from scripts.artifacts import Artifact
 from scripts.description import writer
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.places import Place, Places
 from scripts.records import Package, Record
-from scripts.tools import Tools
 from tests import builds
 
 NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))

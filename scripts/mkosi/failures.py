@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
 
+from scripts.mkosi.workspaces import MEMORY
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError
-from scripts.workspaces import MEMORY
 
 DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
 

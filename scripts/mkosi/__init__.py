@@ -1,0 +1,1 @@
+"""The mkosi program: obtained, patched, and run."""
