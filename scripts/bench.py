@@ -20,11 +20,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts import build, builder, options, places
+from scripts import build, builder, options
 from scripts.mkosi import source as mkosis
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.places import Places
+from scripts.stages import places
+from scripts.stages.places import Places
 from scripts.system import errors
 from scripts.system.files import remove
 from scripts.system.locks import only_build

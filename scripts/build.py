@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import additions, artifacts, doctor, manifest, options, places, stages
-from scripts.additions import Additions
+from scripts import doctor, manifest, options
 from scripts.builder import Builder
 from scripts.distributions import amazonlinux
 from scripts.emulation import binfmt, emulators, standins
@@ -23,9 +22,12 @@ from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.packages import rpms, thirdparty
-from scripts.places import Places
-from scripts.records import Record
-from scripts.stages import TOOLS_TREE, Stage, Target
+from scripts.stages import additions, artifacts, places
+from scripts.stages import plan as stages
+from scripts.stages.additions import Additions
+from scripts.stages.places import Places
+from scripts.stages.plan import TOOLS_TREE, Stage, Target
+from scripts.stages.records import Record
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.locks import only_build

@@ -13,16 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from scripts import additions, archives, artifacts, records
-from scripts.artifacts import Artifact
 from scripts.emulation import standins
+from scripts.formats import archives
 from scripts.mkosi import failures, workspaces
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.places import RPMS, STANDINS, Place, Places
-from scripts.records import Record
-from scripts.stages import TOOLS_TREE, Stage
+from scripts.stages import additions, artifacts, records
+from scripts.stages.artifacts import Artifact
+from scripts.stages.places import RPMS, STANDINS, Place, Places
+from scripts.stages.plan import TOOLS_TREE, Stage
+from scripts.stages.records import Record
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream

@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from scripts.artifacts import MANIFEST
-from scripts.boot import disk, uki
+from scripts.formats import disk, uki
 from scripts.options import Parser
+from scripts.stages.artifacts import MANIFEST
 from scripts.system import errors
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError

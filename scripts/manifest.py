@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scripts.additions import Additions
 from scripts.emulation import emulators
 from scripts.mkosi.source import Mkosi
 from scripts.options import PACKAGES, RPM_DISTRIBUTIONS, Options
 from scripts.packages import recipes, thirdparty
-from scripts.places import Place
-from scripts.records import Record
+from scripts.stages.additions import Additions
+from scripts.stages.places import Place
+from scripts.stages.records import Record
 from scripts.system.digests import file_digest
 
 # In the checkout.

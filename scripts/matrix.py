@@ -9,8 +9,8 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scripts.artifacts import OUTPUTS
 from scripts.options import ROOT, Parser
+from scripts.stages.artifacts import OUTPUTS
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run

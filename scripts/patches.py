@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts import arch, build, options, places
+from scripts import arch, build, options
 from scripts.arch import Arch
 from scripts.distributions import debian
 from scripts.mkosi import source as mkosis
 from scripts.mkosi.source import Mkosi, Pin
 from scripts.options import Options
+from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, read

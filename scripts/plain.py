@@ -9,9 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, options, places
+from scripts import build, options
 from scripts.emulation import binfmt
 from scripts.mkosi import source, workspaces
+from scripts.stages import places
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress

@@ -20,13 +20,14 @@ from defusedxml import DefusedXmlException, ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from scripts import oci, places
+from scripts import oci
 from scripts.arch import ARCHES, X86_64
 from scripts.distributions import amazonlinux as releases
 from scripts.mkosi.source import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import NOARCH, SHA256, Pin
+from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings, read

@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import arch, archives, artifacts, stages
+from scripts import arch
 from scripts import manifest as manifests
-from scripts.artifacts import Artifact
-from scripts.boot.disk import ESP_TYPE, SECTOR
 from scripts.description import provenance
+from scripts.formats import archives
+from scripts.formats.disk import ESP_TYPE, SECTOR
 from scripts.mkosi.source import UPSTREAM, Pin
 from scripts.options import ROOT
 from scripts.origin import Builder, Source
-from scripts.stages import Target
+from scripts.stages import artifacts, plan
+from scripts.stages.artifacts import Artifact
+from scripts.stages.plan import Target
 from scripts.system.digests import file_digest
 
 PIN = Pin.read(ROOT / "mkosi/pin.toml")
@@ -35,7 +37,7 @@ def write_manifest(
     """
     target = Target("debian", arch.X86_64, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
-    planned = {stage.name: stage for stage in stages.plan(root, wanted, target)}
+    planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     manifest: dict[str, Any] = {
         "distribution": "debian",
         "release": "trixie",

@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.arch import Arch
-from scripts.artifacts import PACKAGES, THIRD_PARTY, Contents
 from scripts.boot import cidata
 from scripts.boot.console import plain
-from scripts.boot.disk import ESP_TYPE, FileSystem, Partition, of_type
 from scripts.boot.machine import ROOM
 from scripts.boot.probes import GREETING, Answers
 from scripts.boot.results import Check, Status
-from scripts.boot.uki import Uki
+from scripts.formats.disk import ESP_TYPE, FileSystem, Partition, of_type
+from scripts.formats.uki import Uki
+from scripts.stages.artifacts import PACKAGES, THIRD_PARTY, Contents
 
 MIB = 1 << 20
 

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import artifacts, build, options, places
+from scripts import build, options
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.description import report
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
+from scripts.stages import artifacts, places
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build

@@ -14,16 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.artifacts import Contents
-from scripts.boot import checks, cidata, disk, firmware, machine, ssh, uki
+from scripts.boot import checks, cidata, firmware, machine, ssh
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.machine import Machine, Vm
 from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.emulation.emulators import TABLE, Table, Target
+from scripts.formats import disk, uki
 from scripts.mkosi.sandbox import Tools
 from scripts.options import ROOT
+from scripts.stages.artifacts import Contents
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress, Task

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from scripts.artifacts import Artifact
 from scripts.mkosi.source import UPSTREAM, Pin
 from scripts.origin import Builder, Source
+from scripts.stages.artifacts import Artifact
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 
-from scripts.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
 from scripts.description import sbom
 from scripts.options import OS_IMAGE
+from scripts.stages.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
 from scripts.system.files import write_text
 
 

@@ -24,8 +24,8 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from scripts.artifacts import Artifact
 from scripts.description.inventory import Installed, System
+from scripts.stages.artifacts import Artifact
 
 # The namespace of the serial numbers, so that equal contents have equal ones (RFC 9562, 5.5).
 NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
@@ -38,7 +38,7 @@ SIZE = "finch:installed-size"
 ORIGIN = "finch:origin"
 
 # Files that have been downloaded or built for the images have their digests in the stage that holds
-# them, under names that begin so (scripts/stages.py).
+# them, under names that begin so (scripts/stages/plan.py).
 FILE_INPUT, RPM_INPUT = "file ", "RPM "
 
 

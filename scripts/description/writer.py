@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts import origin, stages
-from scripts.artifacts import OUTPUTS, PROVENANCE, SBOM
+from scripts import origin
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
 from scripts.manifest import MKOSI_PIN
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Pin
 from scripts.options import Options
-from scripts.places import Places
-from scripts.records import Package, Record, outdated
+from scripts.stages import plan
+from scripts.stages.artifacts import OUTPUTS, PROVENANCE, SBOM
+from scripts.stages.places import Places
+from scripts.stages.records import Package, Record, outdated
 from scripts.system.files import write_text
 
 INITRD = "initrd"
@@ -82,7 +83,7 @@ def _image(
     artifacts = records[name].artifacts
     inputs = {key: text for one in below for key, text in records[one].inputs.items()}
     packages = [*trees[stage], *_known(records[name].packages, trees[stage])]
-    in_uki = records[INITRD].packages if INITRD in stages.dependencies(opts.root, name) else ()
+    in_uki = records[INITRD].packages if INITRD in plan.dependencies(opts.root, name) else ()
     return sbom.Image(
         name=name,
         arch=opts.arch.name,
@@ -98,7 +99,7 @@ def _image(
 
 def _below(root: Path, name: str) -> list[str]:
     """The stages that the root file system of the image name stands on, the lowest first."""
-    needs = [need for need in stages.dependencies(root, name) if need != INITRD]
+    needs = [need for need in plan.dependencies(root, name) if need != INITRD]
     return [one for need in needs for one in (*_below(root, need), need)]
 
 

@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scripts import artifacts, places, stages
-from scripts.additions import Additions
 from scripts.distributions import amazonlinux
 from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
 from scripts.packages import buildx, engine, recipes
 from scripts.packages.buildx import TAIL_LINES, Cache, Failure
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import AMAZON, AMAZON_KEY, FOLDER, Pins, Recipe, Source
-from scripts.places import Place
-from scripts.records import Package, Record
-from scripts.stages import Stage
+from scripts.stages import artifacts, places
+from scripts.stages import plan as stages
+from scripts.stages.additions import Additions
+from scripts.stages.places import Place
+from scripts.stages.plan import Stage
+from scripts.stages.records import Package, Record
 from scripts.system.digests import describe_tree
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress

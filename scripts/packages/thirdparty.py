@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from scripts.additions import Additions
 from scripts.arch import ARCHES, NAMES, Arch
 from scripts.options import RPM_DISTRIBUTIONS, Options
+from scripts.stages.additions import Additions
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import PATIENT, DigestError, Settings, fetch

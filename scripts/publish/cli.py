@@ -18,13 +18,13 @@ from typing import Any
 from rich.filesize import decimal
 
 from scripts import arch as arches
-from scripts.artifacts import CHECKSUMS, MANIFEST
 from scripts.options import DISTRIBUTIONS, ROOT, Parser
 from scripts.publish import programs, push, release, signing
 from scripts.publish.push import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.s3 import Bucket
 from scripts.publish.signing import Signer
+from scripts.stages.artifacts import CHECKSUMS, MANIFEST
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.locks import only_build

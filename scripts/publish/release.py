@@ -15,14 +15,14 @@ from typing import Any
 
 from scripts import arch as arches
 from scripts import manifest as manifests
-from scripts import places, stages
 from scripts.arch import Arch
-from scripts.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
 from scripts.mkosi.source import Pin
 from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty
-from scripts.records import Record, outdated
-from scripts.stages import Target
+from scripts.stages import places, plan
+from scripts.stages.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
+from scripts.stages.plan import Target
+from scripts.stages.records import Record, outdated
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 
@@ -215,16 +215,16 @@ def _check_fresh(build: Build, root: Path, release: str) -> None:
     }
     before |= build.manifest.get("pins", {})
     if before != now:
-        raise _stale(f"{build.out}", stages.difference(before, now))
+        raise _stale(f"{build.out}", plan.difference(before, now))
 
 
 def _check_stages(build: Build, root: Path) -> None:
     target = Target(build.distribution, build.arch, {})
-    for stage in stages.plan(root, build.images, target):
+    for stage in plan.plan(root, build.images, target):
         record = build.records.get(stage.name)
-        before, now = stages.of_tree(record.inputs if record else {}), stages.of_tree(stage.inputs)
+        before, now = plan.of_tree(record.inputs if record else {}), plan.of_tree(stage.inputs)
         if before != now:
-            raise _stale(f"{stage.name} in {build.out}", stages.difference(before, now))
+            raise _stale(f"{stage.name} in {build.out}", plan.difference(before, now))
     for wanted in build.images:
         for name, need in outdated(root, wanted, build.records):
             raise _stale(f"{name} in {build.out}", f"{need} was built anew since")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, build, options, places
+from scripts import arch, build, options
 from scripts.boot import Subject
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
+from scripts.stages import places
 from scripts.system.progress import Progress
 from tests.lab import world
 from tests.lab.repository import World

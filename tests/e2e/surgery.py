@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import Arch
-from scripts.boot import disk
-from scripts.boot.disk import ESP_TYPE, Partition
+from scripts.formats import disk
+from scripts.formats.disk import ESP_TYPE, Partition
 from scripts.mkosi.sandbox import Tools
 from scripts.system import process
 

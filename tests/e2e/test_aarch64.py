@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from scripts import build, options, places
+from scripts import build, options
 from scripts.arch import ARCHES, native
-from scripts.boot import Subject, disk
-from scripts.boot import uki as ukis
+from scripts.boot import Subject
 from scripts.emulation import standins
+from scripts.formats import disk
+from scripts.formats import uki as ukis
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
+from scripts.stages import places
 from scripts.system.digests import describe_tree
 from scripts.system.progress import Progress
 from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import archives
+from scripts.formats import archives
 from scripts.options import ROOT
 from tests import builds
 from tests.lab import engine

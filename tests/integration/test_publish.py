@@ -21,10 +21,12 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import archives, artifacts, manifest
+from scripts import manifest
+from scripts.formats import archives
 from scripts.options import ROOT
 from scripts.publish import cli, programs, push, release, s3, signing
 from scripts.publish.s3 import Bucket
+from scripts.stages import artifacts
 from scripts.system import locks
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import run

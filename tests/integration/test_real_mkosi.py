@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, options, places, stages
-from scripts.additions import NONE, Additions
+from scripts import arch, options
 from scripts.distributions import amazonlinux
 from scripts.mkosi import source
+from scripts.stages import places, plan
+from scripts.stages.additions import NONE, Additions
 from scripts.system.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
@@ -101,8 +102,8 @@ def test_mkosi_reads_a_stage_without_complaint_and_without_the_others(
 def test_plain_mkosi_builds_what_the_image_stands_on_too(
     root: Path, site: Path, distribution: str, arch_name: str, image: str
 ) -> None:
-    target = stages.Target(distribution, arch.parse(arch_name), {})
-    planned = stages.plan(root, [image], target)
+    target = plan.Target(distribution, arch.parse(arch_name), {})
+    planned = plan.plan(root, [image], target)
     summary = summarize(root, site, distribution, arch_name, image)
 
     assert set(summary) == {stage.name for stage in planned} | {"main"}
@@ -111,7 +112,7 @@ def test_plain_mkosi_builds_what_the_image_stands_on_too(
 
 
 def test_mkosi_reads_the_tools_tree_as_a_stage(root: Path, site: Path) -> None:
-    name = stages.TOOLS_TREE
+    name = plan.TOOLS_TREE
     summary = summarize(root, site, "debian", arch.native().name, name, "--profile", "staged")
 
     assert summary[name]["Dependencies"] == []
@@ -148,7 +149,7 @@ def test_mkosi_knows_nothing_of_an_image_that_is_not_there(root: Path, site: Pat
 
 
 def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site: Path) -> None:
-    name = stages.TOOLS_TREE
+    name = plan.TOOLS_TREE
     plain = summarize(root, site, "debian", "x86_64", name, "--profile", "staged")[name]
     rpm = summarize(root, site, "debian", "x86_64", name, "--profile", "staged,rpm")[name]
 

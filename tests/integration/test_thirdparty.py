@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from scripts import options
-from scripts.additions import Additions
 from scripts.arch import X86_64
 from scripts.options import ROOT, Options
 from scripts.packages import thirdparty
+from scripts.stages.additions import Additions
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import DigestError
 from scripts.system.progress import Progress

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import arch, stages
-from scripts.additions import NONE, STAGE, Additions
+from scripts import arch
+from scripts.stages import plan
+from scripts.stages.additions import NONE, STAGE, Additions
 
 
 def sample(folder: Path) -> Additions:
@@ -19,7 +20,7 @@ def test_what_is_laid_out_is_a_configuration_with_packages_and_an_extra_tree(
     folder = tmp_path / "laid out"
     sample(tmp_path).lay_out(folder)
 
-    conf = stages.read_conf(folder / "mkosi.conf")
+    conf = plan.read_conf(folder / "mkosi.conf")
     assert conf["Content"]["Packages"].split() == ["own"]
     assert (folder / "rpms/own-1-1.x86_64.rpm").read_text() == "a package"
     program = folder / "mkosi.extra/usr/bin/own"
@@ -34,7 +35,7 @@ def test_what_was_laid_out_before_is_gone(tmp_path: Path) -> None:
 
     assert list((folder / "rpms").iterdir()) == []
     assert not (folder / "mkosi.extra").exists()
-    assert stages.read_conf(folder / "mkosi.conf")["Content"]["Packages"] == ""
+    assert plan.read_conf(folder / "mkosi.conf")["Content"]["Packages"] == ""
 
 
 def test_the_source_of_a_file_keeps_its_mode(tmp_path: Path) -> None:
@@ -69,8 +70,8 @@ def test_they_decide_the_base_and_what_stands_on_it_alone(checkout: Path, tmp_pa
     images = ["base", "initrd"]
 
     def keys(added: Additions) -> dict[str, str]:
-        target = stages.Target("debian", arch.X86_64, {}, {STAGE: added.inputs()})
-        return {stage.name: stage.key for stage in stages.plan(checkout, images, target)}
+        target = plan.Target("debian", arch.X86_64, {}, {STAGE: added.inputs()})
+        return {stage.name: stage.key for stage in plan.plan(checkout, images, target)}
 
     before, after = keys(NONE), keys(sample(tmp_path))
     assert {name for name in images if before[name] != after[name]} == {"base"}

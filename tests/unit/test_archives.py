@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import archives
+from scripts.formats import archives
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from scripts import artifacts
-from scripts.artifacts import Artifact, Contents
+from scripts.stages import artifacts
+from scripts.stages.artifacts import Artifact, Contents
 
 
 @pytest.fixture

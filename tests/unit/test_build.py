@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts import additions, arch, artifacts, build, options, places
+from scripts import arch, build, options
 from scripts.description import writer
 from scripts.distributions import amazonlinux
 from scripts.emulation.emulators import TABLE, Emulators, Table
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
+from scripts.stages import additions, artifacts, places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.server import Server

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import additions, arch, manifest, options
+from scripts import arch, manifest, options
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.places import Place
-from scripts.records import Record
+from scripts.stages import additions
+from scripts.stages.places import Place
+from scripts.stages.records import Record
 from scripts.system.digests import file_digest
 
 

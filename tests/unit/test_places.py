@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options, places
+from scripts import arch, options
 from scripts.distributions import debian
-from scripts.places import Places
+from scripts.stages import places
+from scripts.stages.places import Places
 
 MIRROR = "http://mirror.test/al2023"
 

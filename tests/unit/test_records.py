@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import records
-from scripts.artifacts import Artifact
-from scripts.records import Package, Record
+from scripts.stages import records
+from scripts.stages.artifacts import Artifact
+from scripts.stages.records import Package, Record
 
 RECORD = Record(
     key="abc",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import places
 from scripts.arch import AARCH64, X86_64
 from scripts.distributions import amazonlinux
 from scripts.options import ROOT
+from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
 from tests.unit.server import Server

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, stages
-from scripts.stages import Target
+from scripts import arch
+from scripts.stages import plan
+from scripts.stages.plan import Target
 from scripts.system.errors import UsageError
 
 TARGET = Target("debian", arch.parse("x86_64"), {"release": "trixie"})
@@ -43,7 +44,7 @@ def write(path: Path, text: str) -> None:
 
 
 def keys(root: Path, target: Target = TARGET) -> dict[str, str]:
-    return {stage.name: stage.key for stage in stages.plan(root, IMAGES, target)}
+    return {stage.name: stage.key for stage in plan.plan(root, IMAGES, target)}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -51,13 +52,13 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_a_stage_comes_after_all_that_it_needs(root: Path) -> None:
-    names = [stage.name for stage in stages.plan(root, ["disk"], TARGET)]
+    names = [stage.name for stage in plan.plan(root, ["disk"], TARGET)]
 
     assert names == ["base", "kernel", "initrd", "disk"]
 
 
 def test_a_stage_that_several_need_is_planned_once(root: Path) -> None:
-    names = [stage.name for stage in stages.plan(root, ["container", "disk", "container"], TARGET)]
+    names = [stage.name for stage in plan.plan(root, ["container", "disk", "container"], TARGET)]
 
     assert sorted(names) == sorted(set(names))
 
@@ -164,12 +165,12 @@ def test_an_image_that_needs_itself_is_refused_with_the_way_round(root: Path) ->
     write(root / "mkosi.images/base/mkosi.conf", "[Config]\nDependencies=disk\n")
 
     with pytest.raises(UsageError, match="base → disk → kernel → base"):
-        stages.plan(root, ["base"], TARGET)
+        plan.plan(root, ["base"], TARGET)
 
 
 def test_an_unknown_image_is_refused_with_those_that_are_known(root: Path) -> None:
     with pytest.raises(UsageError, match="no image 'bass'") as caught:
-        stages.plan(root, ["bass"], TARGET)
+        plan.plan(root, ["bass"], TARGET)
 
     assert all(name in caught.value.hint for name in IMAGES)
 
@@ -178,22 +179,22 @@ def test_a_dependency_that_is_no_image_is_refused(root: Path) -> None:
     write(root / "mkosi.images/base/mkosi.conf", "[Config]\nDependencies=bottom\n")
 
     with pytest.raises(UsageError, match="no image 'bottom'"):
-        stages.plan(root, ["disk"], TARGET)
+        plan.plan(root, ["disk"], TARGET)
 
 
 def test_a_file_that_is_no_configuration_is_named(root: Path) -> None:
     write(root / "mkosi.images/base/mkosi.conf", "Dependencies=disk\n")
 
     with pytest.raises(UsageError, match=r"mkosi\.images/base/mkosi\.conf is no mkosi"):
-        stages.plan(root, ["base"], TARGET)
+        plan.plan(root, ["base"], TARGET)
 
 
 def test_a_difference_names_what_changed() -> None:
     before = {"release": "trixie", "mkosi.conf": "1", "gone": "1"}
 
-    assert stages.difference(before, before) == "its key changed"
-    assert stages.difference(before, before | {"release": "sid"}) == "release changed"
-    assert stages.difference(before, {"release": "sid", "mkosi.conf": "1"}) == (
+    assert plan.difference(before, before) == "its key changed"
+    assert plan.difference(before, before | {"release": "sid"}) == "release changed"
+    assert plan.difference(before, {"release": "sid", "mkosi.conf": "1"}) == (
         "release changed and 1 more"
     )
 
@@ -205,7 +206,7 @@ def test_a_stage_says_whether_packages_are_installed_into_it(root: Path) -> None
         "[Match]\nDistribution=debian\n\n[Content]\nPackages=linux-image\n",
     )
 
-    planned = stages.plan(root, ["disk"], TARGET)
+    planned = plan.plan(root, ["disk"], TARGET)
 
     assert {stage.name: stage.installs for stage in planned} == {
         "base": True,

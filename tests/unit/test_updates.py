@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scripts import oci, places, updates
+from scripts import oci, updates
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.source import Pin as MkosiPin
 from scripts.packages import thirdparty
+from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
 from tests.unit.server import Server

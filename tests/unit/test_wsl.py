@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import archives
+from scripts.formats import archives
 from tests import wsl
 
 IMAGE = Path(__file__).resolve().parents[2] / "mkosi.images/wsl-rootfs"

@@ -11,15 +11,15 @@ import pytest
 
 from scripts import options
 from scripts.arch import X86_64
-from scripts.artifacts import PACKAGES, THIRD_PARTY, Contents
 from scripts.boot import checks, cidata
 from scripts.boot.checks import Facts, Verdict
-from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
 from scripts.boot.machine import ROOM
 from scripts.boot.probes import GREETING, Answer
 from scripts.boot.results import Status
-from scripts.boot.uki import Uki
+from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
+from scripts.formats.uki import Uki
 from scripts.packages import thirdparty
+from scripts.stages.artifacts import PACKAGES, THIRD_PARTY, Contents
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, 512 * MIB)

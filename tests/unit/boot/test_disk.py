@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import X86_64, native
-from scripts.boot import disk
-from scripts.boot.disk import ESP_TYPE, FileSystem, Partition
+from scripts.formats import disk
+from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, MIB)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.boot import uki
+from scripts.formats import uki
 
 
 def write_uki(path: Path, **sections: str) -> Path:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.artifacts import Artifact
 from scripts.description import provenance
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import LOCAL, Builder, Source
+from scripts.stages.artifacts import Artifact
 from tests import builds
 
 MKOSI = {

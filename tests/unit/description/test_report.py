@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from scripts import artifacts
-from scripts.artifacts import Artifact
 from scripts.description import provenance, report, sbom
 from scripts.description.inventory import Installed, System
 from scripts.origin import Builder, Source
+from scripts.stages import artifacts
+from scripts.stages.artifacts import Artifact
 from tests import builds
 
 RESULT: dict[str, Any] = {

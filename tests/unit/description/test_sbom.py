@@ -8,9 +8,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from scripts.artifacts import Artifact
 from scripts.description import sbom
 from scripts.description.inventory import Installed, System
+from scripts.stages.artifacts import Artifact
 
 DEBIAN = System("debian", "13", "Debian GNU/Linux 13 (trixie)")
 AMAZON = System("amzn", "2023", "Amazon Linux 2023")

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, artifacts, options
-from scripts.artifacts import Artifact
+from scripts import arch, options
 from scripts.description import writer
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
-from scripts.places import Place, Places
-from scripts.records import Package, Record
+from scripts.stages import artifacts
+from scripts.stages.artifacts import Artifact
+from scripts.stages.places import Place, Places
+from scripts.stages.records import Package, Record
 from tests import builds
 
 NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options, places
+from scripts import options
 from scripts.arch import X86_64
 from scripts.options import ROOT, Options
 from scripts.packages import recipes, rpms
 from scripts.packages.rpms import Plan
-from scripts.places import Place
+from scripts.stages import places
+from scripts.stages.places import Place
 from scripts.system.errors import HarnessError, UsageError
 from tests.unit.packages.given import opts
 

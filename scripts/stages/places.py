@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import additions, stages
 from scripts.arch import AARCH64, Arch, native
 from scripts.distributions import amazonlinux, debian
 from scripts.options import RPM_DISTRIBUTIONS, Options
-from scripts.stages import TOOLS_TREE
+from scripts.stages import additions, plan
+from scripts.stages.plan import TOOLS_TREE
 from scripts.system.digests import text_digest
 from scripts.system.process import Arg
 
@@ -95,7 +95,7 @@ class Place:
 
 def release_of(root: Path, distribution: str) -> str:
     """The release that mkosi.conf.d/<distribution>.conf pins."""
-    conf = stages.read_conf(root / f"mkosi.conf.d/{distribution}.conf")
+    conf = plan.read_conf(root / f"mkosi.conf.d/{distribution}.conf")
     return conf["Distribution"]["Release"]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts import stages
-from scripts.artifacts import Artifact
+from scripts.stages import plan
+from scripts.stages.artifacts import Artifact
 
 NAME = "stage.json"
 
@@ -61,7 +61,7 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
 
     It comes with the name of what was built anew since. root is the folder of mkosi.conf.
     """
-    for need in stages.dependencies(root, name):
+    for need in plan.dependencies(root, name):
         if need in records and records[name].inputs.get(f"stage {need}") == records[need].key:
             yield from outdated(root, need, records)
         else:

@@ -14,7 +14,7 @@ from scripts.system.digests import file_digest
 STAGE = "base"
 
 CONF = """\
-# Written by scripts/additions.py for each build; mkosi.images/base/mkosi.conf includes it.
+# Written by scripts/stages/additions.py for each build; mkosi.images/base/mkosi.conf includes it.
 [Content]
 Packages=
 {packages}"""

@@ -1,0 +1,1 @@
+"""What is out of date, where it is built, and what is kept of it."""
