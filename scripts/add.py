@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from scripts import build, options
+from scripts import options
+from scripts.build import build
 from scripts.stages import places
 from scripts.system import errors
 from scripts.system.locks import only_build

@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts import build, builder, options
+from scripts import options
+from scripts.build import build, runner
 from scripts.mkosi import source as mkosis
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
@@ -121,13 +122,13 @@ class _Bench:
         """Give work the packages and the mkosi of the checkout that is measured."""
         for folder in self.opts.work.rglob("packages"):
             if self.home not in folder.parents and folder.is_dir():
-                builder.share(folder, work / folder.relative_to(self.opts.work))
+                runner.share(folder, work / folder.relative_to(self.opts.work))
         for name in ("mkosi", "emulators"):
             shutil.copytree(self.opts.work / name, work / name, symlinks=True)
 
     def _ours(self) -> float:
         command: list[Arg] = [
-            sys.executable, "-m", "scripts.build",
+            sys.executable, "-m", "scripts.build.build",
             "--distribution", self.opts.distribution,
             "--arch", self.opts.arch.name,
             "--image", IMAGE,

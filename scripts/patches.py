@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts import arch, build, options
+from scripts import arch, options
 from scripts.arch import Arch
+from scripts.build import build
 from scripts.distributions import debian
 from scripts.mkosi import source as mkosis
 from scripts.mkosi.source import Mkosi, Pin

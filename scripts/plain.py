@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scripts import build, options
+from scripts import options
+from scripts.build import build
 from scripts.emulation import binfmt
 from scripts.mkosi import source, workspaces
 from scripts.stages import places

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch
-from scripts import manifest as manifests
+from scripts.build import manifest as manifests
 from scripts.description import provenance
 from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR

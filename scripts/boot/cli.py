@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import build, options
+from scripts import options
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
+from scripts.build import build
 from scripts.description import report
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options

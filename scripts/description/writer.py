@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts import origin
+from scripts.build.manifest import MKOSI_PIN
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
-from scripts.manifest import MKOSI_PIN
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Pin
 from scripts.options import Options

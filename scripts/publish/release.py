@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch as arches
-from scripts import manifest as manifests
 from scripts.arch import Arch
+from scripts.build import manifest as manifests
 from scripts.mkosi.source import Pin
 from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty

@@ -122,8 +122,10 @@ class Copy:
         return self.root / ".work"
 
     def start(self, *args: Arg) -> Build:
-        """Start `python -m scripts.build` of Debian here."""
-        return Build([sys.executable, "-m", "scripts.build", *DEBIAN, *args], self.root, environ())
+        """Start `python -m scripts.build.build` of Debian here."""
+        return Build(
+            [sys.executable, "-m", "scripts.build.build", *DEBIAN, *args], self.root, environ()
+        )
 
     def nox(self, session: str, *args: Arg) -> Build:
         """Start `./nox -s session -- args` here."""

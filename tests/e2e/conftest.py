@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, build, options
+from scripts import arch, options
 from scripts.boot import Subject
+from scripts.build import build
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.stages import places

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from scripts import build, options
+from scripts import options
 from scripts.arch import ARCHES, native
 from scripts.boot import Subject
+from scripts.build import build
 from scripts.emulation import standins
 from scripts.formats import disk
 from scripts.formats import uki as ukis

@@ -27,7 +27,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from scripts import arch, doctor
+from scripts import arch
+from scripts.doctor import doctor
 from tests.e2e.checkout import DEBIAN, TOOLS, Arg, Build, Copy, copy, copy_tree, tmpfs
 
 NATIVE = arch.native().name
@@ -311,7 +312,7 @@ class User:
         """Build to the end, as the user."""
         command: list[Arg] = [
             shutil.which("runuser") or "runuser", "-u", self.name, "--",
-            self.python, "-m", "scripts.build", "--distribution", "debian", *args,
+            self.python, "-m", "scripts.build.build", "--distribution", "debian", *args,
         ]  # fmt: skip
         variables = {"HOME": os.fspath(self.copied.root.parent), "PATH": "/usr/bin:/bin", "CI": "1"}
         build = Build(command, self.copied.root, variables)

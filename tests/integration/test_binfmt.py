@@ -354,7 +354,7 @@ with emulated(say=lambda _: None):
 
 def test_doctor_says_what_stops_even_a_build_by_root(run: Run) -> None:
     lines = run("""
-from scripts import doctor
+from scripts.doctor import doctor
 def look():
     found = doctor.binfmt(doctor.look(work, os.environ, thoroughly=True))
     print(found.ok, found.found, found.mend, sep="|")

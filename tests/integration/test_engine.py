@@ -20,7 +20,7 @@ from socketserver import ThreadingUnixStreamServer
 import pytest
 from docker.context import ContextAPI
 
-from scripts import doctor
+from scripts.doctor import doctor
 from scripts.packages import engine
 from scripts.system.errors import MachineError
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import arch, options, updates
+from scripts import arch, options
 from scripts.distributions import amazonlinux
 from scripts.packages import thirdparty
+from scripts.pins import updates
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress

@@ -21,7 +21,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from scripts import manifest
+from scripts.build import manifest
 from scripts.formats import archives
 from scripts.options import ROOT
 from scripts.publish import cli, programs, push, release, s3, signing

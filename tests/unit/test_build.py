@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, build, options
+from scripts import arch, options
+from scripts.build import build
 from scripts.description import writer
 from scripts.distributions import amazonlinux
 from scripts.emulation.emulators import TABLE, Emulators, Table

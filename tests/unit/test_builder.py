@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import builder
+from scripts.build import runner
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def common(tmp_path: Path) -> Path:
 def test_a_deb_is_shared_without_a_copy(common: Path, tmp_path: Path) -> None:
     (common / "bash.deb").write_text("bash")
 
-    builder.share(common, tmp_path / "own")
+    runner.share(common, tmp_path / "own")
 
     assert (tmp_path / "own/bash.deb").samefile(common / "bash.deb")
 
@@ -29,7 +29,7 @@ def test_an_rpm_that_is_written_over_stays_as_it_was_for_others(
     (common / "dnf").mkdir()
     (common / "dnf/bash.rpm").write_text("bash")
 
-    builder.share(common, tmp_path / "own")
+    runner.share(common, tmp_path / "own")
     (tmp_path / "own/dnf/bash.rpm").write_text("another bash")
 
     assert (common / "dnf/bash.rpm").read_text() == "bash"
@@ -39,7 +39,7 @@ def test_a_package_that_is_still_on_its_way_is_not_shared(common: Path, tmp_path
     (common / "archives/partial").mkdir(parents=True)
     (common / "archives/partial/bash.deb").write_text("ba")
 
-    builder.share(common, tmp_path / "own")
+    runner.share(common, tmp_path / "own")
 
     assert not [path for path in tmp_path.glob("own/**/*") if path.is_file()]
 
@@ -47,6 +47,6 @@ def test_a_package_that_is_still_on_its_way_is_not_shared(common: Path, tmp_path
 def test_what_is_no_package_is_not_shared(common: Path, tmp_path: Path) -> None:
     (common / "lock").touch()
 
-    builder.share(common, tmp_path / "own")
+    runner.share(common, tmp_path / "own")
 
     assert not list(tmp_path.glob("own/*"))

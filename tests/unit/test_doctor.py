@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scripts import doctor, options
-from scripts.doctor import GIB, Machine
+from scripts import options
+from scripts.doctor import doctor
+from scripts.doctor.doctor import GIB, Machine
 from scripts.system.errors import MachineError, UsageError
 
 ROOT = Machine(

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import arch, manifest, options
+from scripts import arch, options
+from scripts.build import manifest
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.stages import additions

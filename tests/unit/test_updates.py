@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scripts import oci, updates
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.source import Pin as MkosiPin
 from scripts.packages import thirdparty
+from scripts.pins import registry, updates
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
@@ -27,7 +27,7 @@ from tests.unit.server import Server
 QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
 
 # Where it is looked up what is newer: as in the checkout.
-ADDRESSES = "scripts/updates.toml"
+ADDRESSES = "scripts/pins/updates.toml"
 OURS = "al2023-package-build/packages.toml"
 
 MANIFEST = b'{"schemaVersion": 2, "manifests": []}'
@@ -509,7 +509,7 @@ def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:
     server.files["/token/?service=ecr&scope=aws"] = answer({"token": "a secret"})
     server.token = "a secret"
 
-    assert oci.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
+    assert registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
     assert server.asked == [
         "/v2/image/manifests/2023", "/token/?service=ecr&scope=aws", "/v2/image/manifests/2023",
     ]  # fmt: skip
@@ -520,4 +520,4 @@ def test_a_registry_that_wants_something_else_is_reported(server: Server, challe
     server.challenge, server.token = challenge, "a secret"
 
     with pytest.raises(HarnessError, match="credentials"):
-        oci.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)
+        registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)

@@ -1,4 +1,4 @@
-"""Build images: `python -m scripts.build`, which the build, image and quickstart sessions run."""
+"""Build images, for the build, image and quickstart sessions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from scripts import doctor, manifest, options
-from scripts.builder import Builder
+from scripts import options
+from scripts.build import manifest
+from scripts.build.runner import Builder
 from scripts.distributions import amazonlinux
+from scripts.doctor import doctor
 from scripts.emulation import binfmt, emulators, standins
 from scripts.emulation.emulators import Emulators
 from scripts.mkosi import source

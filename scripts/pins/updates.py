@@ -1,4 +1,4 @@
-"""Renew what is pinned: `python -m scripts.updates`, the update-pins session."""
+"""Renew what is pinned: `python -m scripts.pins.updates`, the update-pins session."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from defusedxml import DefusedXmlException, ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from scripts import oci
 from scripts.arch import ARCHES, X86_64
 from scripts.distributions import amazonlinux as releases
 from scripts.mkosi.source import Pin as MkosiPin
 from scripts.options import ROOT
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import NOARCH, SHA256, Pin
+from scripts.pins import registry
 from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
@@ -119,7 +119,7 @@ def update(root: Path, *, check: bool, console: Console, settings: Settings = LO
     if failed:
         raise HarnessError(
             f"{len(failed)} of {table.row_count} sources could not be asked: {', '.join(failed)}",
-            hint="check the network and the addresses in scripts/updates.toml and "
+            hint="check the network and the addresses in scripts/pins/updates.toml and "
             f"{thirdparty.PINS}; the others have been dealt with",
         )
     if check and newer:
@@ -131,7 +131,7 @@ def update(root: Path, *, check: bool, console: Console, settings: Settings = LO
 
 def lookups(root: Path, settings: Settings = LOOK) -> Iterator[tuple[str, Lookup]]:
     """What is looked up for the checkout root: a name, and the function that does it."""
-    sources = tomllib.loads((root / "scripts/updates.toml").read_text())
+    sources = tomllib.loads((root / "scripts/pins/updates.toml").read_text())
     ask = _Asking(root, settings)
     yield "mkosi", partial(ask.mkosi, **sources["mkosi"])
     yield "Amazon Linux", partial(ask.amazonlinux, **sources["amazonlinux"])
@@ -217,7 +217,7 @@ class _Asking:
     def base_image(self, *, manifest: str, file: str, table: str) -> Finding:
         path = self.root / file
         tag, pinned = (str(_value(path, f"{table}.{key}")) for key in ("tag", "digest"))
-        newest = oci.digest(manifest.format(tag=tag), settings=self.settings)
+        newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
         edits = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
         return Finding("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", edits)
 

@@ -1,0 +1,1 @@
+"""One build, from what was asked for to finished artifacts."""

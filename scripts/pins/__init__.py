@@ -1,0 +1,1 @@
+"""What is newer than the versions that are pinned."""
