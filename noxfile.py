@@ -73,7 +73,7 @@ def quickstart(session: nox.Session) -> None:
     environments.install(session, "boot")
     target = ("--distribution", "debian", "--arch", "native", *session.posargs)
     environments.harness(session, "build", *target)
-    environments.harness(session, "boot.cli", *target)
+    environments.harness(session, "boot_test", *target)
 
 
 @nox.session(default=False, python=[MKOSI_PYTHON])
@@ -97,7 +97,7 @@ def image(session: nox.Session, arch: str, image: str) -> None:
 def packages(session: nox.Session, arch: str) -> None:
     """Build packages of our own in Docker, and fetch those of others."""
     environments.install(session, "harness")
-    environments.harness(session, "add", "--arch", arch, *session.posargs)
+    environments.harness(session, "packages", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, name="boot-test")
@@ -107,28 +107,28 @@ def boot_test(session: nox.Session, arch: str) -> None:
     if not options.built(arch, session.posargs):
         environments.skip(session, f"no os-image of {arch} has been built")
     environments.install(session, "boot")
-    environments.harness(session, "boot.cli", "--arch", arch, *session.posargs)
+    environments.harness(session, "boot_test", "--arch", arch, *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def mkosi(session: nox.Session) -> None:
     """Run the pinned and patched mkosi here: `-- --image-id os-image summary`."""
     environments.install(session, "harness")
-    environments.harness(session, "plain", *session.posargs)
+    environments.harness(session, "mkosi", *session.posargs)
 
 
 @nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
 def patch_check(session: nox.Session) -> None:
     """See that our patches apply to the pinned and the newest mkosi, which reads our files."""
     environments.install(session, "harness")
-    environments.harness(session, "patches", *session.posargs)
+    environments.harness(session, "patch_check", *session.posargs)
 
 
 @nox.session(default=False)
 def binfmt(session: nox.Session) -> None:
     """Let this machine run the other architecture's programs: `-- setup`, or `-- teardown`."""
     environments.install(session, "harness")
-    environments.harness(session, "emulation.binfmt", *session.posargs)
+    environments.harness(session, "binfmt", *session.posargs)
 
 
 @nox.session(default=False)
@@ -156,7 +156,7 @@ def lab(session: nox.Session) -> None:
 def update_pins(session: nox.Session) -> None:
     """Renew all that is pinned, with a table of old and new; `-- --check` only compares."""
     environments.install(session, "harness")
-    environments.harness(session, "updates", *session.posargs)
+    environments.harness(session, "update_pins", *session.posargs)
 
 
 @nox.session(default=False)
@@ -170,14 +170,14 @@ def diff(session: nox.Session) -> None:
 def ci_matrix(session: nox.Session) -> None:
     """Print the jobs of CI as JSON: architecture, image, session and runner of each."""
     environments.install(session, "harness")
-    environments.harness(session, "matrix", sys.executable, *session.posargs)
+    environments.harness(session, "ci_matrix", sys.executable, *session.posargs)
 
 
 @nox.session(default=False)
 def publish(session: nox.Session) -> None:
     """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
     environments.install(session, "publish")
-    environments.harness(session, "publish.cli", *session.posargs)
+    environments.harness(session, "publish", *session.posargs)
 
 
 @nox.session(default=False)

@@ -17,7 +17,8 @@ from scripts.build import manifest as manifests
 from scripts.description import provenance
 from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR
-from scripts.mkosi.source import UPSTREAM, Pin
+from scripts.mkosi.pin import Pin
+from scripts.mkosi.source import UPSTREAM
 from scripts.options import ROOT
 from scripts.origin import Builder, Source
 from scripts.stages import artifacts, plan

@@ -114,8 +114,8 @@ def install(session: nox.Session, group: str) -> None:
 
 
 def harness(session: nox.Session, module: str, *args: str) -> None:
-    """Run a module of the harness; the process ends with its exit code where that is not 0."""
-    _run(session, "python", "-m", f"scripts.{module}", *args, keeps_status=True)
+    """Run scripts.sessions.<module>; the process ends with its exit code where that is not 0."""
+    _run(session, "python", "-m", f"scripts.sessions.{module}", *args, keeps_status=True)
 
 
 def lab(session: nox.Session, *args: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -30,17 +29,8 @@ from scripts.stages.additions import Additions
 from scripts.stages.places import Places
 from scripts.stages.plan import TOOLS_TREE, Stage, Target
 from scripts.stages.records import Record
-from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.locks import only_build
 from scripts.system.progress import Progress
-
-
-def main(argv: Sequence[str]) -> None:
-    """Build what argv asks for, or say that all of it is up to date."""
-    opts = options.parse(argv, os.environ)
-    with only_build(opts.work):
-        build(opts, Progress())
 
 
 def build(opts: Options, progress: Progress) -> None:
@@ -310,7 +300,3 @@ def _show(
             console.print(f"{name} stands in {at.stage(name) / name}")
     if not built:
         console.print("everything is up to date")
-
-
-if __name__ == "__main__":
-    errors.main(main)

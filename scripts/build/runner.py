@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from scripts.emulation import standins
-from scripts.formats import archives
+from scripts.formats import archives, oci_layout, qcow2
 from scripts.mkosi import failures, workspaces
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.stages import additions, artifacts, records
+from scripts.stages import additions, artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import RPMS, STANDINS, Place, Places
 from scripts.stages.plan import TOOLS_TREE, Stage
@@ -231,10 +231,10 @@ class Builder:
         outputs = artifacts.OUTPUTS.get(stage.name, ())
         if "os-image.qcow2" in outputs:
             task.step("Converting to qcow2")
-            artifacts.to_qcow2(folder / "os-image.raw", self._tools)
+            qcow2.to_qcow2(folder / "os-image.raw", self._tools)
         if "container-with-kernel.tar" in outputs:
             task.step("Writing the layout as one tar")
-            archives.pack_oci(folder / "container-with-kernel")
+            oci_layout.pack_oci(folder / "container-with-kernel")
         if "wsl-rootfs.wsl" in outputs:
             task.step("Packing the rootfs")
             compressor = self._tools.command(["pigz", "--no-name", "--stdout"])
@@ -256,7 +256,7 @@ class Builder:
         packages = records.packages_of(folder / f"{stage.name}.manifest")
         Record(stage.key, stage.inputs, seconds, tuple(made), packages).write(folder)
         outputs = artifacts.OUTPUTS.get(stage.name, ())
-        with artifacts.delivery(outputs, folder, self._opts.target):
+        with delivery.delivery(outputs, folder, self._opts.target):
             remove(final)
         folder.rename(final)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from scripts.mkosi.source import UPSTREAM, Pin
+from scripts.mkosi.pin import Pin
+from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Source
 from scripts.stages.artifacts import Artifact
 

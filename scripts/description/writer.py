@@ -10,8 +10,8 @@ from scripts import origin
 from scripts.build.manifest import MKOSI_PIN
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
+from scripts.mkosi.pin import Pin
 from scripts.mkosi.sandbox import Tools
-from scripts.mkosi.source import Pin
 from scripts.options import Options
 from scripts.stages import plan
 from scripts.stages.artifacts import OUTPUTS, PROVENANCE, SBOM

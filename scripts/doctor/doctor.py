@@ -10,12 +10,10 @@ import os
 import pwd
 import re
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +23,7 @@ from scripts.distributions import debian
 from scripts.emulation import binfmt as binfmts
 from scripts.options import ROOT, Options
 from scripts.packages import engine
-from scripts.system import errors, process
+from scripts.system import process
 from scripts.system.errors import MachineError, UsageError
 from scripts.system.files import nearest
 
@@ -262,7 +260,7 @@ CHECKS: tuple[Check, ...] = (python, *QUICK, kvm, binfmt, docker, buildx)
 def require(session: str, options: Options) -> None:
     """Raise MachineError if this machine lacks what session needs; it takes milliseconds."""
     machine = look(options.work, os.environ, thoroughly=False)
-    _raise_for(session, [check(machine) for check in QUICK])
+    raise_for(session, [check(machine) for check in QUICK])
 
 
 def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine:
@@ -327,35 +325,6 @@ def report(findings: Sequence[Finding], session: str) -> Table:
         cells = (finding.check, finding.found, needed, mend)
         table.add_row(Text(mark, style), *(Text(cell) for cell in cells))
     return table
-
-
-def main(argv: Sequence[str]) -> None:
-    """Print what this machine has and lacks for the session that argv names, else quickstart.
-
-    Raises MachineError where the session cannot run, UsageError where there is none of that name.
-    """
-    if {"-h", "--help"} & set(argv):
-        print("usage: ./nox -s doctor -- [SESSION]\n\nWithout SESSION, quickstart is meant.")
-        return
-    if len(argv) > 1:
-        raise UsageError(f"one session at a time, not {' '.join(argv)}")
-    session = session_name(argv[0] if argv else "quickstart")
-    machine = look(ROOT / ".work", os.environ, thoroughly=True)
-    findings = [check(machine) for check in CHECKS]
-    # Where nobody sees the width of the screen, a command on one line is worth more than a frame.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(report(findings, session))
-    _raise_for(session, findings)
-
-
-def _raise_for(session: str, findings: Sequence[Finding]) -> None:
-    lacking = [item for item in findings if session in item.needed_by and not item.ok]
-    if lacking:
-        raise MachineError(
-            f"{session} cannot run here: "
-            + "; ".join(f"{item.check}: {item.found}" for item in lacking),
-            hint="; ".join(item.mend for item in lacking),
-        )
 
 
 def _install(machine: Machine, *, apt: str, dnf: str) -> str:
@@ -435,5 +404,12 @@ def _buildx(environ: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-if __name__ == "__main__":
-    errors.main(main)
+def raise_for(session: str, findings: Sequence[Finding]) -> None:
+    """Raise MachineError where one of findings keeps session from running."""
+    lacking = [item for item in findings if session in item.needed_by and not item.ok]
+    if lacking:
+        raise MachineError(
+            f"{session} cannot run here: "
+            + "; ".join(f"{item.check}: {item.found}" for item in lacking),
+            hint="; ".join(item.mend for item in lacking),
+        )

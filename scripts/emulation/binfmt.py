@@ -13,16 +13,14 @@ import fcntl
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import options
 from scripts.arch import ARCHES, Arch, native
 from scripts.emulation import elf, emulators
 from scripts.emulation.emulators import TABLE, Emulators, Table, Target
-from scripts.system import errors
-from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.errors import HarnessError, MachineError
 from scripts.system.files import nearest
 from scripts.system.process import CommandError, run
 
@@ -406,21 +404,6 @@ def has_kernel_support(filesystems: Path = Path("/proc/filesystems")) -> bool:
     return False
 
 
-def main(argv: Sequence[str]) -> None:
-    """`setup` or `teardown` the emulators of the architectures that this machine's is not."""
-    if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
-        raise UsageError(
-            f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
-            hint="./nox -s binfmt -- setup",
-        )
-    foreign = [arch for arch in ARCHES if not arch.is_native]
-    for arch in foreign:
-        if argv[0] == "setup":
-            setup(arch, options.ROOT, options.ROOT / ".work")
-        else:
-            teardown(arch)
-
-
 def setup(arch: Arch, root: Path, work: Path, *, say: Callable[[str], None] = print) -> None:
     """Register the emulator of arch until `teardown` or the next boot.
 
@@ -457,7 +440,3 @@ def teardown(arch: Arch, *, say: Callable[[str], None] = print) -> None:
             hint=_removal(path),
         ) from error
     say(f"{path.name} is not registered any more")
-
-
-if __name__ == "__main__":
-    errors.main(main)

@@ -22,7 +22,7 @@ from scripts.mkosi import source as mkosis
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
-from scripts.system.process import CommandError, run
+from scripts.system.process import CommandError, last_line, run
 
 TABLE = Path("binfmt/targets.toml")
 RECORD = "emulators.json"
@@ -195,7 +195,7 @@ def _fetch(table: Table, arch: Arch, archive: Archive, folder: Path) -> None:
         except CommandError as error:
             cause = error.output.strip() or str(error)
             raise HarnessError(
-                f"{table.package} for {arch} cannot be fetched: {cause.splitlines()[-1]}",
+                f"{table.package} for {arch} cannot be fetched: {last_line(cause)}",
                 hint="it comes from the Debian archive that this machine's apt is configured with, "
                 "where it has none from mkosi's default; check the network",
             ) from error

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import lzma
 import os
-import re
 import shutil
 import sys
 import sysconfig
 import tarfile
 import tempfile
-import tomllib
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +20,12 @@ from filelock import FileLock
 
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
+from scripts.mkosi.patches import apply_series
+from scripts.mkosi.pin import Pin, version_of
 from scripts.system.digests import file_digest, text_digest, tree_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.fetch import BRIEF, DigestError, fetch
-from scripts.system.process import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, last_line, run
 
 RECORD = "mkosi.json"
 
@@ -39,40 +39,6 @@ from mkosi.distribution.debian import Installer
 config = SimpleNamespace(release="", repositories=(), local_mirror=None)
 print(next(iter(Installer.repositories(SimpleNamespace(config=config), for_image=True))).url)
 """
-
-
-@dataclass(frozen=True)
-class Pin:
-    """The contents of mkosi/pin.toml.
-
-    full_tree are the names of the patches that need more of mkosi's source tree than the packaged
-    form has, newest the URL of upstream's newest source tree, of which no digest can be pinned.
-    """
-
-    version: str
-    url: str
-    sha256: str
-    newest: str
-    package: str
-    suites: tuple[str, ...]
-    full_tree: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, path: Path) -> Pin:
-        """The pin at path. Raises UsageError that says what is wrong with it."""
-        try:
-            data = tomllib.loads(path.read_text())
-            return cls(
-                version=data["version"],
-                url=data["upstream"]["url"],
-                sha256=data["upstream"]["sha256"],
-                newest=data["upstream"]["newest"],
-                package=data["debian"]["package"],
-                suites=tuple(data["debian"]["suites"]),
-                full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
-            )
-        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-            raise UsageError(f"{path} is no mkosi pin: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -174,57 +140,6 @@ def _replace(mkosi: Mkosi, site: Path) -> None:
     new.rename(site / "mkosi")
 
 
-def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
-    """Apply the patches in folder to tree; those that were applied, in order.
-
-    Those that need a full source tree are left out where tree is not one, such as Debian's package.
-    Raises HarnessError as `apply_patch` does.
-    """
-    is_full = (tree / "pyproject.toml").exists()
-    series = [
-        patch
-        for patch in sorted(folder.glob("*.patch"))
-        if is_full or patch.name not in pin.full_tree
-    ]
-    for patch in series:
-        apply_patch(patch, tree)
-    return series
-
-
-def apply_patch(patch: Path, tree: Path) -> None:
-    """Apply a git-format patch to tree, without fuzz.
-
-    Raises HarnessError that names each hunk that does not apply and its file;
-    the tree is then half patched and of no use.
-    """
-    result = run(
-        ["git", "apply", "--reject", "--verbose", "--whitespace=nowarn", patch.absolute()],
-        cwd=tree,
-        # Inside a checkout git would take the paths as the checkout's own.
-        env={"GIT_CEILING_DIRECTORIES": str(tree.absolute().parent)},
-        check=False,
-    )
-    if result.returncode:
-        rejected = _rejected_hunks(result.stderr) or [_last_line(result.stderr)]
-        raise HarnessError(
-            f"{patch.name} does not apply to mkosi {version_of(tree)}: {'; '.join(rejected)}",
-            hint=f"refresh {patch.name}, or pin the version that it was made for",
-        )
-
-
-def _rejected_hunks(report: str) -> list[str]:
-    """Each hunk that `git apply --reject --verbose` refused, as "hunk 2 of mkosi/config.py"."""
-    rejected, name = [], ""
-    for line in report.splitlines():
-        if match := re.match(r"(?:Applying patch|Checking patch) (\S+?)(?:\.\.\.| with )", line):
-            name = match[1]
-        elif match := re.match(r"Rejected hunk #(\d+)", line):
-            rejected.append(f"hunk {match[1]} of {name}")
-        elif match := re.match(r"error: (\S+): (No such file or directory|does not exist.*)", line):
-            rejected.append(f"{match[1]} is not there")
-    return rejected
-
-
 def _unpack_first(
     pin: Pin,
     scratch: Path,
@@ -255,7 +170,7 @@ def _unpack_first(
         package = debian.download(pin.package, list(pin.suites), scratch / "apt")
         return unpack(package, scratch), f"the Debian archive ({package.name})"
     except (MachineError, CommandError) as error:
-        causes.append(_last_line(getattr(error, "output", "")) or str(error))
+        causes.append(last_line(getattr(error, "output", "")) or str(error))
     raise HarnessError(
         f"no source of mkosi {pin.version} answers: {'; '.join(causes)}",
         hint="check the network, or set MKOSI_SOURCE to a folder or archive of mkosi",
@@ -278,7 +193,7 @@ def unpack(source: Path, scratch: Path) -> Path:
             with tarfile.open(source) as archive:
                 archive.extractall(tree, filter="data")
     except (CommandError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        cause = _last_line(getattr(error, "output", "")) or str(error)
+        cause = last_line(getattr(error, "output", "")) or str(error)
         raise HarnessError(f"{source} is no archive of mkosi: {cause}") from error
     return _find_package(tree)
 
@@ -306,14 +221,6 @@ def _identity_of(given: Path) -> str:
     raise UsageError(f"MKOSI_SOURCE={given} does not exist")
 
 
-def version_of(tree: Path) -> str:
-    """The version of the mkosi whose package is in tree."""
-    match = re.search(
-        r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
-    )
-    return match[1] if match else "unknown"
-
-
 def _kept(home: Path) -> Mkosi | None:
     """What an earlier call left in home, None where there is nothing, or not what it recorded.
 
@@ -338,8 +245,3 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

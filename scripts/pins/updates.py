@@ -1,8 +1,7 @@
-"""Renew what is pinned: `python -m scripts.pins.updates`, the update-pins session."""
+"""What is newer than what is pinned, and how to pin it."""
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import tomlkit
@@ -22,14 +21,12 @@ from rich.table import Table
 
 from scripts.arch import ARCHES, X86_64
 from scripts.distributions import amazonlinux as releases
-from scripts.mkosi.source import Pin as MkosiPin
-from scripts.options import ROOT
+from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import NOARCH, SHA256, Pin
 from scripts.pins import registry
 from scripts.stages import places
-from scripts.system import errors
-from scripts.system.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings, read
 from scripts.system.files import write_text
 
@@ -70,30 +67,6 @@ class Finding:
 
 
 Lookup = Callable[[], Finding]
-
-
-class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint="`./nox -s update-pins -- --help` lists the options")
-
-
-def main(argv: Sequence[str]) -> None:
-    """Renew all pins, or with --check only compare them.
-
-    Raises HarnessError where a source could not be asked, and with --check where one is newer.
-    """
-    parser = _Parser(
-        prog="./nox -s update-pins --",
-        description="Looks up the newest of what is pinned, and pins it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only compare; the exit status is 1 where they differ"
-    )
-    given = parser.parse_args(argv)
-    update(ROOT, check=given.check, console=Console(highlight=False, soft_wrap=True))
 
 
 def update(root: Path, *, check: bool, console: Console, settings: Settings = LOOK) -> None:
@@ -374,7 +347,3 @@ def _edited_toml(text: str, edit: Edit) -> str:
 def _edited_conf(text: str, edit: Edit) -> str:
     pattern = re.compile(rf"^{re.escape(edit.key)}=.*$", re.MULTILINE)
     return pattern.sub(lambda _: f"{edit.key}={edit.value}", text, count=1)
-
-
-if __name__ == "__main__":
-    errors.main(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 from scripts.distributions import debian
 from scripts.system.digests import text_digest
 from scripts.system.errors import MachineError
-from scripts.system.process import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
 
 SUITE = "trixie"
@@ -66,7 +66,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
         partial.replace(root)
     except CommandError as error:
         raise MachineError(
-            f"{name} cannot be had from Debian: {error.output.strip().splitlines()[-1]}",
+            f"{name} cannot be had from Debian: {last_line(error.output) or error}",
             hint="check the network",
         ) from error
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 from scripts import arch as arches
 from scripts.arch import Arch
 from scripts.build import manifest as manifests
-from scripts.mkosi.source import Pin
+from scripts.mkosi.pin import Pin
 from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty
 from scripts.stages import places, plan

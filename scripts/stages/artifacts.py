@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
 from scripts.system.files import write_text
-from scripts.system.process import Arg, run
 
 # By image: what of mkosi's output is an artifact, under its final name.
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
@@ -72,24 +66,6 @@ class Artifact:
         return self.name.partition("/")[0]
 
 
-def to_qcow2(raw: Path, tools: Tools) -> Path:
-    """Convert raw to a compressed qcow2 beside it and check it with `qemu-img check`.
-
-    zstd clusters are made six times as fast as zlib ones, and smaller. QEMU reads them since 5.1,
-    and so does Lima's own reader, which converts the image on macOS.
-    """
-    qcow2 = raw.with_suffix(".qcow2")
-    convert: list[Arg] = [
-        "qemu-img", "convert",
-        "-c", "-O", "qcow2", "-o", "compression_type=zstd",
-        "-m", "4", "-W",
-        raw, qcow2,
-    ]  # fmt: skip
-    run(tools.command(convert, write=[raw.parent]))
-    run(tools.command(["qemu-img", "check", "--quiet", qcow2], read=[qcow2]))
-    return qcow2
-
-
 def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
     """The artifacts that outputs in folder come to: each a file, or a file of a folder."""
     names: list[str] = []
@@ -104,80 +80,6 @@ def describe(folder: Path, outputs: Iterable[str]) -> list[Artifact]:
     # hashlib lets go of the interpreter's lock, so that each thread has a core.
     with ThreadPoolExecutor() as pool:
         return list(pool.map(partial(Artifact.of, folder), names))
-
-
-@contextmanager
-def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
-    """Move outputs from source to out: what stands in out is always whole.
-
-    All that takes room on the disk of out is done before the with block, and the outputs get their
-    final names after it, by rename. What described their predecessors is removed before that, so
-    that nobody takes it for theirs. Raises OSError, and then nothing has changed in out.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    new = {output: out / f".{output}.new" for output in outputs}
-    old = {output: out / f".{output}.old" for output in outputs}
-    try:
-        for output, path in new.items():
-            _remove(path)
-            # Copied where out is on another file system, but not the holes of a disk image.
-            shutil.move(source / output, path, copy_function=copy_sparse)
-        yield
-        for name in _descriptions(outputs):
-            _remove(out / name)
-        for output, path in new.items():
-            target = out / output
-            if target.is_dir():  # whose place rename(2) gives to no other folder
-                _remove(old[output])
-                target.rename(old[output])
-            path.replace(target)
-    finally:
-        for path in (*new.values(), *old.values()):
-            _remove(path)
-
-
-def _descriptions(outputs: Sequence[str]) -> list[str]:
-    """The names of the files that describe outputs."""
-    if not outputs:
-        return []
-    images = [image for image, own in OUTPUTS.items() if set(own) & set(outputs)]
-    return [*DESCRIPTIONS, *(f"{image}.{SBOM}" for image in images)]
-
-
-def copy_sparse(source: str, target: str) -> str:
-    """Copy a file as `shutil.copy2` does, but leave holes where it has holes; returns target."""
-    with Path(source).open("rb") as old, Path(target).open("wb") as new:
-        size = os.fstat(old.fileno()).st_size
-        for start, end in _data(old.fileno(), size):
-            new.seek(start)
-            while start < end and (
-                sent := os.sendfile(new.fileno(), old.fileno(), start, end - start)
-            ):
-                start += sent  # noqa: PLW2901 - a write may be short
-        new.truncate(size)
-    shutil.copystat(source, target)
-    return target
-
-
-def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """The ranges of a file that are no holes, in bytes (lseek(2), SEEK_DATA)."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_checksums(out: Path, artifacts: Iterable[Artifact]) -> None:

@@ -207,3 +207,8 @@ def stream(
     log.flush()
     if process.returncode:
         raise CommandError(command, process.returncode, "\n".join(tail))
+
+
+def last_line(text: str) -> str:
+    """The last line of text that is not blank, stripped ("" where there is none)."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

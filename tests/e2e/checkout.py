@@ -124,7 +124,7 @@ class Copy:
     def start(self, *args: Arg) -> Build:
         """Start `python -m scripts.build.build` of Debian here."""
         return Build(
-            [sys.executable, "-m", "scripts.build.build", *DEBIAN, *args], self.root, environ()
+            [sys.executable, "-m", "scripts.sessions.build", *DEBIAN, *args], self.root, environ()
         )
 
     def nox(self, session: str, *args: Arg) -> Build:

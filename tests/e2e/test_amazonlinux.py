@@ -58,7 +58,7 @@ WITHOUT = ("--without-packages",)
 def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
     """Build the base to the end, by the way of `./nox -s image` but for Nox."""
     target = [*amazonlinux(lab, made), *(args or WITHOUT)]
-    command = [sys.executable, "-m", "scripts.build.build", *target, "--image", "base"]
+    command = [sys.executable, "-m", "scripts.sessions.build", *target, "--image", "base"]
     build = Build(command, copied.root, environ())
     build.wait(within=600)
     return build
@@ -342,7 +342,7 @@ def test_a_release_that_does_not_exist_lists_the_nearest(
 ) -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "scripts.build.build", *amazonlinux(lab, made), *WITHOUT,
+            sys.executable, "-m", "scripts.sessions.build", *amazonlinux(lab, made), *WITHOUT,
             "--release", "2023.12.20260901",
         ],
         cwd=copied.root, env=environ(), capture_output=True, text=True, check=False,
@@ -356,7 +356,14 @@ def test_a_release_that_has_not_the_kernel_yet_is_told_from_a_mistake(
     forgetful: Copy, lab: LabServer, made: World
 ) -> None:
     target = [*amazonlinux(lab, made), *WITHOUT, "--release", made.releases[-1]]
-    command = [sys.executable, "-m", "scripts.build.build", *target, "--image", "base-with-kernel"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.sessions.build",
+        *target,
+        "--image",
+        "base-with-kernel",
+    ]
     build = Build(command, forgetful.root, environ())
     assert build.wait(within=600) == 1, build.output
     assert "Unable to find a match: kernel6.18" in build.error[0]

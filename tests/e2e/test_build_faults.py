@@ -312,7 +312,7 @@ class User:
         """Build to the end, as the user."""
         command: list[Arg] = [
             shutil.which("runuser") or "runuser", "-u", self.name, "--",
-            self.python, "-m", "scripts.build.build", "--distribution", "debian", *args,
+            self.python, "-m", "scripts.sessions.build", "--distribution", "debian", *args,
         ]  # fmt: skip
         variables = {"HOME": os.fspath(self.copied.root.parent), "PATH": "/usr/bin:/bin", "CI": "1"}
         build = Build(command, self.copied.root, variables)

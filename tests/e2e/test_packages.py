@@ -50,7 +50,7 @@ class Place:
         """The packages session, by the way of `./nox` but for Nox."""
         return subprocess.run(
             [
-                sys.executable, "-m", "scripts.add", "--arch", ARCH.name,
+                sys.executable, "-m", "scripts.sessions.packages", "--arch", ARCH.name,
                 "--work", self.folder / "work", "--out", self.folder / "out",
                 *(self.options if options is None else options), *args,
             ],

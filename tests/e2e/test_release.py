@@ -101,7 +101,7 @@ def test_a_release_comes_back_whole_and_verified(
     run([*cosign, "generate-key-pair"], cwd=tmp_path)
     with services.docker_registry(tmp_path / "registry", WORK) as host:
         command: list[str | Path] = [
-            *(sys.executable, "-m", "scripts.publish.cli", *DEBIAN, "--allow-unbooted"),
+            *(sys.executable, "-m", "scripts.sessions.publish", *DEBIAN, "--allow-unbooted"),
             *("--run-id", RUN, "--bucket", "finch", "--repository", f"{host}/finch"),
             *("--key", tmp_path / "cosign.key"),
         ]
@@ -150,7 +150,7 @@ def test_a_diff_of_two_builds_that_differ_in_one_package_shows_that_package(
     diff: list[str | Path] = [
         sys.executable,
         "-m",
-        "scripts.diff",
+        "scripts.sessions.diff",
         tmp_path / "before",
         out,
         "--format",

@@ -93,8 +93,8 @@ def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
         shutil.copytree(checkout / "requirements", root / "requirements")
         unwanted = shutil.ignore_patterns("__pycache__")
         shutil.copytree(checkout / "scripts", root / "scripts", ignore=unwanted)
-        for name in ("build.py", "boot/cli.py"):
-            (root / "scripts" / name).write_text(STUB)
+        for name in ("build.py", "boot_test.py"):
+            (root / "scripts/sessions" / name).write_text(STUB)
         return Checkout(root)
 
     return copy

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, patches
+from scripts import arch
 from scripts.mkosi import source
 from scripts.mkosi.source import Mkosi
 from scripts.packages import thirdparty
+from scripts.sessions import patch_check
 from scripts.stages import plan
 
 NAMES = "tests/amazon-package-names.txt"
@@ -50,8 +51,10 @@ def allowed() -> dict[str, str]:
 def packages_of_images(using: Mkosi, root: Path) -> set[str]:
     found: set[str] = set()
     for name in arch.NAMES:
-        for image in set(patches.images(root)) - {plan.TOOLS_TREE}:
-            read = patches.read_configuration(using, root, "amazonlinux", arch.parse(name), image)
+        for image in set(patch_check.images(root)) - {plan.TOOLS_TREE}:
+            read = patch_check.read_configuration(
+                using, root, "amazonlinux", arch.parse(name), image
+            )
             for setting in ("Packages", "BuildPackages", "VolatilePackages"):
                 value = read.get(setting) or []
                 assert isinstance(value, list)

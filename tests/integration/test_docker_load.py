@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.formats import archives
+from scripts.formats import oci_layout
 from scripts.options import ROOT
 from tests import builds
 from tests.lab import engine
@@ -22,7 +22,7 @@ def test_docker_loads_the_tar(tmp_path: Path, containerd_store: bool) -> None:
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("etc"))
     builds.write_layout(tmp_path / "image", layer.getvalue())
-    packed = archives.pack_oci(tmp_path / "image")
+    packed = oci_layout.pack_oci(tmp_path / "image")
 
     programs = engine.obtain(ROOT / ".work/lab")
     with engine.engine(programs, containerd_store=containerd_store) as running:
@@ -31,4 +31,4 @@ def test_docker_loads_the_tar(tmp_path: Path, containerd_store: bool) -> None:
             env={**os.environ, **running.environment},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-    assert f"Loaded image: {archives.IMAGE_NAME}" in told.stdout
+    assert f"Loaded image: {oci_layout.IMAGE_NAME}" in told.stdout

@@ -88,7 +88,7 @@ def test_build_calls_the_harness_for_the_arch_with_the_options_behind_the_dashes
     answer = prepared.nox("-s", BUILD, "--", "--distribution", "debian", "--force")
     assert answer.returncode == 0, answer.stderr
     arguments = ["--arch", "x86_64", "--distribution", "debian", "--force"]
-    assert stubs(answer) == [("scripts.build.build", arguments)]
+    assert stubs(answer) == [("scripts.sessions.build", arguments)]
     assert json.dumps(str(prepared.root)) in answer.stdout
 
 
@@ -101,19 +101,22 @@ def test_a_second_build_installs_nothing(prepared: Checkout) -> None:
 
 def test_image_calls_the_harness_for_one_image(prepared: Checkout) -> None:
     answer = prepared.nox("-s", "image-3.12(arch='aarch64', image='base')")
-    assert stubs(answer) == [("scripts.build.build", ["--arch", "aarch64", "--image", "base"])]
+    assert stubs(answer) == [("scripts.sessions.build", ["--arch", "aarch64", "--image", "base"])]
 
 
 def test_quickstart_builds_debian_for_this_machine_and_boots_it(prepared: Checkout) -> None:
     answer = prepared.nox("-s", "quickstart", "--", "--offline")
     arguments = ["--distribution", "debian", "--arch", "native", "--offline"]
-    assert stubs(answer) == [("scripts.build.build", arguments), ("scripts.boot.cli", arguments)]
+    assert stubs(answer) == [
+        ("scripts.sessions.build", arguments),
+        ("scripts.sessions.boot_test", arguments),
+    ]
 
 
 def test_quickstart_boots_nothing_where_the_build_failed(prepared: Checkout) -> None:
     answer = prepared.nox("-s", "quickstart", STUB_STATUS="1")
     assert answer.returncode == 1
-    assert [module for module, _ in stubs(answer)] == ["scripts.build.build"]
+    assert [module for module, _ in stubs(answer)] == ["scripts.sessions.build"]
 
 
 @pytest.mark.parametrize(("ends_with", "expected"), [(0, 0), (1, 1), (2, 2), (3, 3)])
@@ -160,7 +163,7 @@ def test_a_session_of_no_known_name_is_wrong_usage_and_says_what_there_is(
 def test_boot_test_boots_what_is_built_and_skips_the_rest_by_name(built: Checkout) -> None:
     answer = built.nox("-s", "boot-test")
     assert answer.returncode == 0, answer.stderr
-    assert stubs(answer) == [("scripts.boot.cli", ["--arch", "x86_64"])]
+    assert stubs(answer) == [("scripts.sessions.boot_test", ["--arch", "x86_64"])]
     assert "boot-test(arch='aarch64') skipped" in answer.stderr
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options, patches
-from scripts.mkosi import source
-from scripts.mkosi.source import Pin
+from scripts import arch, options
+from scripts.mkosi import patches, source
+from scripts.mkosi.pin import Pin
+from scripts.sessions import patch_check
 from scripts.system.errors import HarnessError
 
 
@@ -47,7 +48,7 @@ def test_every_patch_of_a_full_tree_is_there(checkout: Path, pin: Pin) -> None:
 
 def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) -> None:
     for name in pin.full_tree:
-        source.apply_patch(checkout / "mkosi" / name, patched)
+        patches.apply_patch(checkout / "mkosi" / name, patched)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=patched,
@@ -95,6 +96,6 @@ def test_a_setting_that_mkosi_does_not_know_is_found_in_whichever_drop_in(
 def read_all(checkout: Path, root: Path, image: str) -> None:
     using = source.obtain(checkout / "mkosi", checkout / ".work")
     for distribution, name, profiles in itertools.product(
-        options.DISTRIBUTIONS, arch.NAMES, patches.PROFILES
+        options.DISTRIBUTIONS, arch.NAMES, patch_check.PROFILES
     ):
-        patches.read_configuration(using, root, distribution, arch.parse(name), image, profiles)
+        patch_check.read_configuration(using, root, distribution, arch.parse(name), image, profiles)

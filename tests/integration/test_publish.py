@@ -22,10 +22,12 @@ import pytest
 from botocore.config import Config
 
 from scripts.build import manifest
-from scripts.formats import archives
+from scripts.formats import oci_layout
 from scripts.options import ROOT
-from scripts.publish import cli, programs, push, release, s3, signing
+from scripts.publish import programs, push, release, s3, signing
+from scripts.publish import publish as publishing
 from scripts.publish.s3 import Bucket
+from scripts.sessions import publish
 from scripts.stages import artifacts
 from scripts.system import locks
 from scripts.system.errors import HarnessError, UsageError
@@ -114,7 +116,7 @@ def out(root: Path) -> Path:
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("etc"))
     builds.write_layout(out / "container-with-kernel", layer.getvalue())
-    archives.pack_oci(out / "container-with-kernel")
+    oci_layout.pack_oci(out / "container-with-kernel")
     (out / "os-image.raw").write_bytes(b"raw" * 100)
     (out / "os-image.qcow2").write_bytes(b"qcow2" * 1000)
     (out / artifacts.REPORT).write_text("<!doctype html>")
@@ -147,8 +149,8 @@ def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., N
     def tell(*more: str, **environ: str) -> None:
         argv = ["--distribution", "debian", "--run-id", RUN, "--bucket", bucket,
                 "--repository", repository, "--work", str(WORK), *more]  # fmt: skip
-        wanted = cli.parse(argv, environ, root=root)
-        cli.publish(wanted, Progress(live=False))
+        wanted = publish.parse(argv, environ, root=root)
+        publishing.publish(wanted, Progress(live=False))
 
     return tell
 
@@ -336,7 +338,7 @@ def test_nothing_is_published_while_a_build_runs(aws: Any, bucket: str, tmp_path
         locks.only_build(tmp_path / "work"),
         pytest.raises(HarnessError, match="another build is running in this checkout"),
     ):
-        cli.main([*argv, "--out", str(tmp_path)])
+        publish.main([*argv, "--out", str(tmp_path)])
     assert keys(aws, bucket) == set()
 
 
@@ -699,7 +701,7 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
 )
 def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        cli.parse(argv, {})
+        publish.parse(argv, {})
 
 
 @pytest.mark.parametrize(
@@ -707,7 +709,7 @@ def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) 
 )
 def test_a_registry_is_told_by_its_dot_its_port_or_localhost(host: str, root: Path) -> None:
     argv = ["--repository", f"{host}/finch/os", "--run-id", "1"]
-    assert cli.parse(argv, {}, root=root).repository == f"{host}/finch/os"
+    assert publish.parse(argv, {}, root=root).repository == f"{host}/finch/os"
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
 
 def build(*argv: str) -> subprocess.CompletedProcess[str]:
     """The build session's own process, which ends before it builds anything."""
-    command = [sys.executable, "-m", "scripts.build.build", *argv]
+    command = [sys.executable, "-m", "scripts.sessions.build", *argv]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

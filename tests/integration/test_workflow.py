@@ -41,7 +41,7 @@ def steps(workflow: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def matrix(checkout: Path, *options: str) -> list[dict[str, str]]:
-    command = [sys.executable, "-m", "scripts.matrix", sys.executable, *options]
+    command = [sys.executable, "-m", "scripts.sessions.ci_matrix", sys.executable, *options]
     answer = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
     jobs: list[dict[str, str]] = json.loads(answer.stdout)["include"]
     return jobs

@@ -13,7 +13,7 @@ from scripts.arch import Arch
 from scripts.distributions import debian
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
-from scripts.system.process import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, last_line, run
 
 RELEASE = "trixie"
 
@@ -214,4 +214,4 @@ def _names(text: str, separator: str) -> list[str]:
 
 def _reason(output: str) -> str:
     lines = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
-    return lines[0] if lines else output.strip().splitlines()[-1]
+    return lines[0] if lines else last_line(output)

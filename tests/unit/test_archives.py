@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.formats import archives
+from scripts.formats import archives, oci_layout
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError
@@ -133,7 +133,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 def test_the_archive_of_a_layout_names_its_blobs_as_docker_does(layout: Path) -> None:
-    with tarfile.open(archives.pack_oci(layout)) as archive:
+    with tarfile.open(oci_layout.pack_oci(layout)) as archive:
         names = archive.getnames()
         manifest = archive.extractfile("manifest.json")
         assert manifest
@@ -141,17 +141,17 @@ def test_the_archive_of_a_layout_names_its_blobs_as_docker_does(layout: Path) ->
 
     assert names == sorted(names)
     assert {"oci-layout", "index.json", image["Config"], *image["Layers"]} <= set(names)
-    assert image["RepoTags"] == [archives.IMAGE_NAME]
+    assert image["RepoTags"] == [oci_layout.IMAGE_NAME]
 
 
 def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
-    first = file_digest(archives.pack_oci(layout))
+    first = file_digest(oci_layout.pack_oci(layout))
     os.utime(layout / "oci-layout", (0, 0))
 
-    assert file_digest(archives.pack_oci(layout)) == first
+    assert file_digest(oci_layout.pack_oci(layout)) == first
 
 
 def test_a_layout_of_two_images_is_refused(layout: Path) -> None:
     (layout / "index.json").write_text('{"manifests": [{}, {}]}')
     with pytest.raises(HarnessError, match="no OCI image layout of one image"):
-        archives.pack_oci(layout)
+        oci_layout.pack_oci(layout)

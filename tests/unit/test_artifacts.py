@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scripts.stages import artifacts
+from scripts.stages import artifacts, delivery
 from scripts.stages.artifacts import Artifact, Contents
 
 
@@ -32,7 +32,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def deliver(made: Path, out: Path) -> None:
-    with artifacts.delivery(["image.raw", "oci"], made, out):
+    with delivery.delivery(["image.raw", "oci"], made, out):
         pass
 
 
@@ -104,7 +104,7 @@ def test_what_described_an_artifact_goes_before_another_takes_its_place(
 ) -> None:
     described(out)
     (made / "os-image.raw").write_text("new")
-    with artifacts.delivery(["os-image.raw"], made, out):
+    with delivery.delivery(["os-image.raw"], made, out):
         pass
 
     assert names(out) == ["os-image.raw", "wsl-rootfs.sbom.cdx.json"]
@@ -112,7 +112,7 @@ def test_what_described_an_artifact_goes_before_another_takes_its_place(
 
 def test_a_stage_without_artifacts_leaves_descriptions_alone(made: Path, out: Path) -> None:
     files = described(out)
-    with artifacts.delivery([], made, out):
+    with delivery.delivery([], made, out):
         pass
 
     assert set(names(out)) == files
@@ -122,7 +122,7 @@ def test_a_delivery_that_fails_leaves_the_descriptions_of_the_good_artifacts(
     made: Path, out: Path
 ) -> None:
     files = described(out)
-    with pytest.raises(OSError, match="full"), artifacts.delivery(["image.raw"], made, out):
+    with pytest.raises(OSError, match="full"), delivery.delivery(["image.raw"], made, out):
         raise OSError(errno.ENOSPC, "full")
 
     assert set(names(out)) == files
@@ -217,7 +217,7 @@ def test_a_copy_has_holes_where_the_disk_image_has_them(tmp_path: Path) -> None:
         file.seek(64 << 20)
         file.write(b"middle")
         file.truncate(128 << 20)
-    artifacts.copy_sparse(str(image), str(tmp_path / "copy"))
+    delivery.copy_sparse(str(image), str(tmp_path / "copy"))
 
     copy = (tmp_path / "copy").stat()
     assert (copy.st_size, copy.st_mtime_ns) == (128 << 20, image.stat().st_mtime_ns)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import clean
+from scripts.sessions import clean
 from scripts.system.errors import HarnessError, UsageError
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from scripts import diff
-from scripts.diff import Change, Kind
+from scripts.description import comparison
+from scripts.description.comparison import Change, Kind
+from scripts.sessions import diff
 from scripts.system.errors import HarnessError, UsageError
 from tests import builds
 
@@ -46,7 +47,7 @@ def a(tmp_path: Path) -> Path:
 
 
 def test_equal_builds_do_not_differ(a: Path, tmp_path: Path) -> None:
-    found = diff.difference(a, build(tmp_path / "b"))
+    found = comparison.difference(a, build(tmp_path / "b"))
 
     assert set(found.changes) == {
         "packages", "packages of the initrd", "sizes", "UKI sections", "partitions",
@@ -58,7 +59,7 @@ def test_equal_builds_do_not_differ(a: Path, tmp_path: Path) -> None:
 def test_packages_that_came_went_and_changed_are_shown(a: Path, tmp_path: Path) -> None:
     b = build(tmp_path / "b")
     repack(b, {"base": {"bash": "5.2-2", "nano": "8"}, "initrd": {"kmod": "35"}})
-    changes = diff.difference(a, b).changes
+    changes = comparison.difference(a, b).changes
 
     assert changes["packages"] == [
         Change(Kind.CHANGED, "bash (amd64)", "5.2-1", "5.2-2"),
@@ -70,7 +71,7 @@ def test_packages_that_came_went_and_changed_are_shown(a: Path, tmp_path: Path) 
 
 def test_files_differ_by_content_and_mode_not_by_time(a: Path, tmp_path: Path) -> None:
     b = build(tmp_path / "b", files={"etc/hostname": "other", "etc/new": "new"})
-    changes = diff.difference(a, b).changes["files of wsl-rootfs"]
+    changes = comparison.difference(a, b).changes["files of wsl-rootfs"]
 
     assert [(change.kind.value, change.name) for change in changes] == [
         ("changed", "/etc/hostname"),
@@ -94,7 +95,7 @@ def test_files_differ_by_their_extended_attributes(a: Path, tmp_path: Path) -> N
     # Both are no UTF-8, as capabilities are (linux/capability.h, struct vfs_cap_data).
     write_capability(a, "\x01\0\0\x02\0\x20\0\0\udcff")
     write_capability(b, "\x01\0\0\x02\0\x30\0\0\udcff")
-    [change] = diff.difference(a, b).changes["files of wsl-rootfs"]
+    [change] = comparison.difference(a, b).changes["files of wsl-rootfs"]
 
     assert (change.kind, change.name) == (Kind.CHANGED, "/usr/bin/ping")
     assert "attributes" in change.before
@@ -105,12 +106,12 @@ def test_equal_extended_attributes_do_not_differ(a: Path, tmp_path: Path) -> Non
     for one in (a, b):
         write_capability(one, "\x01\0\0\x02")
 
-    assert diff.difference(a, b).changes["files of wsl-rootfs"] == []
+    assert comparison.difference(a, b).changes["files of wsl-rootfs"] == []
 
 
 def test_the_kernel_command_line_is_shown_whole(a: Path, tmp_path: Path) -> None:
     b = build(tmp_path / "b", cmdline=b"root=/dev/vda2")
-    changes = diff.difference(a, b).changes["UKI sections"]
+    changes = comparison.difference(a, b).changes["UKI sections"]
 
     assert changes == [Change(Kind.CHANGED, ".cmdline", "root=/dev/vda2 quiet", "root=/dev/vda2")]
 
@@ -118,7 +119,7 @@ def test_the_kernel_command_line_is_shown_whole(a: Path, tmp_path: Path) -> None
 def test_partitions_differ_by_place_and_size(a: Path, tmp_path: Path) -> None:
     b = build(tmp_path / "b")
     builds.write_disk(b / "os-image.raw", {"esp": 16, "root": 40, "data": 8})
-    changes = diff.difference(a, b).changes["partitions"]
+    changes = comparison.difference(a, b).changes["partitions"]
 
     assert [(change.kind.value, change.name) for change in changes] == [
         ("changed", "2 root"),
@@ -127,7 +128,7 @@ def test_partitions_differ_by_place_and_size(a: Path, tmp_path: Path) -> None:
 
 
 def test_of_a_mere_manifest_packages_and_sizes_are_compared(a: Path, tmp_path: Path) -> None:
-    found = diff.difference(a / "manifest.json", build(tmp_path / "b"))
+    found = comparison.difference(a / "manifest.json", build(tmp_path / "b"))
 
     assert set(found.changes) == {"packages", "packages of the initrd", "sizes"}
     assert "UKI sections" in found.skipped
@@ -159,7 +160,7 @@ def test_json_is_for_programs(a: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_markdown_stays_short_and_cells_stay_cells() -> None:
     changes = [Change(Kind.ADDED, f"/a|`{number}", after="x") for number in range(100)]
-    text = diff.to_markdown(diff.Difference("a", "b", {"files": changes}, []))
+    text = comparison.to_markdown(comparison.Difference("a", "b", {"files": changes}, []))
 
     assert "| + | `/a\\|'0` |  | `x` |" in text
     assert "… and 40 more" in text
@@ -168,17 +169,17 @@ def test_markdown_stays_short_and_cells_stay_cells() -> None:
 
 def test_where_no_build_is_the_hint_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no .*manifest\.json"):
-        diff.difference(tmp_path, tmp_path)
+        comparison.difference(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [], "artifacts": []}'])
 def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(HarnessError, match="is no manifest of a build"):
-        diff.difference(tmp_path, tmp_path)
+        comparison.difference(tmp_path, tmp_path)
 
 
 def test_a_damaged_artifact_is_named(a: Path) -> None:
     (a / "wsl-rootfs.tar.gz").write_bytes((a / "wsl-rootfs.tar.gz").read_bytes()[:100])
     with pytest.raises(HarnessError, match=f"an artifact in {a} cannot be read"):
-        diff.difference(a, a)
+        comparison.difference(a, a)

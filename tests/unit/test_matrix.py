@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scripts import matrix
+from scripts.sessions import ci_matrix
 from scripts.system.errors import HarnessError
 
 
@@ -28,7 +28,7 @@ RUNNERS = {"x86_64": "intel", "aarch64": "arm"}
 
 
 def test_a_job_builds_all_images_of_an_architecture_on_its_own_runner() -> None:
-    assert matrix.jobs(LISTED, RUNNERS, by_image=False) == [
+    assert ci_matrix.jobs(LISTED, RUNNERS, by_image=False) == [
         {
             "arch": arch,
             "image": "all",
@@ -41,7 +41,7 @@ def test_a_job_builds_all_images_of_an_architecture_on_its_own_runner() -> None:
 
 
 def test_by_image_each_has_its_job_and_the_disk_is_booted() -> None:
-    found = matrix.jobs(LISTED, RUNNERS, by_image=True)
+    found = ci_matrix.jobs(LISTED, RUNNERS, by_image=True)
 
     assert [(job["image"], bool(job["boot_test"])) for job in found] == [
         ("os-image", True),
@@ -51,4 +51,4 @@ def test_by_image_each_has_its_job_and_the_disk_is_booted() -> None:
 
 def test_an_architecture_without_a_runner_is_named() -> None:
     with pytest.raises(HarnessError, match="no runner for aarch64"):
-        matrix.jobs(LISTED, {"x86_64": "intel"}, by_image=False)
+        ci_matrix.jobs(LISTED, {"x86_64": "intel"}, by_image=False)

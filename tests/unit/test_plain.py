@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import plain
+from scripts.sessions import mkosi
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ from scripts import plain
 def test_what_mkosi_does_not_know_is_kept_from_it(
     argv: list[str], alone: list[str], rest: list[str]
 ) -> None:
-    assert plain.split(argv) == (alone, rest)
+    assert mkosi.split(argv) == (alone, rest)

@@ -16,9 +16,10 @@ import pytest
 from rich.console import Console
 
 from scripts.arch import AARCH64, X86_64
-from scripts.mkosi.source import Pin as MkosiPin
+from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.packages import thirdparty
 from scripts.pins import registry, updates
+from scripts.sessions import update_pins
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
@@ -495,7 +496,7 @@ def test_the_projects_own_pins_are_all_found(
 
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError):
-        updates.main(["--chekc"])
+        update_pins.main(["--chekc"])
 
 
 def test_checksums_are_read_as_sha256sum_writes_them() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.arch import native
 from scripts.boot import Result, Subject, boot_test, watch
-from scripts.boot import test as under_test
+from scripts.boot import rehearsal as under_test
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools, make_tools

@@ -10,6 +10,7 @@ from scripts.arch import AARCH64, X86_64
 from scripts.emulation import binfmt
 from scripts.emulation.binfmt import Entry
 from scripts.emulation.emulators import TABLE, Table, Target
+from scripts.sessions import binfmt as session
 from scripts.system.errors import UsageError
 
 DEBIAN = """\
@@ -99,4 +100,4 @@ def test_whether_the_kernel_has_binfmt_misc_is_known_without_root(
 @pytest.mark.parametrize("argv", [[], ["set-up"], ["setup", "now"]])
 def test_any_other_word_than_setup_and_teardown_is_refused(argv: list[str]) -> None:
     with pytest.raises(UsageError, match="takes setup or teardown"):
-        binfmt.main(argv)
+        session.main(argv)

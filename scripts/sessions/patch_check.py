@@ -1,4 +1,4 @@
-"""See that our patches on mkosi apply: `python -m scripts.patches`, the patch-check session.
+"""Check that our patches on mkosi apply, for the patch-check session.
 
 They have to apply without fuzz to the pinned mkosi and to the newest that each source offers, and
 the mkosi that a build would use has to read all of our configuration.
@@ -17,14 +17,17 @@ from scripts import arch, options
 from scripts.arch import Arch
 from scripts.build import build
 from scripts.distributions import debian
+from scripts.mkosi import patches
+from scripts.mkosi import pin as pins
 from scripts.mkosi import source as mkosis
-from scripts.mkosi.source import Mkosi, Pin
+from scripts.mkosi.pin import Pin
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, read
-from scripts.system.process import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
 
 # mkosi passes over a drop-in whose [Match] fails: between them, these come to each of ours.
@@ -73,11 +76,11 @@ def check_newest(opts: Options, progress: Progress) -> None:
                 archive = download(scratch)
             except (MachineError, CommandError, HarnessError) as error:
                 cause = getattr(error, "output", "").strip() or str(error)
-                progress.say(f"{source} cannot be asked for its newest: {cause.splitlines()[-1]}")
+                progress.say(f"{source} cannot be asked for its newest: {last_line(cause)}")
                 continue
             tree = mkosis.unpack(archive, scratch)
-            version = mkosis.version_of(tree)
-            applied = mkosis.apply_series(folder, pin, tree)
+            version = pins.version_of(tree)
+            applied = patches.apply_series(folder, pin, tree)
         _say_applied(progress, version, f"the newest of {source}", [path.name for path in applied])
 
 

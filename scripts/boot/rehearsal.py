@@ -15,10 +15,10 @@ from pathlib import Path
 
 from scripts.arch import Arch
 from scripts.boot import checks, cidata, firmware, machine, ssh
+from scripts.boot.boot import Session
 from scripts.boot.checks import Facts, Verdict
 from scripts.boot.machine import Machine, Vm
 from scripts.boot.results import Result, to_json, to_junit
-from scripts.boot.session import Session
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.emulation.emulators import TABLE, Table, Target
 from scripts.formats import disk, uki

@@ -1,7 +1,7 @@
-"""What differs between two builds: `python -m scripts.diff A B`, which the diff session runs.
+"""What differs between two builds.
 
-Each aspect of a build (its packages, its files, …) is a mapping of names to what there is of each,
-in words. To compare two builds is to compare their mappings.
+Each aspect of a build (its packages, its files, …) maps names to a description in words.
+Comparing two builds means comparing their mappings.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from typing import Any
 from rich.filesize import decimal
 
 from scripts.formats import disk, uki
-from scripts.options import Parser
 from scripts.stages.artifacts import MANIFEST
-from scripts.system import errors
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 
 # Rows of one aspect that Markdown shows; a comment on GitHub may have 65536 characters.
 ROWS = 60
 
+
 # Digits of a digest that are shown.
 DIGITS = 12
 
+
 # What GNU tar and Python's tarfile call an extended attribute, with its name behind it.
 ATTRIBUTE = "SCHILY.xattr."
+
 
 Aspect = Mapping[str, str]
 
@@ -68,23 +69,6 @@ class Difference:
     b: str
     changes: Mapping[str, Sequence[Change]]
     skipped: Sequence[str]
-
-
-def main(argv: Sequence[str]) -> None:
-    """Print what differs between the two builds that argv names."""
-    parser = Parser(
-        prog="./nox -s diff --",
-        description="Compares two builds: folders such as out/debian/x86_64, or manifest.json files"
-        " of such folders, of which only packages and sizes can be compared.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("a", metavar="A", type=Path, help="the one build")
-    parser.add_argument("b", metavar="B", type=Path, help="the other")
-    parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="of the output (default: text)"
-    )
-    given = parser.parse_args(argv)
-    print(FORMATS[given.format](difference(given.a, given.b)), end="")
 
 
 def difference(a: Path, b: Path) -> Difference:
@@ -307,7 +291,3 @@ def _cell(text: str) -> str:
     """Text as code in a cell of a table, which bars and line ends would end."""
     escaped = text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
     return f"`{escaped}`" if escaped else ""
-
-
-if __name__ == "__main__":
-    errors.main(main)

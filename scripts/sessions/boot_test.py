@@ -1,4 +1,4 @@
-"""Boot a built os-image and check it: `python -m scripts.boot.cli`, the boot-test session."""
+"""Boot a built os-image and check it, for the boot-test session."""
 
 from __future__ import annotations
 

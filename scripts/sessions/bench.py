@@ -1,4 +1,4 @@
-"""Measure builds against plain mkosi: `python -m scripts.bench`, the bench session.
+"""Measure builds against plain mkosi: `python -m scripts.sessions.bench`, the bench session.
 
 Plain mkosi is the same patched version over the same configuration, run the way finch-core runs
 it: one `mkosi --force` for the image. Both work in a copy of the checkout below the work folder,

@@ -1,4 +1,4 @@
-"""Plain mkosi with the project's configuration: `python -m scripts.plain`, the mkosi session.
+"""Run plain mkosi with the project's configuration, for the mkosi session.
 
 Unlike a build this knows no stages: mkosi itself builds an image and all that it stands on.
 """

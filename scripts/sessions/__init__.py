@@ -1,0 +1,1 @@
+"""One file for each session, which reads its command line."""

@@ -1,0 +1,30 @@
+"""Register emulators on this machine, or remove them, for the binfmt session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scripts import options
+from scripts.arch import ARCHES
+from scripts.emulation.binfmt import setup, teardown
+from scripts.system import errors
+from scripts.system.errors import UsageError
+
+
+def main(argv: Sequence[str]) -> None:
+    """`setup` or `teardown` the emulators of the architectures that this machine's is not."""
+    if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
+        raise UsageError(
+            f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
+            hint="./nox -s binfmt -- setup",
+        )
+    foreign = [arch for arch in ARCHES if not arch.is_native]
+    for arch in foreign:
+        if argv[0] == "setup":
+            setup(arch, options.ROOT, options.ROOT / ".work")
+        else:
+            teardown(arch)
+
+
+if __name__ == "__main__":
+    errors.main(main)

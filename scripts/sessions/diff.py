@@ -1,0 +1,31 @@
+"""Compare two builds, for the diff session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.description.comparison import FORMATS, difference
+from scripts.options import Parser
+from scripts.system import errors
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print what differs between the two builds that argv names."""
+    parser = Parser(
+        prog="./nox -s diff --",
+        description="Compares two builds: folders such as out/debian/x86_64, or manifest.json files"
+        " of such folders, of which only packages and sizes can be compared.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("a", metavar="A", type=Path, help="the one build")
+    parser.add_argument("b", metavar="B", type=Path, help="the other")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="of the output (default: text)"
+    )
+    given = parser.parse_args(argv)
+    print(FORMATS[given.format](difference(given.a, given.b)), end="")
+
+
+if __name__ == "__main__":
+    errors.main(main)
