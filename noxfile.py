@@ -37,10 +37,11 @@ GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff; `ruff format` mends the latter."""
+    """Check style and formatting with ruff, spelling with codespell; `ruff format` formats."""
     sessions.install(session, "lint")
     sessions.check(session, "ruff", "check", *session.posargs)
     sessions.check(session, "ruff", "format", "--check")
+    sessions.check(session, "codespell_lib")
 
 
 @nox.session
