@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -116,6 +117,37 @@ def test_every_link_between_documents_leads_somewhere(checkout: Path) -> None:
                 broken.append(f"{path.relative_to(checkout)}: {link}")
 
     assert not broken
+
+
+def sentences(checkout: Path) -> str:
+    """Every text in the harness, one on a line, with "…" where a value is filled in."""
+    texts = []
+    for path in [checkout / "nox", checkout / "noxfile.py", *(checkout / "scripts").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = node.values
+                texts.append(
+                    "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in parts)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sd.]+", "…", node.value))
+    texts += [path.read_text() for path in (checkout / "scripts").rglob("*.toml")]
+    return "\n".join(texts)
+
+
+def test_the_messages_of_troubleshooting_are_ones_that_the_harness_says(checkout: Path) -> None:
+    page = (checkout / "docs/troubleshooting.md").read_text()
+    cells = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    said = sentences(checkout)
+    unknown = [
+        message
+        for message in messages
+        if not all(part.strip(" ,:()") in said for part in message.split("…"))
+    ]
+
+    assert len(messages) > 50
+    assert not unknown
 
 
 def test_codespell_s_exceptions_are_in_order(checkout: Path) -> None:
