@@ -39,10 +39,11 @@ GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff; `ruff format` mends the latter."""
+    """Check style and formatting with ruff, spelling with codespell; `ruff format` formats."""
     environments.install(session, "lint")
     environments.check(session, "ruff", "check", *session.posargs)
     environments.check(session, "ruff", "format", "--check")
+    environments.check(session, "codespell_lib")
 
 
 @nox.session
