@@ -15,7 +15,7 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
 
-RUNNERS = ROOT / "scripts/runners.toml"
+RUNNERS = ROOT / "scripts/sessions/runners.toml"
 
 # What a job builds that names no image.
 ALL = "all"

@@ -10,7 +10,7 @@ import pytest
 from scripts.formats import archives
 from tests import wsl
 
-IMAGE = Path(__file__).resolve().parents[2] / "mkosi.images/wsl-rootfs"
+IMAGE = Path(__file__).resolve().parents[3] / "mkosi.images/wsl-rootfs"
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from scripts.boot import rehearsal as under_test
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools, make_tools
-from tests.unit.boot.test_disk import superblock, write_native_disk
-from tests.unit.boot.test_uki import write_uki
+from tests.unit.formats.test_disk import superblock, write_native_disk
+from tests.unit.formats.test_uki import write_uki
 
 Boot = Callable[..., Result]
 
