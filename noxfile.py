@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, os.fspath(ROOT))
 
 # Nox does not put the checkout on the path.
-from scripts import arch, options  # noqa: E402
+from scripts import arch, catalog, options  # noqa: E402
 from scripts.bootstrap import environments  # noqa: E402
 
 nox.needs_version = ">=2026.10.20"
@@ -27,11 +27,11 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
 
 # mkosi runs in the session's own environment, and what it does may depend on its Python.
-MKOSI_PYTHON = "3.12"
+MKOSI_PYTHON = catalog.MKOSI_PYTHON
 
 ARCHES = nox.parametrize("arch", arch.NAMES)
 IMAGES = nox.parametrize(
-    "arch, image", [(name, image) for name in arch.NAMES for image in options.IMAGES[name]]
+    "arch, image", [(name, image) for name in arch.NAMES for image in catalog.images(name)]
 )
 
 GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
@@ -205,5 +205,5 @@ if "--json" in sys.argv:
 
 environments.setup(
     hint=f"`./nox --list` shows every session; architectures are {', '.join(arch.NAMES)}, "
-    f"images {', '.join(options.IMAGES['x86_64'])}"
+    f"images {', '.join(catalog.IMAGES)}"
 )
