@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, os.fspath(ROOT))
 
 # Nox does not put the checkout on the path.
-from scripts import arch, catalog, options  # noqa: E402
+from scripts import arch, catalog  # noqa: E402
 from scripts.bootstrap import environments  # noqa: E402
+from scripts.sessions import arguments  # noqa: E402
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -73,8 +74,7 @@ def quickstart(session: nox.Session) -> None:
     """Build the Debian variant for this machine's architecture and boot it: no AWS, no Docker."""
     environments.install(session, "boot")
     target = ("--distribution", "debian", "--arch", "native", *session.posargs)
-    environments.harness(session, "build", *target)
-    environments.harness(session, "boot_test", *target)
+    environments.harness(session, "quickstart", *target)
 
 
 @nox.session(default=False, python=[MKOSI_PYTHON])
@@ -105,7 +105,7 @@ def packages(session: nox.Session, arch: str) -> None:
 @ARCHES
 def boot_test(session: nox.Session, arch: str) -> None:
     """Boot the built os-image of one architecture under QEMU and check it from inside."""
-    if not options.built(arch, session.posargs):
+    if not arguments.is_built(arch, session.posargs):
         environments.skip(session, f"no os-image of {arch} has been built")
     environments.install(session, "boot")
     environments.harness(session, "boot_test", "--arch", arch, *session.posargs)

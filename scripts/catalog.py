@@ -93,6 +93,10 @@ TOOLS_TREE: str = _TABLE["roles"]["tools"]
 DISK: str = _TABLE["roles"]["disk"]
 CONTAINER: str = _TABLE["roles"]["container"]
 
+# The disk image gets its name last, so one that is there is whole. The UKI is the one inside it.
+DISK_IMAGE = f"{DISK}.raw"
+DISK_UKI = f"{DISK}.efi"
+
 SESSIONS: Mapping[str, Session] = {
     name: Session.of(name, entry) for name, entry in _TABLE["sessions"].items()
 }
@@ -112,7 +116,9 @@ IMAGES: Mapping[str, Image] = {
     for name, entry in _TABLE["images"].items()
 }
 
+# The distribution that is meant if none is named, and the one that the tools tree is made from.
 DEFAULT = next(iter(DISTRIBUTIONS.values()))
+TOOLS_DISTRIBUTION = DISTRIBUTIONS[_TABLE["roles"]["tools-distribution"]]
 
 _OPTIONS: Mapping[str, str] = _TABLE["options"]
 

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts import arch
+from scripts import arch, catalog
 from scripts.build import manifest as manifests
+from scripts.catalog import ROOT
 from scripts.description import provenance
 from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
-from scripts.options import ROOT
 from scripts.origin import Builder, Source
 from scripts.stages import artifacts, plan
 from scripts.stages.artifacts import Artifact
@@ -44,7 +44,7 @@ def write_manifest(
         "release": "trixie",
         "arch": "x86_64",
         "options": {},
-        "pins": manifests.pins(root, "debian"),
+        "pins": manifests.pins(root, catalog.DISTRIBUTIONS["debian"]),
         "mkosi": {
             "version": "27.1",
             "source": UPSTREAM,

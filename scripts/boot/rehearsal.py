@@ -20,10 +20,10 @@ from scripts.boot.checks import Facts, Verdict
 from scripts.boot.machine import Machine, Vm
 from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
+from scripts.catalog import ROOT
 from scripts.emulation.emulators import TABLE, Table, Target
 from scripts.formats import disk, uki
 from scripts.mkosi.sandbox import Tools
-from scripts.options import ROOT
 from scripts.stages.artifacts import Contents
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scripts.catalog import Distribution
 from scripts.emulation import emulators
 from scripts.mkosi.source import Mkosi
-from scripts.options import PACKAGES, RPM_DISTRIBUTIONS, Options
+from scripts.options import PACKAGES, Options
 from scripts.packages import recipes, thirdparty
 from scripts.stages.additions import Additions
 from scripts.stages.places import Place
@@ -26,11 +27,11 @@ def of(
 ) -> dict[str, Any]:
     """The manifest of the build of opts, whose images are built at the place at."""
     return {
-        "distribution": at.distribution,
+        "distribution": at.distribution.name,
         "release": at.release,
         "arch": at.arch.name,
         "options": given(opts),
-        "pins": pins(opts.root, at.distribution),
+        "pins": pins(opts.folders.root, at.distribution),
         "mkosi": {
             "version": using.version,
             "source": using.source,
@@ -54,13 +55,13 @@ def of(
     }
 
 
-def pins(root: Path, distribution: str) -> dict[str, str]:
+def pins(root: Path, distribution: Distribution) -> dict[str, str]:
     """The sha256 of each file of the checkout at root that pins what the images are made of.
 
     Those of mkosi.conf.d are among the inputs of the stages.
     """
     paths = [root / MKOSI_PIN, root / emulators.TABLE]
-    if distribution in RPM_DISTRIBUTIONS:
+    if distribution.has_rpms:
         paths.append(root / thirdparty.PINS)
         paths += (root / recipes.FOLDER).rglob("*")
     found = sorted(path for path in paths if path.is_file() and path.name != "README.md")
@@ -73,15 +74,19 @@ def given(opts: Options) -> dict[str, Any]:
     A file is told by its sha256: its path means nothing elsewhere. What names neither a file nor a
     server is as it was given.
     """
-    other = opts.packages if opts.packages != (opts.root / PACKAGES).absolute() else None
+    other = (
+        opts.packages.recipes
+        if opts.packages.recipes != (opts.folders.root / PACKAGES).absolute()
+        else None
+    )
     options: dict[str, Any] = {
-        "mirror": _public(opts.mirror),
-        "signing_key": _digest(opts.signing_key),
-        "third_party_mirror": _public(opts.third_party_mirror),
-        "third_party_pins": _digest(opts.third_party_pins),
+        "mirror": _public(opts.sources.mirror),
+        "signing_key": _digest(opts.sources.signing_key),
+        "third_party_mirror": _public(opts.sources.third_party_mirror),
+        "third_party_pins": _digest(opts.sources.third_party_pins),
         "packages": _digest(other),
-        "without_packages": opts.without_packages,
-        "allow_missing": list(opts.allow_missing),
+        "without_packages": opts.packages.skipped,
+        "allow_missing": list(opts.packages.allow_missing),
     }
     return {name: value for name, value in options.items() if value}
 

@@ -13,21 +13,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from scripts import catalog
+from scripts.build import finishing
+from scripts.build.workshop import Workshop
 from scripts.emulation import standins
-from scripts.formats import archives, oci_layout, qcow2
 from scripts.mkosi import failures, workspaces
-from scripts.mkosi.sandbox import Tools
-from scripts.mkosi.source import Mkosi
-from scripts.options import Options
-from scripts.stages import additions, artifacts, delivery, records
+from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.places import RPMS, STANDINS, Place, Places
-from scripts.stages.plan import TOOLS_TREE, Stage
+from scripts.stages.places import RPMS, STANDINS, Place
+from scripts.stages.plan import Stage
 from scripts.stages.records import Record
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
-from scripts.system.progress import Progress, Task
+from scripts.system.progress import Task
 
 # systemd-repart and dpkg print much after the line that says what went wrong.
 TAIL_LINES = 400
@@ -38,7 +37,7 @@ PAUSES = (2, 8)
 
 def _before(stage: Stage) -> set[str]:
     """The stages that must be finished before stage is built."""
-    return {*stage.needs, TOOLS_TREE} - {stage.name}
+    return {*stage.needs, catalog.TOOLS_TREE} - {stage.name}
 
 
 class _StageLog:
@@ -58,17 +57,15 @@ class _StageLog:
             self._log.flush()
 
 
-class Builder:
+class Runner:
     """Builds the stages that are out of date, several at a time where they allow it."""
 
-    def __init__(self, opts: Options, using: Mkosi, progress: Progress, at: Places) -> None:
-        """A builder for the target of opts with the mkosi that is installed here."""
-        self._opts = opts
-        self._using = using
-        self._progress = progress
-        self._at = at
-        self._tools = Tools(at.tools_tree, using.sandbox)
-        self._log_path = opts.target / "build.log"
+    def __init__(self, shop: Workshop) -> None:
+        """Make a runner for the workshop's target; mkosi must be installed."""
+        self._shop = shop
+        self._options = shop.options
+        self._places = shop.places
+        self._log_path = shop.options.artifacts / "build.log"
         self._workspace: Path
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -88,7 +85,7 @@ class Builder:
         with (
             self._work_folders() as self._workspace,
             self._log_path.open("wb") as log,
-            ThreadPoolExecutor(self._opts.jobs) as pool,
+            ThreadPoolExecutor(self._options.build.jobs) as pool,
         ):
             running: dict[Future[None], str] = {}
             try:
@@ -104,14 +101,16 @@ class Builder:
 
         Returns mkosi's workspace among them.
         """
-        building = [place.folder / "building" for place in (self._at.images, self._at.tools)]
-        folders = [*building, *workspaces.folders(self._opts.work)]
+        building = [
+            place.folder / "building" for place in (self._places.images, self._places.tools)
+        ]
+        folders = [*building, *workspaces.folders(self._options.folders.work)]
         for path in folders:
             remove(path)
         for path in building:
             path.mkdir()
         try:
-            yield workspaces.make(self._opts.work)
+            yield workspaces.make(self._options.folders.work)
         finally:
             for path in folders:
                 remove(path)
@@ -127,7 +126,7 @@ class Builder:
         while waiting or running:
             unfinished = {*running.values(), *(stage.name for stage in waiting)}
             ready = [stage for stage in waiting if not unfinished & _before(stage)]
-            for stage in ready[: self._opts.jobs - len(running)]:
+            for stage in ready[: self._options.build.jobs - len(running)]:
                 running[pool.submit(self._build, stage, log)] = stage.name
                 waiting.remove(stage)
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -137,7 +136,7 @@ class Builder:
 
     def _build(self, stage: Stage, log: IO[bytes]) -> None:
         started = time.monotonic()
-        with self._progress.task(stage.name) as task, self._run_folder(stage) as folder:
+        with self._shop.progress.task(stage.name) as task, self._run_folder(stage) as folder:
             try:
                 self._run_mkosi(stage, folder, task, _StageLog(stage.name, log, self._lock))
                 made = self._finish(stage, folder, task)
@@ -146,17 +145,19 @@ class Builder:
                 raise failures.explain(
                     stage.name,
                     error,
-                    work=self._opts.work,
+                    work=self._options.folders.work,
                     log=self._log_path,
-                    repository=self._at.of_stage(stage.name).repository,
+                    repository=self._places.of_stage(stage.name).repository,
                 ) from error
             except OSError as error:
-                raise failures.explain_os_error(stage.name, error, work=self._opts.work) from error
+                raise failures.explain_os_error(
+                    stage.name, error, work=self._options.folders.work
+                ) from error
 
     def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
-        with _package_cache(self._at.of_stage(stage.name), stage) as packages:
-            command = self._using.command(*self._arguments(stage, folder, packages))
-            env = self._at.of_stage(stage.name).environment(folder) | self._spare(stage, folder)
+        with _package_cache(self._places.of_stage(stage.name), stage) as packages:
+            command = self._shop.mkosi.command(*self._arguments(stage, folder, packages))
+            env = self._places.of_stage(stage.name).environment(folder) | self._spare(stage, folder)
             for pause in PAUSES:
                 try:
                     return self._stream(command, env, task, log)
@@ -173,11 +174,11 @@ class Builder:
 
         It reads the configuration of every image, whichever it builds.
         """
-        place = self._at.of_stage(stage.name)
+        place = self._places.of_stage(stage.name)
         if not standins.are_for(place.distribution, place.arch):
             return {}
         tree = folder.with_name(f"{stage.name}.standins")
-        standins.write_tree(tree, self._at.tools_tree)
+        standins.write_tree(tree, self._places.tools_tree)
         return {STANDINS: os.fspath(tree)}
 
     def _stream(
@@ -187,38 +188,39 @@ class Builder:
             command,
             log=log,
             on_line=lambda line: task.step(_step(line) or task.current),
-            cwd=self._opts.root,
+            cwd=self._options.folders.root,
             env=env,
             keep=TAIL_LINES,
         )
 
     def _arguments(self, stage: Stage, folder: Path, packages: Path) -> list[Arg]:
-        place = self._at.of_stage(stage.name)
-        tree = "no" if stage.name == TOOLS_TREE else self._at.tools_tree
+        place = self._places.of_stage(stage.name)
+        tree = "no" if stage.name == catalog.TOOLS_TREE else self._places.tools_tree
         cache = place.folder / "cache" / stage.name
         cache.mkdir(parents=True, exist_ok=True)
+        is_offline = self._options.sources.offline or not stage.installs
         foreign = [] if place.arch.is_native else ["--profile", "foreign"]
         return [
             "--profile", "staged", *foreign,
             "--image-id", stage.name,
             *place.arguments(),
-            *(["--package-directory", RPMS] if stage.name == additions.STAGE else []),
+            *(["--package-directory", RPMS] if stage.name == catalog.ADDITIONS else []),
             "--tools-tree", tree,
             "--output-directory", folder,
             "--workspace-directory", self._workspace,
             "--cache-directory", cache,
             "--package-cache-dir", packages,
-            *(["--cache-only", "always"] if self._opts.offline or not stage.installs else []),
+            *(["--cache-only", "always"] if is_offline else []),
             "build",
         ]  # fmt: skip
 
     @contextmanager
     def _run_folder(self, stage: Stage) -> Iterator[Path]:
         """An output directory in which the stages that stage needs are there already, as links."""
-        folder = self._at.of_stage(stage.name).folder / "building" / stage.name
+        folder = self._places.of_stage(stage.name).folder / "building" / stage.name
         folder.mkdir(parents=True)
         for need in stage.needs:
-            for output in self._at.stage(need).iterdir():
+            for output in self._places.stage(need).iterdir():
                 if output.name != records.NAME:
                     (folder / output.name).symlink_to(output)
         try:
@@ -228,17 +230,8 @@ class Builder:
 
     def _finish(self, stage: Stage, folder: Path, task: Task) -> list[Artifact]:
         """Make of mkosi's output in folder what is an artifact, and describe it."""
-        outputs = artifacts.OUTPUTS.get(stage.name, ())
-        if "os-image.qcow2" in outputs:
-            task.step("Converting to qcow2")
-            qcow2.to_qcow2(folder / "os-image.raw", self._tools)
-        if "container-with-kernel.tar" in outputs:
-            task.step("Writing the layout as one tar")
-            oci_layout.pack_oci(folder / "container-with-kernel")
-        if "wsl-rootfs.wsl" in outputs:
-            task.step("Packing the rootfs")
-            compressor = self._tools.command(["pigz", "--no-name", "--stdout"])
-            archives.link_wsl(archives.pack_rootfs(folder / "wsl-rootfs.tar", compressor))
+        outputs = catalog.artifacts(stage.name)
+        finishing.finish(folder, outputs, self._shop.tools, task)
         if outputs:
             task.step("Computing checksums")
         return artifacts.describe(folder, outputs)
@@ -249,14 +242,14 @@ class Builder:
         Among what cannot fail for want of space, the old record goes first and the new one comes
         last, so that a stage that was interrupted in between is built again.
         """
-        final = self._at.stage(stage.name)
+        final = self._places.stage(stage.name)
         for path in folder.iterdir():
             if path.is_symlink() and path.readlink().is_absolute():
                 path.unlink()
         packages = records.packages_of(folder / f"{stage.name}.manifest")
         Record(stage.key, stage.inputs, seconds, tuple(made), packages).write(folder)
-        outputs = artifacts.OUTPUTS.get(stage.name, ())
-        with delivery.delivery(outputs, folder, self._opts.target):
+        outputs = catalog.artifacts(stage.name)
+        with delivery.delivery(outputs, folder, self._options.artifacts):
             remove(final)
         folder.rename(final)
 

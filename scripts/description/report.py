@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 
+from scripts import catalog
 from scripts.description import sbom
-from scripts.options import OS_IMAGE
 from scripts.stages.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
 from scripts.system.files import write_text
 
@@ -97,7 +97,7 @@ def _shares(rows: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
 
 def _boot(result: Mapping[str, Any], manifest: Mapping[str, Any], plot: Path) -> dict[str, Any]:
     disk = {artifact["name"]: artifact["sha512"] for artifact in manifest["artifacts"]}.get(
-        OS_IMAGE
+        catalog.DISK_IMAGE
     )
     return {
         **result,

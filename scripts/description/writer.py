@@ -37,28 +37,28 @@ def write(
     finished = [
         name
         for name in OUTPUTS
-        if _is_current(name, opts.root, records)
-        and all(artifact.stands_in(opts.target) for artifact in records[name].artifacts)
+        if _is_current(name, opts.folders.root, records)
+        and all(artifact.stands_in(opts.artifacts) for artifact in records[name].artifacts)
     ]
     if not finished:
         return
     trees: dict[str, list[Installed]] = {}
     images = [_image(name, opts, at, tools, records, trees) for name in finished]
     for image in images:
-        write_text(opts.target / f"{image.name}.{SBOM}", sbom.to_json(image))
-    write_text(opts.target / SBOM, sbom.to_json(*images))
+        write_text(opts.artifacts / f"{image.name}.{SBOM}", sbom.to_json(image))
+    write_text(opts.artifacts / SBOM, sbom.to_json(*images))
     standing = [artifact for image in images for artifact in image.artifacts]
     text = provenance.to_json(
         standing,
         manifest,
         {name: digest for record in records.values() for name, digest in _added(record).items()},
-        Pin.read(opts.root / MKOSI_PIN),
-        origin.Source.of(opts.root),
+        Pin.read(opts.folders.root / MKOSI_PIN),
+        origin.Source.of(opts.folders.root),
         opts.builder,
         max(image.made for image in images),
     )
-    write_text(opts.target / PROVENANCE, text)
-    report.write(opts.target)
+    write_text(opts.artifacts / PROVENANCE, text)
+    report.write(opts.artifacts)
 
 
 def _is_current(name: str, root: Path, records: Mapping[str, Record]) -> bool:
@@ -74,7 +74,7 @@ def _image(
     records: Mapping[str, Record],
     trees: dict[str, list[Installed]],
 ) -> sbom.Image:
-    below = _below(opts.root, name)
+    below = _below(opts.folders.root, name)
     # The tree that the image was made from is the newest one that is kept.
     stage = next(one for one in reversed(below) if (at.stage(one) / one).is_dir())
     tree = at.stage(stage) / stage
@@ -83,10 +83,12 @@ def _image(
     artifacts = records[name].artifacts
     inputs = {key: text for one in below for key, text in records[one].inputs.items()}
     packages = [*trees[stage], *_known(records[name].packages, trees[stage])]
-    in_uki = records[INITRD].packages if INITRD in plan.dependencies(opts.root, name) else ()
+    in_uki = (
+        records[INITRD].packages if INITRD in plan.dependencies(opts.folders.root, name) else ()
+    )
     return sbom.Image(
         name=name,
-        arch=opts.arch.name,
+        arch=opts.target.arch.name,
         system=inventory.system(tree),
         artifacts=artifacts,
         packages=packages,

@@ -8,11 +8,13 @@ core/releasemd.xml which releases there are.
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
+from scripts import catalog
 from scripts.arch import Arch
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import MissingError, Settings, read
@@ -31,10 +33,39 @@ NEAREST = 3
 # A look at what the build would ask for: a server that is up answers at once.
 LOOK = Settings(attempts=4, pause=1, connect=5, stall=15)
 
+# dnf gives up a stalled server after three times 15 seconds. A server counts as stalled if it sends
+# fewer than 1000 bytes a second.
+DNF_CONF = """\
+[main]
+retries=2
+timeout=15
+minrate=1000
+"""
+
+# Where mkosi looks for the key of Amazon's packages. A file in a sandbox tree takes precedence.
+AMAZON_KEY = "usr/share/distribution-gpg-keys/amazon-linux/RPM-GPG-KEY-amazon-linux-2023"
+
+
 WAYS_ON = (
-    "-- --mirror URL names a mirror with the layout of Amazon's CDN; "
-    "./nox -s quickstart builds the Debian variant, which needs none"
+    f"{catalog.option('mirror')} names a mirror with the layout of Amazon's CDN; "
+    f"{catalog.command('quickstart')} builds the Debian variant, which needs none"
 )
+
+
+def write_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
+    """Write the sandbox tree with dnf's patience and signing_key; return folder.
+
+    Without signing_key mkosi uses the key in the tools tree, from distribution-gpg-keys.
+    """
+    for part in ("etc", "usr"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    conf, key = folder / "etc/dnf/dnf.conf", folder / AMAZON_KEY
+    conf.parent.mkdir(parents=True, exist_ok=True)
+    conf.write_text(DNF_CONF)
+    if signing_key:
+        key.parent.mkdir(parents=True, exist_ok=True)
+        key.write_text(signing_key.read_text())
+    return folder
 
 
 def check(release: str, arch: Arch, mirror: str | None) -> None:

@@ -1,8 +1,7 @@
-"""Where packages come from.
+"""Debian's packages: which archive they come from, and downloading them with apt.
 
-Debian's: this machine's own apt configuration, or --mirror. No archive's address stands in this
-repository: on a Debian machine apt already knows one that answers, elsewhere mkosi's default is
-right. Amazon Linux's: Amazon's CDN, which is mkosi's default, or --mirror.
+No archive's address stands in this repository. On a Debian machine apt already knows an archive
+that answers. Elsewhere mkosi's default is right. A mirror may be named instead.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ NO_CACHE = {
     "Dir::Cache::SrcPkgCache": "",
 }
 
-# Suites without a security suite: what is fixed goes straight into them.
+# Suites without a security suite: fixes go straight into them.
 ROLLING = ("sid", "unstable")
 
-# A transfer that stalls is given up after twice the timeout (apt connects again once), and tried
-# again twice: for two suites, one after the other, a dead mirror is named after two minutes.
-# Without the error mode apt goes on with the lists that it could get, or with none.
-# Stand-ins (scripts/emulation/standins.py) are in foreign images only; the rest of the path is
-# apt's own.
+# apt gives up a stalled transfer after twice the timeout (it connects again once) and tries it
+# again twice. With two suites, one after the other, a dead mirror is reported after two minutes.
+# Without the error mode apt goes on with whatever lists it could get, or with none. DPkg::Path is
+# apt's own but for the first folder, which holds stand-ins in foreign images (see
+# scripts/emulation/standins.py).
 APT_CONF = """\
 Acquire::Retries "2";
 Acquire::http::Timeout "10";
@@ -48,18 +47,6 @@ Acquire::https::Timeout "10";
 APT::Update::Error-Mode "any";
 DPkg::Path "/usr/lib/finch-natively:/usr/sbin:/usr/bin:/sbin:/bin";
 """
-
-# A server that stalls is given up after three times 15 seconds. One that sends less than 1000 bytes
-# a second counts as stalled.
-DNF_CONF = """\
-[main]
-retries=2
-timeout=15
-minrate=1000
-"""
-
-# Where mkosi looks for the key of Amazon's packages; what a sandbox tree has there comes first.
-AMAZON_KEY = "usr/share/distribution-gpg-keys/amazon-linux/RPM-GPG-KEY-amazon-linux-2023"
 
 
 @dataclass(frozen=True)
@@ -79,11 +66,10 @@ class Archive:
 
 
 def find(mirror: str | None = None) -> Archive | None:
-    """The archive to use: below mirror if given, else this machine's; None leaves it to mkosi.
+    """Return the archive below mirror, else this machine's; None leaves the choice to mkosi.
 
-    A mirror has mkosi's layout: the archive in its folder debian/. Security
-    fixes are hardly ever mirrored, so they still come from where the machine
-    gets them.
+    A mirror has the layout that mkosi expects, with the archive in its folder debian/. Mirrors
+    hardly ever carry security fixes, so those still come from where the machine gets them.
     """
     machine = _of_this_machine()
     if mirror:
@@ -93,11 +79,11 @@ def find(mirror: str | None = None) -> Archive | None:
 
 
 def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> Path:
-    """Write the sandbox tree that gives mkosi's apt its sources, and return folder.
+    """Write the sandbox tree that gives mkosi's apt its sources; return folder.
 
-    A mkosi.sources in a sandbox tree takes the place of mkosi's own, which add
-    a debug suite that few mirrors carry. Access rules for private archives
-    (apt_auth.conf(5)) come along.
+    A mkosi.sources in a sandbox tree replaces mkosi's own, which adds a debug suite that few
+    mirrors carry. The machine's access rules for private archives (apt_auth.conf(5)) are copied
+    too.
     """
     apt = folder / "etc/apt"
     shutil.rmtree(apt, ignore_errors=True)
@@ -113,27 +99,14 @@ def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> P
     return folder
 
 
-def write_rpm_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
-    """Write the sandbox tree that gives mkosi's dnf its patience and signing_key, return folder.
-
-    Without signing_key the key is the one that the tools tree has, of distribution-gpg-keys.
-    """
-    for part in ("etc", "usr"):
-        shutil.rmtree(folder / part, ignore_errors=True)
-    _write(folder / "etc/dnf/dnf.conf", DNF_CONF)
-    if signing_key:
-        _write(folder / AMAZON_KEY, signing_key.read_text())
-    return folder
-
-
 @functools.cache
 def _of_this_machine() -> Archive | None:
     codename = _debian_codename()
     try:
         targets = run(
             [
-                # Only apt's configuration counts: what it has downloaded is nothing in a fresh
-                # container, and takes half a second to read anywhere else.
+                # Only apt's configuration counts. Its downloaded lists are empty in a fresh
+                # container and take half a second to read anywhere else.
                 "apt-get", "indextargets", "--no-release-info",
                 *(f"--option={name}={value}" for name, value in NO_CACHE.items()),
                 "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
@@ -158,7 +131,7 @@ def _of_this_machine() -> Archive | None:
 
 
 def _debian_codename() -> str:
-    """The release this machine runs ("" unless it is Debian), as in os-release(5)."""
+    """The codename of this machine's release, from os-release(5) ("" unless it is Debian)."""
     try:
         fields = platform.freedesktop_os_release()
     except OSError:
@@ -169,7 +142,7 @@ def _debian_codename() -> str:
 def download(
     package: str, suites: list[str], folder: Path, *, arch: str = "", archive: Archive | None = None
 ) -> Path:
-    """Download package as `download_all` does; its .deb."""
+    """Download package as `download_all` does and return its .deb."""
     [path] = download_all([package], suites, folder, arch=arch, archive=archive)
     return path
 
@@ -182,13 +155,12 @@ def download_all(
     arch: str = "",
     archive: Archive | None = None,
 ) -> list[Path]:
-    """Download each of packages from the first of suites that has it, authenticated by apt.
+    """Download packages from the first of suites that has each, and return their .debs.
 
-    arch is Debian's name of the packages' architecture, this machine's if "", archive the one to
-    use instead of the machine's own. apt gets a configuration, lists and cache of its own below
-    folder, so the machine's are neither read nor changed. Returns each one's .deb. Raises
-    MachineError where there is no archive, no apt or no key to authenticate with, CommandError
-    where apt fails.
+    apt authenticates them. arch is Debian's name of their architecture, "" for this machine's.
+    archive replaces the machine's own. apt keeps its configuration, lists and cache below folder,
+    so that it neither reads nor changes the machine's. Raises MachineError if there is no archive,
+    no apt or no key to authenticate with, and CommandError if apt fails.
     """
     archive = archive or _of_this_machine()
     if not archive or not shutil.which("apt-get"):
@@ -207,7 +179,7 @@ def download_all(
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
-        # Else a foreign package would be unknown unless dpkg is told of its architecture.
+        # Otherwise apt knows a foreign package only if dpkg was told of its architecture.
         **({"APT::Architecture": arch, "APT::Architectures": arch} if arch else {}),
         "Dir::State::Status": "/dev/null",
     }

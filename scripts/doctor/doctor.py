@@ -19,9 +19,10 @@ from rich.text import Text
 
 from scripts import arch
 from scripts.bootstrap import interpreters
+from scripts.catalog import ROOT
 from scripts.distributions import debian
 from scripts.emulation import binfmt as binfmts
-from scripts.options import ROOT, Options
+from scripts.options import Options
 from scripts.packages import engine
 from scripts.system import process
 from scripts.system.errors import MachineError, UsageError
@@ -259,7 +260,7 @@ CHECKS: tuple[Check, ...] = (python, *QUICK, kvm, binfmt, docker, buildx)
 
 def require(session: str, options: Options) -> None:
     """Raise MachineError if this machine lacks what session needs; it takes milliseconds."""
-    machine = look(options.work, os.environ, thoroughly=False)
+    machine = look(options.folders.work, os.environ, thoroughly=False)
     raise_for(session, [check(machine) for check in QUICK])
 
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from scripts.arch import Arch, native
+from scripts.catalog import Distribution
 from scripts.emulation import elf
 from scripts.system.digests import text_digest
 
@@ -39,9 +40,9 @@ die $@ if $@;
 DIGEST = text_digest(repr((FOLDER, DO_NOTHING, IN_PERL, PERL, LAUNCHER)))
 
 
-def are_for(distribution: str, arch: Arch) -> bool:
+def are_for(distribution: Distribution, arch: Arch) -> bool:
     """Whether images of it have stand-ins while they are built: the scripts are Debian's."""
-    return distribution == "debian" and not arch.is_native
+    return distribution.packages == "deb" and not arch.is_native
 
 
 def write_tree(tree: Path, tools: Path) -> None:

@@ -88,13 +88,13 @@ class Cache:
     @classmethod
     def of(cls, opts: Options, found: Engine) -> Cache:
         """The cache that opts asks for, as far as the engine allows it."""
-        if not opts.layer_cache:
+        if not opts.packages.layer_cache:
             return cls()
-        tag = f"package-build-{opts.arch}"
-        is_own = opts.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
+        tag = f"package-build-{opts.target.arch}"
+        is_own = opts.packages.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
         can_write = found.exports_cache or not is_own
-        if isinstance(opts.layer_cache, Path):
-            folder = opts.layer_cache / tag
+        if isinstance(opts.packages.layer_cache, Path):
+            folder = opts.packages.layer_cache / tag
             there = os.access(folder / "index.json", os.R_OK)
             local = {"type": "local", "mode": "max", "ignore-error": "true"}
             return cls(
@@ -102,7 +102,7 @@ class Cache:
                 reads=_fields(type="local", src=str(folder)) if there else "",
                 writes=_fields(**local, dest=str(folder)) if can_write else "",
             )
-        reference = f"{opts.layer_cache}:{tag}"
+        reference = f"{opts.packages.layer_cache}:{tag}"
         options = {"ref": reference, **REGISTRY_CACHE, "ignore-error": "true"}
         return cls(
             name=reference,
@@ -125,21 +125,21 @@ def build_command(
 ) -> list[str]:
     """The command that builds context for exactly opts' platform, its RPMs going into target."""
     urls = [
-        opts.mirror or amazonlinux.CDN,
+        opts.sources.mirror or amazonlinux.CDN,
         *(url for source in pins.sources.values() for url in source.urls),
-        *(url for name, url in opts.proxies.items() if name.lower() != NO_PROXY),
+        *(url for name, url in opts.packages.proxies.items() if name.lower() != NO_PROXY),
     ]
     return [
         "docker", "buildx", "build",
-        "--builder", opts.buildx_builder or found.builder,
-        "--platform", f"linux/{opts.arch.debian}",
+        "--builder", opts.packages.buildx_builder or found.builder,
+        "--platform", f"linux/{opts.target.arch.debian}",
         "--progress", "plain",
         # Without it a file that is no RPM would come out beside them.
         "--provenance", "false",
         "--build-arg", f"BASE_IMAGE={pins.reference}",
         # Their values, which may hold a password, come from the environment. BuildKit knows them,
         # and leaves them out of the keys of its cache.
-        *(word for name in opts.proxies for word in ("--build-arg", name)),
+        *(word for name in opts.packages.proxies for word in ("--build-arg", name)),
         # A mirror or a proxy on this machine is out of sight of any other network.
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),

@@ -156,12 +156,12 @@ def _recipe(name: str, table: _Table) -> Recipe:
 
 def check_stages(pins: Pins, opts: Options) -> None:
     """Raise UsageError where the packages of pins are not those that the Dockerfile builds."""
-    text = (opts.root / FOLDER / "Dockerfile").read_text()
+    text = (opts.folders.root / FOLDER / "Dockerfile").read_text()
     builds = sorted({*STAGE.findall(text)} - {BUILDER})
     names = sorted(recipe.name for recipe in pins.recipes)
     if names != builds:
         raise UsageError(
-            f"{opts.packages} has the packages {', '.join(names) or '(none)'}, but what is built "
-            f"is {', '.join(builds)}",
+            f"{opts.packages.recipes} has the packages {', '.join(names) or '(none)'}, but what is "
+            f"built is {', '.join(builds)}",
             hint=f"each takes a stage of its name in {FOLDER}/Dockerfile",
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.distributions import amazonlinux
-from scripts.options import BASE_IMAGE, RPM_DISTRIBUTIONS, Options
+from scripts.options import BASE_IMAGE, Options
 from scripts.packages import buildx, engine, recipes
 from scripts.packages.buildx import TAIL_LINES, Cache, Failure
 from scripts.packages.engine import Engine
@@ -51,11 +51,11 @@ def plan(opts: Options, place: Place) -> Plan | None:
 
     Raises UsageError for pins that make no sense or lack a digest.
     """
-    if opts.distribution not in RPM_DISTRIBUTIONS or opts.without_packages:
+    if not opts.target.distribution.has_rpms or opts.packages.skipped:
         return None
-    pins = recipes.read(opts.packages)
+    pins = recipes.read(opts.packages.recipes)
     recipes.check_stages(pins, opts)
-    if not pins.digest and BASE_IMAGE not in opts.allow_missing:
+    if not pins.digest and BASE_IMAGE not in opts.packages.allow_missing:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
             hint="./nox -s update-pins obtains it; "
@@ -73,13 +73,13 @@ def plan(opts: Options, place: Place) -> Plan | None:
 def ready(planned: Plan) -> Plan:
     """The plan with the engine that it needs. Raises MachineError where there is none."""
     opts = planned.opts
-    if opts.offline:
+    if opts.sources.offline:
         raise HarnessError(
             "packages have to be built, which needs the network",
             hint="leave --offline out, or build without them: -- --without-packages",
         )
     try:
-        return replace(planned, engine=engine.require(os.environ, opts.buildx_builder))
+        return replace(planned, engine=engine.require(os.environ, opts.packages.buildx_builder))
     except MachineError as error:
         raise MachineError(
             f"packages of our own cannot be built: {error.message}",
@@ -105,7 +105,7 @@ def _reason(stage: Stage, finished: Path, opts: Options) -> str:
     record = Record.read(finished)
     if not record:
         return "not built yet"
-    if opts.force and not opts.offline:  # without the network the old ones have to do
+    if opts.build.force and not opts.sources.offline:  # without the network the old ones have to do
         return "--force"
     if record.key != stage.key:
         return stages.difference(record.inputs, stage.inputs)
@@ -115,8 +115,8 @@ def _reason(stage: Stage, finished: Path, opts: Options) -> str:
 
 def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path:
     """Make folder the build context, all that the Dockerfile copies, and return it."""
-    own = opts.root / FOLDER
-    binary, sources = _repositories(pins, place, opts.signing_key or own / AMAZON_KEY)
+    own = opts.folders.root / FOLDER
+    binary, sources = _repositories(pins, place, opts.sources.signing_key or own / AMAZON_KEY)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("Dockerfile", "build-package"):
@@ -133,7 +133,7 @@ def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path
 
 def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
     """What is asked for: the NEVRA of an Amazon source RPM is that of the pinned release alone."""
-    is_pinned = place.release == places.release_of(opts.root, place.distribution)
+    is_pinned = place.release == places.release_of(opts.folders.root, place.distribution)
     return recipe.nevra if recipe.source != AMAZON or is_pinned else recipe.name
 
 
@@ -179,12 +179,12 @@ def _build(planned: Plan, found: Engine, progress: Progress) -> None:
     opts, began = planned.opts, time.monotonic()
     fresh = planned.finished.with_name("rpms.new")
     cache = Cache.of(opts, found)
-    if opts.layer_cache and not cache.writes:
+    if opts.packages.layer_cache and not cache.writes:
         progress.say(
             f"warning: the layer cache is not written: {found} "
             '(Docker\'s "containerd-snapshotter" feature would)'
         )
-    log = opts.target / "package-build.log"
+    log = opts.artifacts / "package-build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with progress.task("packages") as task, log.open("wb") as file:
 

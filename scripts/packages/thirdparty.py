@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.arch import ARCHES, NAMES, Arch
-from scripts.options import RPM_DISTRIBUTIONS, Options
+from scripts.options import Options
 from scripts.stages.additions import Additions
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
@@ -126,7 +126,7 @@ def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -
     UsageError for pins that make no sense and where a digest is not known, HarnessError where a
     file cannot be had or is not what is pinned.
     """
-    if opts.distribution not in RPM_DISTRIBUTIONS:
+    if not opts.target.distribution.has_rpms:
         return Additions()
     wanted = _wanted(opts, progress.say)
     for file in wanted:
@@ -145,29 +145,29 @@ def names(opts: Options) -> list[str]:
 
 def lacking(opts: Options) -> bool:
     """Whether `obtain` would have something to download for opts."""
-    if opts.distribution not in RPM_DISTRIBUTIONS:
+    if not opts.target.distribution.has_rpms:
         return False
     return any(not file.is_here() for file in _wanted(opts, lambda _: None))
 
 
 def _path(opts: Options) -> Path:
-    return opts.third_party_pins or opts.root / PINS
+    return opts.sources.third_party_pins or opts.folders.root / PINS
 
 
 def _wanted(opts: Options, say: Callable[[str], None]) -> list[_Wanted]:
     wanted = []
     for pin in read_pins(_path(opts)):
-        digest = pin.digest(opts.arch)
+        digest = pin.digest(opts.target.arch)
         if digest:
-            cached = opts.work / "third-party" / digest / pin.file_name(opts.arch)
-            url = pin.address(opts.arch, opts.third_party_mirror)
+            cached = opts.folders.work / "third-party" / digest / pin.file_name(opts.target.arch)
+            url = pin.address(opts.target.arch, opts.sources.third_party_mirror)
             wanted.append(_Wanted(pin, url, digest, cached))
-        elif pin.name in opts.allow_missing:
-            say(f"{pin.name} is left out: its digest for {opts.arch} is not known")
+        elif pin.name in opts.packages.allow_missing:
+            say(f"{pin.name} is left out: its digest for {opts.target.arch} is not known")
         else:
             raise UsageError(
                 f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 of it "
-                f"for {opts.arch}",
+                f"for {opts.target.arch}",
                 hint="./nox -s update-pins obtains it; "
                 f"-- --allow-missing {pin.name} builds without {pin.name}",
             )
@@ -177,7 +177,7 @@ def _wanted(opts: Options, say: Callable[[str], None]) -> list[_Wanted]:
 def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settings) -> None:
     if file.is_here():
         return
-    if opts.offline:
+    if opts.sources.offline:
         raise HarnessError(
             f"{file.pin.name} {file.pin.version} has not been downloaded yet, "
             "and --offline forbids it now",

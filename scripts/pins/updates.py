@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.arch import ARCHES, X86_64
+from scripts.catalog import DISTRIBUTIONS
 from scripts.distributions import amazonlinux as releases
 from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.packages import thirdparty
@@ -139,7 +140,7 @@ class _Asking:
         return Finding("mkosi", pinned, newest, edits, COMPUTED)
 
     def amazonlinux(self, *, cdn: str) -> Finding:
-        pinned = places.release_of(self.root, "amazonlinux")
+        pinned = places.release_of(self.root, DISTRIBUTIONS["amazonlinux"])
         newest = releases.newest(cdn)
         if not _is_newer(newest, pinned):
             return Finding("Amazon Linux", pinned, newest)
@@ -215,7 +216,11 @@ class _Asking:
     def amazon_source_rpm(self, name: str, *, cdn: str, file: str, key: str) -> Finding:
         path = self.root / file
         pinned = str(_value(path, key))
-        release = max(releases.newest(cdn), places.release_of(self.root, "amazonlinux"), key=_order)
+        release = max(
+            releases.newest(cdn),
+            places.release_of(self.root, DISTRIBUTIONS["amazonlinux"]),
+            key=_order,
+        )
         listed = self._text(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list").split()
         if not listed:
             raise HarnessError(f"the list of mirrors of {release} is empty")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts import arch as arches
+from scripts import catalog
 from scripts.arch import Arch
 from scripts.build import manifest as manifests
+from scripts.catalog import DISK_IMAGE
 from scripts.mkosi.pin import Pin
-from scripts.options import OS_IMAGE
 from scripts.packages import recipes, thirdparty
 from scripts.stages import places, plan
 from scripts.stages.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
@@ -174,7 +175,11 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
     machine to machine, nothing is asked.
     """
     _check_files(build)
-    _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
+    _check_fresh(
+        build,
+        root,
+        allowed.release or places.release_of(root, catalog.DISTRIBUTIONS[build.distribution]),
+    )
     _check_described(build)
     if not allowed.altered:
         _check_unaltered(build)
@@ -209,7 +214,7 @@ def _check_fresh(build: Build, root: Path, release: str) -> None:
         )
     _check_stages(build, root)
     now = {f"mkosi/{name}": digest for name, digest in _patches(build, root).items()}
-    now |= manifests.pins(root, build.distribution)
+    now |= manifests.pins(root, catalog.DISTRIBUTIONS[build.distribution])
     before = {
         f"mkosi/{name}": digest for name, digest in build.manifest["mkosi"]["patches"].items()
     }
@@ -271,7 +276,7 @@ def _check_described(build: Build) -> None:
 
 
 def _check_booted(build: Build) -> None:
-    if OS_IMAGE not in build.sha512:
+    if DISK_IMAGE not in build.sha512:
         return
     again = f"./nox -s \"boot-test(arch='{build.arch}')\" -- --distribution {build.distribution}"
     try:
@@ -282,7 +287,7 @@ def _check_booted(build: Build) -> None:
             f"the os-image in {build.out} has not been booted",
             hint=f"{again}; -- --allow-unbooted publishes it all the same",
         ) from None
-    if disk != build.sha512[OS_IMAGE]:
+    if disk != build.sha512[DISK_IMAGE]:
         raise HarnessError(
             f"the boot test in {build.out} was of another os-image than this one", hint=again
         )

@@ -20,20 +20,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts import options
-from scripts.build import build, runner
-from scripts.mkosi import source as mkosis
-from scripts.mkosi.source import Mkosi
-from scripts.options import Options
-from scripts.stages import places
-from scripts.stages.places import Places
+from scripts import catalog
+from scripts.build import build, ingredients, runner
+from scripts.build.workshop import Workshop
+from scripts.options import Build, Folders, PackageBuild, Sources, Target
+from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.files import remove
 from scripts.system.locks import only_build
 from scripts.system.process import Arg, run, running, start, stream
 from scripts.system.progress import Progress
 
-IMAGE = "os-image"
+IMAGE = catalog.DISK
 OS_IMAGE_CONF = f"mkosi.images/{IMAGE}/mkosi.conf"
 REPART_CONF = f"mkosi.images/{IMAGE}/mkosi.repart/00-esp.conf"
 
@@ -51,15 +49,16 @@ class Measurement:
 
 def main(argv: Sequence[str]) -> None:
     """Measure for the target that argv names, and print the table for HACKING.md."""
-    opts = options.parse(argv, os.environ)
-    progress = Progress()
-    with only_build(opts.work):
-        build.build(opts, progress)  # downloads what both need
-        using = build.obtain(opts, progress)
-        mkosis.install(using)
-        bench = _Bench(opts, using, progress)
+    shown = (Target, Sources, PackageBuild, Build, Folders)
+    parser = arguments.parser("bench", "Measures builds against plain mkosi.", shown)
+    opts = arguments.parse(argv, os.environ, using=parser)
+    with only_build(opts.folders.work):
+        shop = Workshop.prepare(opts, Progress())
+        build.build(shop)  # downloads what both need
+        shop.install_mkosi()
+        bench = _Bench(shop)
         try:
-            with build.emulation(opts, progress):
+            with shop.emulation():
                 measurements = bench.measure()
         finally:
             remove(bench.home)
@@ -67,16 +66,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 class _Bench:
-    def __init__(self, opts: Options, using: Mkosi, progress: Progress) -> None:
-        self.opts = opts
-        self.using = using
-        self.progress = progress
-        self.home = opts.work / "bench"
+    def __init__(self, shop: Workshop) -> None:
+        self.shop = shop
+        self.opts = shop.options
+        self.progress = shop.progress
+        self.home = self.opts.folders.work / "bench"
         self.checkout = self.home / "checkout"
         self.peak_bytes = 0
         remove(self.home)
         self._copy_checkout()
-        self.log = (opts.work / "bench.log").open("wb")
+        self.log = (self.opts.folders.work / "bench.log").open("wb")
 
     def measure(self) -> list[Measurement]:
         self._warm(self.home / "ours")
@@ -110,27 +109,27 @@ class _Bench:
     def _copy_checkout(self) -> None:
         files = run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=self.opts.root,
+            cwd=self.opts.folders.root,
         ).stdout
         for name in filter(None, files.split("\0")):
-            source, target = self.opts.root / name, self.checkout / name
+            source, target = self.opts.folders.root / name, self.checkout / name
             if source.exists() or source.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
 
     def _warm(self, work: Path) -> None:
         """Give work the packages and the mkosi of the checkout that is measured."""
-        for folder in self.opts.work.rglob("packages"):
+        for folder in self.opts.folders.work.rglob("packages"):
             if self.home not in folder.parents and folder.is_dir():
-                runner.share(folder, work / folder.relative_to(self.opts.work))
+                runner.share(folder, work / folder.relative_to(self.opts.folders.work))
         for name in ("mkosi", "emulators"):
-            shutil.copytree(self.opts.work / name, work / name, symlinks=True)
+            shutil.copytree(self.opts.folders.work / name, work / name, symlinks=True)
 
     def _ours(self) -> float:
         command: list[Arg] = [
-            sys.executable, "-m", "scripts.build.build",
-            "--distribution", self.opts.distribution,
-            "--arch", self.opts.arch.name,
+            sys.executable, "-m", "scripts.sessions.build",
+            "--distribution", self.opts.target.distribution.name,
+            "--arch", self.opts.target.arch.name,
             "--image", IMAGE,
             "--work", self.home / "ours",
             "--out", self.home / "out",
@@ -155,15 +154,15 @@ class _Bench:
         return seconds
 
     def _plain(self, image: str = IMAGE) -> float:
-        at = self._plain_places()
-        build.write_trees(build.obtain_emulators(self.opts, self.progress), at)
-        arguments, env = at.plain(self._folder("plain/built/output"))
-        command = self.using.command(
+        shop = self._plain_shop()
+        ingredients.write_emulators(ingredients.obtain_emulators(shop), shop)
+        common, env = shop.places.plain(self._folder("plain/built/output"))
+        command = self.shop.mkosi.command(
             "--image-id", image,
-            *arguments,
+            *common,
             "--incremental", "yes",
             "--cache-directory", self._folder("plain/built/cache"),
-            "--package-cache-dir", at.images.folder / "packages",
+            "--package-cache-dir", shop.places.images.folder / "packages",
             "--force",
             "build",
         )  # fmt: skip
@@ -173,13 +172,13 @@ class _Bench:
             stream(command, log=self.log, cwd=self.checkout, env=env)
             return time.monotonic() - began
 
-    def _plain_places(self) -> Places:
+    def _plain_shop(self) -> Workshop:
         argv = [
-            "--distribution", self.opts.distribution,
-            "--arch", self.opts.arch.name,
+            "--distribution", self.opts.target.distribution.name,
+            "--arch", self.opts.target.arch.name,
             "--work", os.fspath(self.home / "plain"),
         ]  # fmt: skip
-        return places.of(options.parse(argv, {}, root=self.checkout))
+        return Workshop.prepare(arguments.parse(argv, {}, root=self.checkout), self.progress)
 
     def _folder(self, name: str) -> Path:
         path = self.home / name

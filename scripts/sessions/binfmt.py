@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts import options
 from scripts.arch import ARCHES
+from scripts.catalog import ROOT, WORK, command
 from scripts.emulation.binfmt import setup, teardown
 from scripts.system import errors
 from scripts.system.errors import UsageError
@@ -16,12 +16,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
         raise UsageError(
             f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
-            hint="./nox -s binfmt -- setup",
+            hint=command("binfmt", "setup"),
         )
     foreign = [arch for arch in ARCHES if not arch.is_native]
     for arch in foreign:
         if argv[0] == "setup":
-            setup(arch, options.ROOT, options.ROOT / ".work")
+            setup(arch, ROOT, ROOT / WORK)
         else:
             teardown(arch)
 

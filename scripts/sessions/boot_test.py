@@ -9,18 +9,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts import options
+from scripts import catalog
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.build import build
+from scripts.build.workshop import Workshop
 from scripts.description import report
 from scripts.mkosi.sandbox import Tools
-from scripts.options import Options
-from scripts.stages import artifacts, places
+from scripts.options import Boot, Build, Folders, Options, Sources, Target
+from scripts.sessions import arguments
+from scripts.stages import artifacts
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+
+SHOWN = (Target, Sources, Build, Boot, Folders)
 
 MARKS = {
     Status.PASSED: "[green]passed[/]",
@@ -30,37 +34,44 @@ MARKS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Boot what argv names and show each check. Raises HarnessError where one fails."""
-    opts = options.parse_for_boot(argv, os.environ)
-    progress = Progress()
+    """Boot what argv names and show each check. Raises HarnessError if one fails."""
+    parser = arguments.parser("boot-test", "Boots a built disk image and checks it.", SHOWN)
+    run(arguments.parse_for_boot(argv, os.environ, using=parser), Progress())
+
+
+def run(opts: Options, progress: Progress) -> None:
+    """Boot what opts ask for and show each check. Raises HarnessError if one fails."""
+    target = opts.target
     subject = Subject(
-        opts.distribution,
-        opts.arch,
-        opts.target / "os-image.raw",
-        opts.target / "os-image.efi",
-        artifacts.contents(opts.target),
+        target.distribution.name,
+        target.arch,
+        opts.artifacts / catalog.DISK_IMAGE,
+        opts.artifacts / catalog.DISK_UKI,
+        artifacts.contents(opts.artifacts),
     )
     tools = _tools(opts, progress)
-    result = boot_test(subject, tools, opts.target / "boot-test", progress, accel=opts.accel)
-    report.write(opts.target)
+    result = boot_test(
+        subject, tools, opts.artifacts / "boot-test", progress, accel=opts.boot.accel
+    )
+    report.write(opts.artifacts)
     _show(result)
     if not result.passed:
+        which = ("--distribution", target.distribution.name)
+        command = catalog.command("boot-test", *which, arch=target.arch.name)
         raise HarnessError(
-            f"the os-image of {opts.distribution} {opts.arch} failed its boot test: "
+            f"the {catalog.DISK} of {target.distribution} {target.arch} failed its boot test: "
             f"{result.reason}",
-            hint="to see it again: ./nox -s "
-            f"\"boot-test(arch='{opts.arch}')\" -- --distribution {opts.distribution}",
+            hint=f"to see it again: {command}",
             log=result.logs / "console.log",
         )
 
 
 def _tools(opts: Options, progress: Progress) -> Tools:
-    """The tools tree with QEMU and the firmware, built first where no build has left one."""
-    with only_build(opts.work):
-        using = build.obtain(opts, progress)
-        at = places.of(opts)
-        build.build_tools_tree(opts, progress, using, at)
-    return Tools(at.tools_tree, using.sandbox)
+    """The tools tree with QEMU and the firmware, built first if no build has left one."""
+    with only_build(opts.folders.work):
+        shop = Workshop.prepare(opts, progress)
+        build.build_tools_tree(shop)
+    return shop.tools
 
 
 def _show(result: Result) -> None:

@@ -9,8 +9,9 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scripts.options import ROOT, Parser
-from scripts.stages.artifacts import OUTPUTS
+from scripts import catalog
+from scripts.catalog import ROOT
+from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
@@ -24,11 +25,10 @@ ALL = "all"
 def main(argv: Sequence[str]) -> None:
     """Print the matrix; argv begins with the Python that Nox runs in."""
     parser = Parser(
-        prog="./nox -s ci-matrix --",
-        description='Prints what GitHub Actions takes for strategy.matrix: {"include": [{"arch", '
+        "ci-matrix",
+        'Prints what GitHub Actions takes for strategy.matrix: {"include": [{"arch", '
         '"image", "session", "boot_test", "runner"}, …]}. One job builds all images of an '
         "architecture, which share most of the work and are described and published together.",
-        allow_abbrev=False,
     )
     parser.add_argument("python", help=argparse.SUPPRESS)
     parser.add_argument(
@@ -60,12 +60,12 @@ def jobs(
     for session in sessions:
         arch = session["call_spec"].get("arch", "")
         image = session["call_spec"].get("image", ALL)
-        wanted = image in OUTPUTS if by_image else session["name"] == "build"
+        wanted = bool(catalog.artifacts(image)) if by_image else session["name"] == "build"
         if not wanted:
             continue
         if arch not in runners:
             raise HarnessError(f"{RUNNERS.name} names no runner for {arch}")
-        bootable = image in {ALL, "os-image"}
+        bootable = image in {ALL, catalog.DISK}
         found.append(
             {
                 "arch": arch,

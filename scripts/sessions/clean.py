@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.catalog import OUT, ROOT, WORK
 from scripts.mkosi import workspaces
-from scripts.options import ROOT
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import remove
 from scripts.system.locks import only_build
 
-FOLDERS = ("out", ".work")
+FOLDERS = (OUT, WORK)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,8 +22,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if argv:
         raise UsageError(f"clean takes no arguments, such as {' '.join(argv)}")
-    if (ROOT / ".work").exists():
-        with only_build(ROOT / ".work"):
+    if (ROOT / WORK).exists():
+        with only_build(ROOT / WORK):
             clean(ROOT)
     else:
         clean(ROOT)
@@ -38,7 +38,7 @@ def clean(root: Path) -> None:
         if folder.exists():
             remove(folder)
             print(f"removed {folder}")
-    for folder in workspaces.folders(root / ".work"):
+    for folder in workspaces.folders(root / WORK):
         remove(folder)
 
 

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.description.comparison import FORMATS, difference
-from scripts.options import Parser
+from scripts.sessions.arguments import Parser
 from scripts.system import errors
 
 
 def main(argv: Sequence[str]) -> None:
     """Print what differs between the two builds that argv names."""
     parser = Parser(
-        prog="./nox -s diff --",
-        description="Compares two builds: folders such as out/debian/x86_64, or manifest.json files"
+        "diff",
+        "Compares two builds: folders such as out/debian/x86_64, or manifest.json files"
         " of such folders, of which only packages and sizes can be compared.",
-        allow_abbrev=False,
     )
     parser.add_argument("a", metavar="A", type=Path, help="the one build")
     parser.add_argument("b", metavar="B", type=Path, help="the other")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from scripts.catalog import ROOT, WORK
 from scripts.doctor.doctor import CHECKS, look, raise_for, report, session_name
-from scripts.options import ROOT
 from scripts.system import errors
 from scripts.system.errors import UsageError
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"one session at a time, not {' '.join(argv)}")
     session = session_name(argv[0] if argv else "quickstart")
-    machine = look(ROOT / ".work", os.environ, thoroughly=True)
+    machine = look(ROOT / WORK, os.environ, thoroughly=True)
     findings = [check(machine) for check in CHECKS]
     # Where nobody sees the width of the screen, a command on one line is worth more than a frame.
     console = Console(width=None if sys.stdout.isatty() else 200)

@@ -1,29 +1,35 @@
-"""Obtain what goes into the base beside the distribution's packages, for the packages session."""
+"""Obtain what the base holds beside the distribution's packages, for the packages session."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-from scripts import options
-from scripts.build import build
-from scripts.stages import places
+from scripts.build import build, ingredients
+from scripts.build.workshop import Workshop
+from scripts.options import Build, Folders, PackageBuild, Sources, Target
+from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
+SHOWN = (Target, Sources, PackageBuild, Build, Folders)
+
 
 def main(argv: Sequence[str]) -> None:
-    """Build and fetch what argv asks for, or say that all of it is there."""
-    opts = options.parse(argv, os.environ)
-    with only_build(opts.work):
-        progress = Progress()
-        opts = build.with_dated_release(opts, progress)
-        added = build.add(opts, progress, places.of(opts), session="packages")
+    """Build and fetch what argv asks for, and print the path of each file."""
+    parser = arguments.parser(
+        "packages", "Builds our own packages in Docker, and fetches third-party files.", SHOWN
+    )
+    options = arguments.parse(argv, os.environ, using=parser)
+    progress = Progress()
+    with only_build(options.folders.work):
+        options = build.dated(options, progress)
+        added = ingredients.add(Workshop.prepare(options, progress), session="packages")
     for path in (*added.rpms, *added.files.values()):
         print(path)
     if not added.rpms:
-        print(f"{opts.distribution} has all packages that are wanted in its own archive")
+        print(f"{options.target.distribution} has every wanted package in its own archive")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts import arch, options
+from scripts import arch, catalog
 from scripts.arch import Arch
-from scripts.build import build
+from scripts.build.workshop import Workshop
 from scripts.distributions import debian
 from scripts.mkosi import patches
 from scripts.mkosi import pin as pins
 from scripts.mkosi import source as mkosis
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
-from scripts.options import Options
+from scripts.options import Folders, Options, Sources
+from scripts.sessions import arguments
 from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import HarnessError, MachineError
@@ -36,19 +37,29 @@ PROFILES = ("staged,rpm,foreign", "rpm,foreign,aarch64")
 
 def main(argv: Sequence[str]) -> None:
     """Check the patches and say to which mkosi they apply. Raises HarnessError where not."""
-    opts = options.parse(argv, os.environ)
+    parser = arguments.parser(
+        "patch-check",
+        "Checks that the patches on mkosi apply and that mkosi reads our configuration.",
+        (Sources, Folders),
+    )
+    opts = arguments.parse(argv, os.environ, using=parser)
     progress = Progress()
-    using = build.obtain(opts, progress)
+    using = Workshop.prepare(opts, progress).mkosi
     _say_applied(progress, using.version, f"from {using.source}", list(using.patches))
     check_newest(opts, progress)
-    for distribution in options.DISTRIBUTIONS:
+    for distribution in catalog.DISTRIBUTIONS.values():
         for name in arch.NAMES:
             with progress.task(f"{distribution} {name}") as task:
-                for image in images(opts.root):
+                for image in images(opts.folders.root):
                     task.step(image)
                     for profiles in PROFILES:
                         read_configuration(
-                            using, opts.root, distribution, arch.parse(name), image, profiles
+                            using,
+                            opts.folders.root,
+                            distribution.mkosi,
+                            arch.parse(name),
+                            image,
+                            profiles,
                         )
     progress.say(f"mkosi {using.version} accepts all of mkosi.images/")
 
@@ -58,10 +69,10 @@ def check_newest(opts: Options, progress: Progress) -> None:
 
     Raises HarnessError where they do not apply.
     """
-    if opts.offline:
+    if opts.sources.offline:
         progress.say("--offline: nothing newer is looked for")
         return
-    folder = opts.root / "mkosi"
+    folder = opts.folders.root / "mkosi"
     pin = Pin.read(folder / "pin.toml")
     newest: dict[str, Callable[[Path], Path]] = {
         "the Debian archive": lambda scratch: debian.download(

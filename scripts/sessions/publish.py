@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts import arch as arches
-from scripts.options import DISTRIBUTIONS, ROOT, Parser
+from scripts import catalog
+from scripts.catalog import ROOT
 from scripts.publish import push, release, signing
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
+from scripts.sessions import arguments
+from scripts.sessions.arguments import Parser
 from scripts.stages.artifacts import MANIFEST
 from scripts.system import errors
 from scripts.system.errors import UsageError
@@ -33,11 +36,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     """What argv and environ ask for. Raises UsageError."""
     parser = _parser(root)
     given = parser.parse_args(argv)
-    if given.distribution not in DISTRIBUTIONS:
-        raise UsageError(
-            f"unknown distribution {given.distribution!r}",
-            hint=f"accepted are {', '.join(DISTRIBUTIONS)}",
-        )
+    distribution = arguments.parse_distribution(given.distribution)
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
     if given.repository and not push.REPOSITORY.match(given.repository):
@@ -54,7 +53,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         raise UsageError("a release that expires before tomorrow is of no use to anybody")
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
-    folders = [(given.out or root / "out") / given.distribution / name for name in names]
+    folders = [(given.out or root / catalog.OUT) / distribution.name / name for name in names]
     outs = folders if given.arch else [path for path in folders if (path / MANIFEST).exists()]
     return Wanted(
         outs=tuple(path.absolute() for path in outs or folders),
@@ -69,25 +68,24 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         dry_run=given.dry_run,
         allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
-        work=(given.work or root / ".work").absolute(),
+        work=(given.work or root / catalog.WORK).absolute(),
     )
 
 
 def _parser(root: Path) -> Parser:
     parser = Parser(
-        prog="./nox -s publish --",
-        description="Publishes the finished builds of a distribution. What is there already is left"
+        "publish",
+        "Publishes the finished builds of a distribution. What is there already is left"
         " alone if it is the same, and never replaced if it is not.",
         epilog="environment: GITHUB_RUN_ID stands in for --run-id; AWS_PROFILE and the like as for"
         " the AWS CLI; COSIGN_PASSWORD is of the key",
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("what")
     what.add_argument(
         "--distribution",
         metavar="NAME",
-        default=DISTRIBUTIONS[0],
-        help=f"one of {', '.join(DISTRIBUTIONS)} (default: {DISTRIBUTIONS[0]})",
+        default=catalog.DEFAULT.name,
+        help=f"one of {', '.join(catalog.DISTRIBUTIONS)} (default: {catalog.DEFAULT})",
     )
     what.add_argument(
         "--arch",
@@ -146,10 +144,16 @@ def _parser(root: Path) -> Parser:
         "--latest", action="store_true", help="let manifest.json of the bucket tell of this release"
     )
     how.add_argument(
-        "--out", metavar="FOLDER", type=Path, help=f"of the artifacts (default: {root / 'out'})"
+        "--out",
+        metavar="FOLDER",
+        type=Path,
+        help=f"of the artifacts (default: {root / catalog.OUT})",
     )
     how.add_argument(
-        "--work", metavar="FOLDER", type=Path, help=f"kept between runs (default: {root / '.work'})"
+        "--work",
+        metavar="FOLDER",
+        type=Path,
+        help=f"kept between runs (default: {root / catalog.WORK})",
     )
     return parser
 

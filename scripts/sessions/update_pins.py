@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rich.console import Console
 
-from scripts.options import ROOT
+from scripts.catalog import ROOT
 from scripts.pins.updates import update
+from scripts.sessions.arguments import Parser
 from scripts.system import errors
-from scripts.system.errors import UsageError
-
-
-class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint="`./nox -s update-pins -- --help` lists the options")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,11 +17,7 @@ def main(argv: Sequence[str]) -> None:
 
     Raises HarnessError where a source could not be asked, and with --check where one is newer.
     """
-    parser = _Parser(
-        prog="./nox -s update-pins --",
-        description="Looks up the newest of what is pinned, and pins it.",
-        allow_abbrev=False,
-    )
+    parser = Parser("update-pins", "Looks up the newest of what is pinned, and pins it.")
     parser.add_argument(
         "--check", action="store_true", help="only compare; the exit status is 1 where they differ"
     )

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts import catalog
 from scripts.arch import AARCH64, Arch, native
+from scripts.catalog import Distribution
 from scripts.distributions import amazonlinux, debian
-from scripts.options import RPM_DISTRIBUTIONS, Options
+from scripts.options import Options
 from scripts.stages import additions, plan
-from scripts.stages.plan import TOOLS_TREE
 from scripts.system.digests import text_digest
 from scripts.system.process import Arg
 
@@ -35,7 +36,7 @@ class Place:
     """
 
     folder: Path
-    distribution: str
+    distribution: Distribution
     release: str
     arch: Arch
     sandbox_tree: Path
@@ -66,7 +67,7 @@ class Place:
     @property
     def repository(self) -> str:
         """The repository that RPMs come from, in words ("" where there are none)."""
-        if self.distribution not in RPM_DISTRIBUTIONS:
+        if not self.distribution.has_rpms:
             return ""
         return f"{self.distribution} at {self.mirror or amazonlinux.CDN}"
 
@@ -84,7 +85,7 @@ class Place:
     def arguments(self) -> list[Arg]:
         """Mkosi's arguments that are the same for all stages of the target."""
         return [
-            "--distribution", self.distribution,
+            "--distribution", self.distribution.mkosi,
             "--release", self.release,
             "--architecture", self.arch.mkosi,
             *(["--mirror", self.mirror] if self.mirror else []),
@@ -93,10 +94,9 @@ class Place:
         ]  # fmt: skip
 
 
-def release_of(root: Path, distribution: str) -> str:
-    """The release that mkosi.conf.d/<distribution>.conf pins."""
-    conf = plan.read_conf(root / f"mkosi.conf.d/{distribution}.conf")
-    return conf["Distribution"]["Release"]
+def release_of(root: Path, distribution: Distribution) -> str:
+    """The release that the distribution's mkosi configuration pins, in the checkout root."""
+    return plan.read_conf(root / distribution.conf)["Distribution"]["Release"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,27 @@ class Places:
     images: Place
     tools: Place
 
+    @classmethod
+    def prepare(cls, opts: Options) -> Places:
+        """Make the folders and sandbox trees for what opts asks for."""
+        target = opts.target
+        release = target.release or release_of(opts.folders.root, target.distribution)
+        name = f"{target.distribution}/{target.arch}"
+        images = _place(opts, target.distribution, release, target.arch, name)
+        # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without;
+        # a QEMU and its firmware is as much.
+        profiles = (
+            *(["rpm"] if target.distribution.has_rpms else []),
+            *(["aarch64"] if target.arch is AARCH64 else []),
+        )
+        source = catalog.TOOLS_DISTRIBUTION
+        name = "-".join((f"tools/{source}", *profiles))
+        release = release_of(opts.folders.root, source)
+        return cls(images, _place(opts, source, release, native(), name, profiles))
+
     def of_stage(self, name: str) -> Place:
         """Where the stage called name is built."""
-        return self.tools if name == TOOLS_TREE else self.images
+        return self.tools if name == catalog.TOOLS_TREE else self.images
 
     def stage(self, name: str) -> Path:
         """The folder that holds the finished output and the record of the stage called name."""
@@ -136,50 +154,26 @@ class Places:
     @property
     def tools_tree(self) -> Path:
         """The root of the tools tree."""
-        return self.stage(TOOLS_TREE) / TOOLS_TREE
-
-
-def of(opts: Options) -> Places:
-    """The places of what opts asks for, their folders and sandbox trees made."""
-    release = opts.release or release_of(opts.root, opts.distribution)
-    # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without; a
-    # QEMU and its firmware as much.
-    profiles = (
-        *(["rpm"] if opts.distribution in RPM_DISTRIBUTIONS else []),
-        *(["aarch64"] if opts.arch is AARCH64 else []),
-    )
-    return Places(
-        images=_place(
-            opts, opts.distribution, release, opts.arch, f"{opts.distribution}/{opts.arch}"
-        ),
-        tools=_place(
-            opts,
-            "debian",
-            release_of(opts.root, "debian"),
-            native(),
-            "-".join(("tools/debian", *profiles)),
-            profiles,
-        ),
-    )
+        return self.stage(catalog.TOOLS_TREE) / catalog.TOOLS_TREE
 
 
 def _place(
     opts: Options,
-    distribution: str,
+    distribution: Distribution,
     release: str,
     arch: Arch,
     name: str,
     profiles: tuple[str, ...] = (),
 ) -> Place:
-    folder = opts.work / name
-    # --mirror is of the distribution that was asked for, which the tools tree's need not be.
-    mirror = opts.mirror if distribution == opts.distribution else None
+    """Make the folders and the sandbox tree of a place, whose folder is called name."""
+    folder = opts.folders.work / name
+    # --mirror is of the distribution that was asked for, which need not be the tools tree's.
+    mirror = opts.sources.mirror if distribution == opts.target.distribution else None
     sandbox = folder / "sandbox"
-    if distribution in RPM_DISTRIBUTIONS:
-        debian.write_rpm_sandbox_tree(sandbox, opts.signing_key)
+    if distribution.mirror == "cdn":
+        amazonlinux.write_sandbox_tree(sandbox, opts.sources.signing_key)
     else:
-        archive = debian.find(mirror) if distribution == "debian" else None
-        debian.write_sandbox_tree(sandbox, archive, release)
+        debian.write_sandbox_tree(sandbox, debian.find(mirror), release)
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)

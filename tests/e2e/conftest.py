@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch
 from scripts.boot import Subject
-from scripts.build import build
+from scripts.build.workshop import Workshop as BuildWorkshop
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
-from scripts.stages import places
+from scripts.sessions import arguments
 from scripts.system.progress import Progress
 from tests.lab import world
 from tests.lab.repository import World
@@ -24,21 +24,23 @@ from tests.lab.workshop import Workshop, workshop
 @pytest.fixture(scope="session")
 def opts(checkout: Path) -> Options:
     """The options of a Debian build for this machine's architecture."""
-    return options.parse(["--distribution", "debian"], os.environ, root=checkout)
+    return arguments.parse(["--distribution", "debian"], os.environ, root=checkout)
 
 
 @pytest.fixture(scope="session")
 def tools(opts: Options) -> Tools:
     """The tools tree that the image was built with."""
-    using = build.obtain(opts, Progress())
-    return Tools(places.of(opts).tools_tree, using.sandbox)
+    return BuildWorkshop.prepare(opts, Progress()).tools
 
 
 @pytest.fixture(scope="session")
 def built(opts: Options) -> Subject:
     """The finished Debian image for this machine's architecture."""
     subject = Subject(
-        opts.distribution, opts.arch, opts.target / "os-image.raw", opts.target / "os-image.efi"
+        opts.target.distribution.name,
+        opts.target.arch,
+        opts.artifacts / "os-image.raw",
+        opts.artifacts / "os-image.efi",
     )
     for path in (subject.disk, subject.uki):
         if not path.exists():

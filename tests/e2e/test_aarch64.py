@@ -18,16 +18,17 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from scripts import options
+from scripts import catalog
 from scripts.arch import ARCHES, native
 from scripts.boot import Subject
-from scripts.build import build
+from scripts.build.workshop import Workshop
 from scripts.emulation import standins
 from scripts.formats import disk
 from scripts.formats import uki as ukis
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
-from scripts.stages import places
+from scripts.sessions import arguments
+from scripts.stages.places import Places
 from scripts.system.digests import describe_tree
 from scripts.system.progress import Progress
 from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy
@@ -58,26 +59,25 @@ ALTERNATIVES = "update-alternatives"
 @pytest.fixture(scope="module")
 def theirs(checkout: Path) -> Options:
     """The options of a Debian build for the other architecture."""
-    return options.parse([*DEBIAN, "--arch", FOREIGN.name], os.environ, root=checkout)
+    return arguments.parse([*DEBIAN, "--arch", FOREIGN.name], os.environ, root=checkout)
 
 
 @pytest.fixture(scope="module")
 def built_there(theirs: Options) -> Subject:
     """The finished Debian image for the other architecture."""
-    target = theirs.target
-    if not (target / options.OS_IMAGE).exists():
+    target = theirs.artifacts
+    if not (target / catalog.DISK_IMAGE).exists():
         pytest.fail(
-            f"there is no {target / options.OS_IMAGE}: build it with "
+            f"there is no {target / catalog.DISK_IMAGE}: build it with "
             f"./nox -s \"build-3.12(arch='{FOREIGN}')\" -- --distribution debian",
             pytrace=False,
         )
-    return Subject("debian", FOREIGN, target / options.OS_IMAGE, target / "os-image.efi")
+    return Subject("debian", FOREIGN, target / catalog.DISK_IMAGE, target / catalog.DISK_UKI)
 
 
 @pytest.fixture(scope="module")
 def foreign_tools(theirs: Options) -> Tools:
-    using = build.obtain(theirs, Progress())
-    return Tools(places.of(theirs).tools_tree, using.sandbox)
+    return Workshop.prepare(theirs, Progress()).tools
 
 
 def machine_of(program: bytes) -> int:
@@ -119,7 +119,7 @@ def test_the_uki_is_of_the_other_architecture_with_its_console(built_there: Subj
 
 
 def test_nothing_is_left_in_the_image_of_what_it_was_built_with(theirs: Options) -> None:
-    tree = places.of(theirs).images.stage("base-with-kernel") / "base-with-kernel"
+    tree = Places.prepare(theirs).images.stage("base-with-kernel") / "base-with-kernel"
 
     assert (tree / "usr/bin/bash").exists()
     assert not (tree / "usr/lib/finch-natively").exists()
@@ -139,14 +139,14 @@ def test_what_was_done_natively_is_what_the_packages_do_themselves(
     theirs: Options, opts: Options, built: Subject, folder: str
 ) -> None:
     assert built.arch is native()
-    ours, emulated = (places.of(of).images.stage("base") / "base" for of in (opts, theirs))
+    ours, emulated = (Places.prepare(of).images.stage("base") / "base" for of in (opts, theirs))
 
     assert described(ours, folder)
     assert described(emulated, folder) == described(ours, folder)
 
 
 def test_python_is_compiled_as_the_packages_do(theirs: Options, opts: Options) -> None:
-    ours, emulated = (places.of(of).images.stage("base") / "base" for of in (opts, theirs))
+    ours, emulated = (Places.prepare(of).images.stage("base") / "base" for of in (opts, theirs))
 
     def compiled(tree: Path) -> set[str]:
         paths = [path.relative_to(tree).as_posix() for path in tree.rglob("*.pyc")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from scripts import arch, options
+from scripts import arch, catalog
 from scripts.boot.checks import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
 from tests import wsl
@@ -83,7 +83,7 @@ def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
     ):  # fmt: skip
         assert (built / name).exists(), name
     stages = copied.work / f"amazonlinux/{ARCH}/stages"
-    assert {*options.IMAGES[ARCH.name]} <= {path.name for path in stages.iterdir()}
+    assert {*catalog.images(ARCH.name)} <= {path.name for path in stages.iterdir()}
 
 
 def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:

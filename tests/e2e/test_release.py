@@ -16,7 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from filelock import FileLock
 
 from scripts import arch
-from scripts.options import ROOT
+from scripts.catalog import ROOT
 from scripts.publish import programs
 from scripts.system.process import run
 from scripts.system.progress import Progress

@@ -93,7 +93,7 @@ def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
         shutil.copytree(checkout / "requirements", root / "requirements")
         unwanted = shutil.ignore_patterns("__pycache__")
         shutil.copytree(checkout / "scripts", root / "scripts", ignore=unwanted)
-        for name in ("build.py", "boot_test.py"):
+        for name in ("build.py", "boot_test.py", "quickstart.py"):
             (root / "scripts/sessions" / name).write_text(STUB)
         return Checkout(root)
 

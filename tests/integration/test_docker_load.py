@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.catalog import ROOT
 from scripts.formats import oci_layout
-from scripts.options import ROOT
 from tests import builds
 from tests.lab import engine
 

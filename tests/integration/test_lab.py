@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import arch, options
+from scripts import arch, catalog, options
 from scripts.distributions import amazonlinux
 from scripts.packages import thirdparty
 from scripts.pins import updates
+from scripts.sessions import arguments
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress
@@ -145,7 +146,7 @@ def test_a_release_says_which_one_it_is(made: World) -> None:
 
 def test_third_party_releases_stand_where_their_pins_say(made: World, tmp_path: Path) -> None:
     with LabServer(made.www) as server:
-        opts = options.parse(
+        opts = arguments.parse(
             [
                 "--arch", ARCH.name, "--work", os.fspath(tmp_path),
                 "--third-party-mirror", server.third_party,
@@ -154,7 +155,7 @@ def test_third_party_releases_stand_where_their_pins_say(made: World, tmp_path: 
             {},
         )  # fmt: skip
         added = thirdparty.obtain(opts, Progress())
-    own = thirdparty.read_pins(options.ROOT / thirdparty.PINS)
+    own = thirdparty.read_pins(catalog.ROOT / thirdparty.PINS)
 
     assert [pin.name for pin in thirdparty.read_pins(made.pins_file)] == [pin.name for pin in own]
     [rpm] = added.rpms

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch, catalog
 from scripts.mkosi import patches, source
 from scripts.mkosi.pin import Pin
 from scripts.sessions import patch_check
@@ -96,6 +96,6 @@ def test_a_setting_that_mkosi_does_not_know_is_found_in_whichever_drop_in(
 def read_all(checkout: Path, root: Path, image: str) -> None:
     using = source.obtain(checkout / "mkosi", checkout / ".work")
     for distribution, name, profiles in itertools.product(
-        options.DISTRIBUTIONS, arch.NAMES, patch_check.PROFILES
+        catalog.DISTRIBUTIONS, arch.NAMES, patch_check.PROFILES
     ):
         patch_check.read_configuration(using, root, distribution, arch.parse(name), image, profiles)

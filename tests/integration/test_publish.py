@@ -21,9 +21,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from scripts import catalog
 from scripts.build import manifest
+from scripts.catalog import ROOT
 from scripts.formats import oci_layout
-from scripts.options import ROOT
 from scripts.publish import programs, push, release, s3, signing
 from scripts.publish import publish as publishing
 from scripts.publish.s3 import Bucket
@@ -572,7 +573,10 @@ def test_a_pin_that_is_another_by_now_makes_a_build_stale(
 
 
 def test_what_amazon_linux_is_made_of_is_pinned_in_more_files() -> None:
-    pinned = manifest.pins(ROOT, "amazonlinux").keys() - manifest.pins(ROOT, "debian").keys()
+    pinned = (
+        manifest.pins(ROOT, catalog.DISTRIBUTIONS["amazonlinux"]).keys()
+        - manifest.pins(ROOT, catalog.DISTRIBUTIONS["debian"]).keys()
+    )
     assert {
         "third-party/pins.toml",
         "al2023-package-build/Dockerfile",
@@ -637,7 +641,7 @@ def test_what_was_built_otherwise_than_others_would_is_refused_unless_that_is_al
 
 
 def test_a_key_that_is_amazon_s_own_alters_nothing(out: Path) -> None:
-    pins = manifest.pins(ROOT, "amazonlinux")
+    pins = manifest.pins(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
     key = pins["al2023-package-build/keys/RPM-GPG-KEY-amazon-linux-2023"]
     release._check_unaltered(release.Build(out, {"pins": pins, "options": {"signing_key": key}}))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch, catalog
 from scripts.distributions import amazonlinux
 from scripts.mkosi import source
 from scripts.stages import places, plan
@@ -21,12 +21,12 @@ from scripts.stages.additions import NONE, Additions
 from scripts.system.errors import HarnessError
 
 ARCHES = list(arch.NAMES)
-DISTRIBUTIONS = list(options.DISTRIBUTIONS)
+DISTRIBUTIONS = list(catalog.DISTRIBUTIONS)
 TARGETS = [
     (distribution, name, image)
     for distribution in DISTRIBUTIONS
     for name in ARCHES
-    for image in options.IMAGES[name]
+    for image in catalog.images(name)
 ]
 
 # By image, its settings.

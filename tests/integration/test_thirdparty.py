@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options
 from scripts.arch import X86_64
-from scripts.options import ROOT, Options
+from scripts.catalog import ROOT
+from scripts.options import Options
 from scripts.packages import thirdparty
+from scripts.sessions import arguments
 from scripts.stages.additions import Additions
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import DigestError
@@ -56,7 +57,7 @@ def given(tmp_path: Path, text: str, *argv: str, arch: str = "x86_64") -> Option
     """The options of an Amazon Linux build with pins of its own."""
     pins = tmp_path / "pins.toml"
     pins.write_text(text)
-    return options.parse(
+    return arguments.parse(
         [
             "--arch", arch, "--work", os.fspath(tmp_path / "work"),
             "--third-party-pins", os.fspath(pins), *argv,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scripts import arch as arches
-from scripts.options import ROOT
+from scripts.catalog import ROOT
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
+from scripts.catalog import ROOT
 from scripts.emulation import binfmt
-from scripts.options import ROOT
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError, run

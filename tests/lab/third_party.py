@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import tomlkit
 
-from scripts.options import ROOT
+from scripts.catalog import ROOT
 from scripts.packages import thirdparty
 from scripts.system.digests import file_digest
 from scripts.system.process import run

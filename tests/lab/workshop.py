@@ -11,7 +11,8 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import Table
 
-from scripts.options import PACKAGES, ROOT
+from scripts.catalog import ROOT
+from scripts.options import PACKAGES
 from tests.lab import engine, image, repository
 from tests.lab.engine import Registry
 from tests.lab.repository import FEDORA_KEY_NAME, FEDORA_SOURCES, World

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts import options
+from scripts import catalog
 from scripts.arch import X86_64
 from scripts.boot import checks, cidata
 from scripts.boot.checks import Facts, Verdict
@@ -312,7 +312,7 @@ def test_of_pins_of_somebodys_own_only_what_was_added_is_asked_for() -> None:
 
 
 def test_every_program_is_of_a_pin_that_there_is() -> None:
-    pins = {pin.name for pin in thirdparty.read_pins(options.ROOT / thirdparty.PINS)}
+    pins = {pin.name for pin in thirdparty.read_pins(catalog.ROOT / thirdparty.PINS)}
     assert {*checks.PROGRAMS["amazonlinux"].values()} == pins
 
 

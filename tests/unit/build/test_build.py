@@ -7,28 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch
 from scripts.build import build
+from scripts.build.build import Built
+from scripts.build.workshop import Workshop
 from scripts.description import writer
 from scripts.distributions import amazonlinux
 from scripts.emulation.emulators import TABLE, Emulators, Table
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.stages import additions, artifacts, places
+from scripts.sessions import arguments
+from scripts.sessions import build as session
+from scripts.stages import additions, artifacts
+from scripts.stages.places import Places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.server import Server
 
 
 def parse(*argv: str) -> Options:
-    return options.parse(["--arch", "x86_64", *argv], {}, root=Path("/checkout"))
+    return arguments.parse(["--arch", "x86_64", *argv], {}, root=Path("/checkout"))
 
 
 def test_the_latest_release_is_built_as_the_dated_one_that_it_is(server: Server) -> None:
     server.files["/core/releasemd.xml"] = b'<release version="2023.12.20260930"/>'
     opts = parse("--release", "latest", "--mirror", server.url)
 
-    assert build.with_dated_release(opts, Progress()).release == "2023.12.20260930"
+    assert build.dated(opts, Progress()).target.release == "2023.12.20260930"
 
 
 @pytest.mark.parametrize(
@@ -45,12 +50,12 @@ def test_any_other_release_stays_what_it_is(
     monkeypatch.setattr(amazonlinux, "newest", lambda _: pytest.fail("nobody asked for the latest"))
     opts = parse(*argv)
 
-    assert build.with_dated_release(opts, Progress()) == opts
+    assert build.dated(opts, Progress()) == opts
 
 
 def test_offline_the_latest_release_is_not_known() -> None:
     with pytest.raises(UsageError, match="--offline"):
-        build.with_dated_release(parse("--release", "latest", "--offline"), Progress())
+        build.dated(parse("--release", "latest", "--offline"), Progress())
 
 
 def inputs(
@@ -58,10 +63,10 @@ def inputs(
 ) -> dict[str, Mapping[str, str]]:
     """What decides each stage of a Debian build for target, as planned."""
     argv = ["--distribution", "debian", "--arch", target, "--work", str(work)]
-    opts = options.parse(argv, {}, root=checkout)
+    opts = arguments.parse(argv, {}, root=checkout)
     using = Mkosi(work, "27.1", "nowhere", "digest")
     carried = Emulators(work, Table.read(checkout / TABLE), "a.deb", digests)
-    planned = build.plan(opts, using, places.of(opts), additions.NONE, carried)
+    planned = build.plan(opts, using, Places.prepare(opts), additions.NONE, carried)
     return {stage.name: stage.inputs for stage in planned}
 
 
@@ -97,21 +102,24 @@ def test_what_could_not_be_described_is_described_by_the_next_build(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ["--distribution", "debian", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
-    opts = options.parse(argv, {}, root=checkout)
-    opts.target.mkdir(parents=True)
+    opts = arguments.parse(argv, {}, root=checkout)
+    opts.artifacts.mkdir(parents=True)
     disk_is_full = [True, False]
     written = []
 
     def write(opts: Options, *_: object) -> None:
-        (opts.target / artifacts.SBOM).touch()
+        (opts.artifacts / artifacts.SBOM).touch()
         if disk_is_full.pop(0):
             raise OSError("No space left on device")
         for name in artifacts.DESCRIPTIONS:
-            (opts.target / name).touch()
+            (opts.artifacts / name).touch()
             written.append(name)
 
+    shop = Workshop.prepare(opts, Progress())
+    vars(shop)["mkosi"] = Mkosi(tmp_path, "27.1", "", "")
+
     def describe() -> None:
-        build._describe(opts, Mkosi(tmp_path, "27.1", "", ""), places.of(opts), {}, {})
+        session.describe(shop, Built([], {}, {}, {}))
 
     monkeypatch.setattr(writer, "write", write)
     with pytest.raises(HarnessError, match=r"cannot be described: No space left"):

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import arch, options
+from scripts import arch, catalog, options
 from scripts.build import manifest
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
+from scripts.sessions import arguments
 from scripts.stages import additions
 from scripts.stages.places import Place
 from scripts.stages.records import Record
@@ -13,7 +14,7 @@ from scripts.system.digests import file_digest
 
 
 def parse(*argv: str) -> Options:
-    return options.parse(["--arch", "x86_64", *argv], {})
+    return arguments.parse(["--arch", "x86_64", *argv], {})
 
 
 def test_a_build_without_options_tells_of_none() -> None:
@@ -21,7 +22,7 @@ def test_a_build_without_options_tells_of_none() -> None:
 
 
 def test_the_packages_of_the_checkout_are_no_option_where_they_are_named() -> None:
-    path = options.ROOT / options.PACKAGES
+    path = catalog.ROOT / options.PACKAGES
     assert manifest.given(parse("--packages", str(path))) == {}
 
 
@@ -59,7 +60,9 @@ def test_the_password_of_a_mirror_is_not_told() -> None:
 def test_a_build_tells_of_its_release_options_pins_patches_and_stages(tmp_path: Path) -> None:
     opts = parse("--distribution", "debian", "--allow-missing", "pass")
     using = Mkosi(tmp_path, "27.1", "upstream's tarball", "digest", {"0001.patch": "ab"})
-    at = Place(tmp_path, "debian", "trixie", arch.X86_64, tmp_path / "sandbox")
+    at = Place(
+        tmp_path, catalog.DISTRIBUTIONS["debian"], "trixie", arch.X86_64, tmp_path / "sandbox"
+    )
     records = {"base": Record("key", {"release": "trixie"}, 1.5, (), ())}
 
     told = manifest.of(opts, using, at, records, additions.NONE)

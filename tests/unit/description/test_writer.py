@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch, catalog
 from scripts.description import writer
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
+from scripts.sessions import arguments
 from scripts.stages import artifacts
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import Place, Places
@@ -35,15 +36,21 @@ def opts(tmp_path: Path) -> Options:
         folder.mkdir(parents=True)
         (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
     (tmp_path / "mkosi").mkdir()
-    shutil.copy(options.ROOT / "mkosi/pin.toml", tmp_path / "mkosi")
+    shutil.copy(catalog.ROOT / "mkosi/pin.toml", tmp_path / "mkosi")
     argv = ["--distribution", "debian", "--arch", "x86_64"]
-    return options.parse(argv, {}, root=tmp_path)
+    return arguments.parse(argv, {}, root=tmp_path)
 
 
 @pytest.fixture
 def at(opts: Options) -> Places:
     """Where the tree of the base is kept."""
-    place = Place(opts.work, "debian", "trixie", arch.X86_64, opts.work / "sandbox")
+    place = Place(
+        opts.folders.work,
+        catalog.DISTRIBUTIONS["debian"],
+        "trixie",
+        arch.X86_64,
+        opts.folders.work / "sandbox",
+    )
     tree = place.stage("base") / "base"
     for path, text in {
         "var/lib/dpkg/status": STATUS.format(name="bash"),
@@ -57,9 +64,9 @@ def at(opts: Options) -> Places:
 @pytest.fixture
 def records(opts: Options) -> dict[str, Record]:
     """What is remembered of a build in which everything is up to date."""
-    opts.target.mkdir(parents=True)
-    (opts.target / "os-image.raw").write_text("disk")
-    made = (Artifact.of(opts.target, "os-image.raw"),)
+    opts.artifacts.mkdir(parents=True)
+    (opts.artifacts / "os-image.raw").write_text("disk")
+    made = (Artifact.of(opts.artifacts, "os-image.raw"),)
     inputs = {"stage base": "b", "stage initrd": "i"}
     added = {"file /usr/bin/helper": "ab" * 32}
     return {
@@ -70,13 +77,13 @@ def records(opts: Options) -> dict[str, Record]:
 
 
 def write(opts: Options, at: Places, records: dict[str, Record]) -> None:
-    builds.write_manifest(opts.target, {"base": {"bash": "1"}}, "os-image.raw")
-    manifest = json.loads((opts.target / artifacts.MANIFEST).read_text())
+    builds.write_manifest(opts.artifacts, {"base": {"bash": "1"}}, "os-image.raw")
+    manifest = json.loads((opts.artifacts / artifacts.MANIFEST).read_text())
     writer.write(opts, at, NO_TOOLS, records, manifest)
 
 
 def parts(opts: Options, name: str) -> dict[str, Any]:
-    bom = json.loads((opts.target / name).read_text())
+    bom = json.loads((opts.artifacts / name).read_text())
     return {part["name"]: part for part in bom["components"]}
 
 
@@ -96,8 +103,8 @@ def test_all_that_is_promised_is_written(
     write(opts, at, records)
 
     for name in (artifacts.SBOM, artifacts.PROVENANCE, artifacts.REPORT):
-        assert (opts.target / name).exists()
-    statement = json.loads((opts.target / artifacts.PROVENANCE).read_text())
+        assert (opts.artifacts / name).exists()
+    statement = json.loads((opts.artifacts / artifacts.PROVENANCE).read_text())
     dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert {"name": "file /usr/bin/helper", "digest": {"sha256": "ab" * 32}} in dependencies
 
@@ -106,18 +113,18 @@ def test_an_image_of_an_older_base_keeps_the_description_that_it_has(
     opts: Options, at: Places, records: dict[str, Record]
 ) -> None:
     write(opts, at, records)
-    before = (opts.target / "os-image.sbom.cdx.json").read_text()
+    before = (opts.artifacts / "os-image.sbom.cdx.json").read_text()
     status = at.images.stage("base") / "base/var/lib/dpkg/status"
     status.write_text(STATUS.format(name="zsh"))
     write(opts, at, records | {"base": Record("b2", {}, 1, (), ())})
 
-    assert (opts.target / "os-image.sbom.cdx.json").read_text() == before
+    assert (opts.artifacts / "os-image.sbom.cdx.json").read_text() == before
 
 
 def test_an_image_that_somebody_wrote_to_is_not_described(
     opts: Options, at: Places, records: dict[str, Record]
 ) -> None:
-    (opts.target / "os-image.raw").write_text("another disk")
+    (opts.artifacts / "os-image.raw").write_text("another disk")
     write(opts, at, records)
 
-    assert not (opts.target / "os-image.sbom.cdx.json").exists()
+    assert not (opts.artifacts / "os-image.sbom.cdx.json").exists()

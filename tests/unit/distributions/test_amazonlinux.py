@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from scripts import catalog
 from scripts.arch import AARCH64, X86_64
+from scripts.catalog import ROOT
 from scripts.distributions import amazonlinux
-from scripts.options import ROOT
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
@@ -169,6 +170,6 @@ def test_a_mirror_that_lists_no_release_has_no_latest(
 
 
 def test_the_release_that_is_built_is_a_known_one() -> None:
-    pinned = places.release_of(ROOT, "amazonlinux")
+    pinned = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
     assert pinned in amazonlinux.known()
     assert pinned in amazonlinux.nearest(pinned, amazonlinux.known())

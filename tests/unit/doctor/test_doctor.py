@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from scripts import options
 from scripts.doctor import doctor
 from scripts.doctor.doctor import GIB, Machine
+from scripts.sessions import arguments
 from scripts.system.errors import MachineError, UsageError
 
 ROOT = Machine(
@@ -181,7 +181,7 @@ def test_a_build_is_stopped_by_what_it_lacks_with_all_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    given = options.parse(["--work", str(tmp_path / "not" / "yet")], {})
+    given = arguments.parse(["--work", str(tmp_path / "not" / "yet")], {})
     with pytest.raises(MachineError) as caught:
         doctor.require("build", given)
     assert "apt: no apt-get" in caught.value.message
@@ -194,7 +194,7 @@ def test_what_a_build_lacks_does_not_keep_others_from_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    doctor.require(session, options.parse([], {}))
+    doctor.require(session, arguments.parse([], {}))
 
 
 def test_the_facts_of_this_machine_can_be_gathered(tmp_path: Path) -> None:

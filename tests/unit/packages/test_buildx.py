@@ -19,7 +19,7 @@ ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default"
 
 def command(folder: Path, *argv: str, engine: Engine = ENGINE, **environ: str) -> list[str]:
     given = opts(folder, *argv, **environ)
-    pins = recipes.read(given.packages)
+    pins = recipes.read(given.packages.recipes)
     cache = Cache.of(given, engine)
     return buildx.build_command(given, pins, folder / "c", folder / "a, b", engine, cache)
 

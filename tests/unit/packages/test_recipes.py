@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import options
-from scripts.options import ROOT
+from scripts.catalog import ROOT
 from scripts.packages import recipes
 from scripts.system.errors import UsageError
 

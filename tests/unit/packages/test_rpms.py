@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import options
+from scripts import catalog, options
 from scripts.arch import X86_64
-from scripts.options import ROOT, Options
+from scripts.catalog import ROOT
+from scripts.options import Options
 from scripts.packages import recipes, rpms
 from scripts.packages.rpms import Plan
 from scripts.stages import places
@@ -18,12 +19,14 @@ from scripts.stages.places import Place
 from scripts.system.errors import HarnessError, UsageError
 from tests.unit.packages.given import opts
 
-RELEASE = places.release_of(ROOT, "amazonlinux")
+RELEASE = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
 
 
 def place(folder: Path, mirror: str | None = None, release: str = RELEASE) -> Place:
     target = folder / "work/amazonlinux/x86_64"
-    return Place(target, "amazonlinux", release, X86_64, target / "sandbox", mirror)
+    return Place(
+        target, catalog.DISTRIBUTIONS["amazonlinux"], release, X86_64, target / "sandbox", mirror
+    )
 
 
 def planned(folder: Path, *argv: str) -> Plan:

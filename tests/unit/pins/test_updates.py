@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from scripts import catalog
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.packages import thirdparty
@@ -164,7 +165,7 @@ def publish(root: Path, server: Server) -> None:
     helper = pins["docker-credential-pass"]
     known = {arch: digest or ARM64 for arch, digest in helper.sha256.items()}
     listed(server, HELPERS, helper, known)
-    release = places.release_of(root, "amazonlinux")
+    release = places.release_of(root, catalog.DISTRIBUTIONS["amazonlinux"])
     server.files[RELEASES] = f'<release version="{release}"/>'.encode()
     server.files[MANIFEST_PATH] = MANIFEST
     have_sources(server, release, "22.2.2-1.amzn2023.1.16")
@@ -350,7 +351,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
     run(root)
 
     assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.17"' in ours(root)
-    assert places.release_of(root, "amazonlinux") == name
+    assert places.release_of(root, catalog.DISTRIBUTIONS["amazonlinux"]) == name
     listed_now = tomllib.loads((root / "scripts/distributions/amazonlinux.toml").read_text())[
         "amazonlinux"
     ]

@@ -1,32 +1,67 @@
-"""What of the mkosi session's arguments is for whom."""
+"""Which of the mkosi session's words are options of ours, and which mkosi gets."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from scripts import arch
 from scripts.sessions import mkosi
+from scripts.system.errors import UsageError
+
+MIRROR = "https://mirror.example/al2023"
 
 
 @pytest.mark.parametrize(
-    ("argv", "alone", "rest"),
+    ("argv", "rest"),
     [
-        ([], [], []),
-        (["--image-id", "base", "build"], [], ["--image-id", "base", "build"]),
-        (
-            ["--allow-missing", "tool", "--force", "build"],
-            ["--allow-missing", "tool"],
-            ["--force", "build"],
-        ),
-        (
-            ["--third-party-mirror=http://a/b=c", "--allow-missing=x", "summary"],
-            ["--third-party-mirror=http://a/b=c", "--allow-missing=x"],
-            ["summary"],
-        ),
-        (["--without-packages", "build"], ["--without-packages"], ["build"]),
-        (["build", "--third-party-pins"], ["--third-party-pins"], ["build"]),
+        ([], []),
+        (["--image-id", "base", "build"], ["--image-id", "base", "build"]),
+        (["--allow-missing", "tool", "-f", "build"], ["-f", "build"]),
+        (["--third-party-mirror=http://a/b=c", "--allow-missing=x", "summary"], ["summary"]),
+        (["--without-packages", "build"], ["build"]),
+        (["--mirror", MIRROR, "--release=2023.12.20260930", "summary"], ["summary"]),
+        (["vm", "--", "--force", "--work"], ["vm", "--", "--force", "--work"]),
     ],
 )
-def test_what_mkosi_does_not_know_is_kept_from_it(
-    argv: list[str], alone: list[str], rest: list[str]
+def test_mkosi_gets_what_is_not_ours(argv: list[str], rest: list[str]) -> None:
+    assert mkosi.split(argv)[1] == rest
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--force", "build"], ["--force", "build"]),
+        (["--offline", "build"], ["--cache-only", "always", "build"]),
+        (["--image", "base", "summary"], ["--image-id", "base", "summary"]),
+    ],
+)
+def test_what_means_something_to_mkosi_too_reaches_it_in_its_own_words(
+    argv: list[str], words: list[str]
 ) -> None:
-    assert mkosi.split(argv) == (alone, rest)
+    assert mkosi.split(argv)[1] == words
+
+
+def test_every_option_of_ours_reaches_our_options(tmp_path: Path) -> None:
+    key = tmp_path / "key.asc"
+    key.touch()
+    argv = ["--mirror", MIRROR, "--signing-key", str(key), "--offline", "--architecture", "arm64"]
+
+    options, _ = mkosi.split([*argv, "--work", str(tmp_path), "build"])
+
+    assert options.sources.mirror == MIRROR
+    assert options.sources.signing_key == key
+    assert options.sources.offline
+    assert options.target.arch is arch.AARCH64
+    assert options.folders.work == tmp_path
+
+
+def test_an_option_without_its_value_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="third-party-pins"):
+        mkosi.split(["build", "--third-party-pins"])
+
+
+def test_mkosi_builds_one_image_at_a_time() -> None:
+    with pytest.raises(UsageError, match="one image at a time"):
+        mkosi.split(["--arch", "x86_64", "--image", "base", "--image", "os-image", "build"])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options
-from scripts.distributions import debian
+from scripts import arch, catalog
+from scripts.distributions import amazonlinux
+from scripts.sessions import arguments
 from scripts.stages import places
 from scripts.stages.places import Places
 
@@ -23,7 +24,7 @@ def key(tmp_path: Path) -> Path:
 
 def make(checkout: Path, work: Path, *argv: str) -> Places:
     given = ["--arch", "x86_64", *argv, "--work", str(work)]
-    return places.of(options.parse(given, {}, root=checkout))
+    return Places.prepare(arguments.parse(given, {}, root=checkout))
 
 
 def test_amazon_linux_comes_from_amazon_unless_a_mirror_is_named(
@@ -61,7 +62,7 @@ def test_a_signing_key_lies_where_mkosi_looks_for_amazon_s(
 ) -> None:
     images = make(checkout, tmp_path / "work", "--signing-key", str(key)).images
 
-    assert (images.sandbox_tree / debian.AMAZON_KEY).read_text() == key.read_text()
+    assert (images.sandbox_tree / amazonlinux.AMAZON_KEY).read_text() == key.read_text()
 
 
 def test_a_signing_key_is_not_remembered_for_a_build_without_it(
@@ -114,13 +115,14 @@ def test_mkosi_is_told_where_the_emulators_are(checkout: Path, tmp_path: Path) -
     assert place.environment(tmp_path)[places.EMULATORS] == str(place.emulators)
 
 
-@pytest.mark.parametrize("name", options.DISTRIBUTIONS)
+@pytest.mark.parametrize("name", catalog.DISTRIBUTIONS)
 def test_the_release_is_the_pinned_one_unless_another_is_named(
     checkout: Path, tmp_path: Path, name: str
 ) -> None:
     argv = ["--distribution", name]
+    pinned = places.release_of(checkout, catalog.DISTRIBUTIONS[name])
 
-    assert make(checkout, tmp_path, *argv).images.release == places.release_of(checkout, name)
+    assert make(checkout, tmp_path, *argv).images.release == pinned
     assert make(checkout, tmp_path, *argv, "--release", "other").images.release == "other"
 
 

@@ -6,66 +6,52 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch, options
+from scripts import arch, catalog, options
+from scripts.options import Boot, Build, Folders, PackageBuild, Sources, Target
+from scripts.sessions import arguments
 from scripts.system.errors import UsageError
 
 
 def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path) -> None:
-    given = options.parse([], {}, root=tmp_path)
+    given = arguments.parse([], {}, root=tmp_path)
     assert given == options.Options(
-        distribution="amazonlinux",
-        release=None,
-        mirror=None,
-        signing_key=None,
-        third_party_mirror=None,
-        third_party_pins=None,
-        allow_missing=(),
-        packages=tmp_path / "al2023-package-build/packages.toml",
-        without_packages=False,
-        layer_cache=None,
-        buildx_builder="",
-        arch=arch.native(),
-        images=(),
-        force=False,
-        offline=False,
-        jobs=2,
-        binfmt=True,
-        accel="auto",
-        mkosi_source=None,
-        root=tmp_path,
-        work=tmp_path / ".work",
-        out=tmp_path / "out",
+        target=Target(catalog.DISTRIBUTIONS["amazonlinux"], arch.native()),
+        sources=Sources(),
+        packages=PackageBuild(tmp_path / "al2023-package-build/packages.toml"),
+        build=Build(force=False, jobs=2, binfmt=True),
+        boot=Boot("auto"),
+        folders=Folders(tmp_path, tmp_path / ".work", tmp_path / "out"),
     )
 
 
 def test_artifacts_go_to_a_folder_of_the_distribution_and_the_arch(tmp_path: Path) -> None:
-    given = options.parse(["--distribution", "debian", "--arch", "arm64"], {}, root=tmp_path)
-    assert given.target == tmp_path / "out/debian/aarch64"
+    given = arguments.parse(["--distribution", "debian", "--arch", "arm64"], {}, root=tmp_path)
+    assert given.artifacts == tmp_path / "out/debian/aarch64"
 
 
 def test_images_are_kept_in_their_order_each_once() -> None:
     argv = ["--image", "wsl-rootfs", "--image", "base", "--image", "wsl-rootfs"]
-    assert options.parse([*argv, "--arch", "x86_64"], {}).images == ("wsl-rootfs", "base")
+    assert arguments.parse([*argv, "--arch", "x86_64"], {}).target.images == ("wsl-rootfs", "base")
 
 
 def test_the_arch_of_the_environment_stands_in_for_the_option() -> None:
-    assert options.parse([], {"ARCH": "arm64"}).arch is arch.AARCH64
-    assert options.parse(["--arch", "amd64"], {"ARCH": "arm64"}).arch is arch.X86_64
+    assert arguments.parse([], {"ARCH": "arm64"}).target.arch is arch.AARCH64
+    assert arguments.parse(["--arch", "amd64"], {"ARCH": "arm64"}).target.arch is arch.X86_64
 
 
 def test_native_is_this_machine_whatever_the_environment_says() -> None:
     other = next(name for name in arch.NAMES if name != arch.native().name)
-    assert options.parse(["--arch", "native"], {"ARCH": other}).arch is arch.native()
+    assert arguments.parse(["--arch", "native"], {"ARCH": other}).target.arch is arch.native()
 
 
 def test_the_last_of_an_option_counts_so_that_a_session_s_own_can_be_overridden() -> None:
     argv = ["--arch", "native", "--arch", "aarch64"]
-    assert options.parse(argv, {}).arch is arch.AARCH64
+    assert arguments.parse(argv, {}).target.arch is arch.AARCH64
 
 
 def test_mkosi_s_source_comes_from_the_environment_as_an_absolute_path() -> None:
-    given = options.parse([], {"MKOSI_SOURCE": "mkosi.tar.gz"})
-    assert given.mkosi_source == Path.cwd() / "mkosi.tar.gz"
+    given = arguments.parse([], {"MKOSI_SOURCE": "mkosi.tar.gz"})
+    assert given.sources.mkosi_source == Path.cwd() / "mkosi.tar.gz"
 
 
 @pytest.mark.parametrize(
@@ -81,14 +67,14 @@ def test_an_unknown_name_is_wrong_usage_and_the_accepted_ones_are_listed(
     argv: list[str], accepted: str
 ) -> None:
     with pytest.raises(UsageError, match="unknown") as caught:
-        options.parse(argv, {})
+        arguments.parse(argv, {})
     assert accepted in caught.value.hint
     assert argv[-1] in caught.value.message
 
 
 def test_an_unknown_arch_in_the_environment_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="'sparc'"):
-        options.parse([], {"ARCH": "sparc"})
+        arguments.parse([], {"ARCH": "sparc"})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +96,7 @@ def test_what_argparse_refuses_is_a_usage_error_like_any_other(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        options.parse(argv, {})
+        arguments.parse(argv, {})
     assert "--help" in caught.value.hint
     assert capsys.readouterr().err == ""
 
@@ -120,49 +106,73 @@ def test_a_signing_key_comes_as_an_absolute_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "key.asc").touch()
-    assert options.parse(["--signing-key", "key.asc"], {}).signing_key == tmp_path / "key.asc"
+    assert (
+        arguments.parse(["--signing-key", "key.asc"], {}).sources.signing_key
+        == tmp_path / "key.asc"
+    )
 
 
 def test_a_signing_key_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"key\.asc is no file"):
-        options.parse(["--signing-key", str(tmp_path / "key.asc")], {})
+    with pytest.raises(UsageError, match=r"key\.asc is not a file"):
+        arguments.parse(["--signing-key", str(tmp_path / "key.asc")], {})
 
 
 def test_a_signing_key_is_not_ignored_where_it_would_mean_nothing(tmp_path: Path) -> None:
     (tmp_path / "key.asc").touch()
     argv = ["--distribution", "debian", "--signing-key", str(tmp_path / "key.asc")]
     with pytest.raises(UsageError, match="debian"):
-        options.parse(argv, {})
+        arguments.parse(argv, {})
 
 
 @pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
 def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
-    assert options.parse(["--distribution", "debian", "--mirror", url], {}).mirror == url
+    assert arguments.parse(["--distribution", "debian", "--mirror", url], {}).sources.mirror == url
 
 
 def test_rpms_do_not_come_from_a_folder() -> None:
     with pytest.raises(UsageError, match="is a folder") as caught:
-        options.parse(["--distribution", "amazonlinux", "--mirror", "file:///srv/x86_64"], {})
+        arguments.parse(["--distribution", "amazonlinux", "--mirror", "file:///srv/x86_64"], {})
 
     assert "http.server" in caught.value.hint
 
 
 def test_help_tells_of_every_option_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        options.parse(["--help"], {})
+        arguments.parse(["--help"], {})
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     for name in ("distribution", "release", "mirror", "arch", "image", "force", "offline", "jobs"):
         assert f"--{name}" in shown
 
 
+@pytest.mark.parametrize(
+    ("shown", "hidden"),
+    [
+        ((Target,), ["--offline", "--layer-cache", "--force", "--accel", "--work"]),
+        ((Boot, Folders), ["--distribution", "--mirror", "--packages", "--jobs"]),
+    ],
+)
+def test_help_shows_only_the_options_that_mean_something_to_the_session(
+    shown: tuple[type, ...], hidden: list[str]
+) -> None:
+    text = arguments.parser("some-session", "Does something.", shown).format_help()
+    assert not [name for name in hidden if name in text.partition("Options of other")[0]]
+    assert "./nox -s some-session --" in text
+
+
+def test_options_of_other_sessions_are_accepted() -> None:
+    parser = arguments.parser("boot-test", "Boots.", (Boot,))
+    given = arguments.parse(["--jobs", "3", "--accel", "tcg"], {}, using=parser)
+    assert (given.build.jobs, given.boot.accel) == (3, "tcg")
+
+
 def test_an_os_image_is_there_to_boot_once_it_stands_under_its_final_name(tmp_path: Path) -> None:
-    assert not options.built("x86_64", [], root=tmp_path)
+    assert not arguments.is_built("x86_64", [], root=tmp_path)
     folder = tmp_path / "out/debian/x86_64"
     folder.mkdir(parents=True)
     (folder / "os-image.raw").touch()
-    assert options.built("x86_64", [], root=tmp_path)
-    assert not options.built("aarch64", [], root=tmp_path)
+    assert arguments.is_built("x86_64", [], root=tmp_path)
+    assert not arguments.is_built("aarch64", [], root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +192,7 @@ def test_the_boot_test_means_amazon_linux_where_both_are_built(
         folder.mkdir(parents=True)
         (folder / "os-image.raw").touch()
     argv = ["--arch", "x86_64", *argv]
-    assert options.parse_for_boot(argv, {}, root=tmp_path).distribution == booted
+    assert arguments.parse_for_boot(argv, {}, root=tmp_path).target.distribution.name == booted
 
 
 def test_the_boot_test_s_own_options_choose_where_an_os_image_is_looked_for(tmp_path: Path) -> None:
@@ -190,19 +200,19 @@ def test_the_boot_test_s_own_options_choose_where_an_os_image_is_looked_for(tmp_
     folder.mkdir(parents=True)
     (folder / "os-image.raw").touch()
     elsewhere = ["--out", str(tmp_path / "elsewhere")]
-    assert options.built("x86_64", elsewhere, root=tmp_path)
-    assert not options.built("x86_64", [*elsewhere, "--distribution", "other"], root=tmp_path)
+    assert arguments.is_built("x86_64", elsewhere, root=tmp_path)
+    assert not arguments.is_built("x86_64", [*elsewhere, "--distribution", "other"], root=tmp_path)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--distribution"]])
 def test_the_boot_test_itself_answers_where_its_arguments_are_none_to_boot_with(
     argv: list[str], tmp_path: Path
 ) -> None:
-    assert options.built("x86_64", argv, root=tmp_path)
+    assert arguments.is_built("x86_64", argv, root=tmp_path)
 
 
 def test_a_build_may_be_told_to_leave_the_machine_as_it_is() -> None:
-    assert not options.parse(["--no-binfmt"], {}).binfmt
+    assert not arguments.parse(["--no-binfmt"], {}).build.binfmt
 
 
 @pytest.mark.parametrize(
@@ -215,30 +225,34 @@ def test_a_build_may_be_told_to_leave_the_machine_as_it_is() -> None:
     ],
 )
 def test_a_layer_cache_is_a_repository_or_a_folder(text: str, cache: Path | None) -> None:
-    assert options.parse([], {"ECR_CACHE_REPO": text}).layer_cache == (cache or text)
-    assert options.parse(["--layer-cache", text], {}).layer_cache == (cache or text)
+    assert arguments.parse([], {"ECR_CACHE_REPO": text}).packages.layer_cache == (cache or text)
+    assert arguments.parse(["--layer-cache", text], {}).packages.layer_cache == (cache or text)
 
 
 @pytest.mark.parametrize("text", ["https://127.0.0.1/cache", "localhost", "127.0.0.1/cache:tag"])
 def test_what_is_neither_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="no repository of a registry"):
-        options.parse([], {"ECR_CACHE_REPO": text})
+    with pytest.raises(UsageError, match="neither a registry's repository nor a folder"):
+        arguments.parse([], {"ECR_CACHE_REPO": text})
 
 
 @pytest.mark.parametrize("url", ["http://me:p[ss@proxy:3128", "http://me:p#1@127.0.0.1:3128"])
 def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
-    with pytest.raises(UsageError, match=r"^http_proxy in the environment is no URL$") as caught:
-        options.parse([], {"http_proxy": url})
+    with pytest.raises(UsageError, match=r"^http_proxy in the environment is not a URL$") as caught:
+        arguments.parse([], {"http_proxy": url})
 
     assert "p[ss" not in caught.value.hint
 
 
 def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters() -> None:
     environ = {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c", "no_proxy": ""}
-    given = options.parse([], environ | {"ftp_proxy": "d"})
-    assert given.proxies == {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c"}
+    given = arguments.parse([], environ | {"ftp_proxy": "d"})
+    assert given.packages.proxies == {
+        "http_proxy": "http://a:1",
+        "HTTPS_PROXY": "b:2",
+        "NO_PROXY": "c",
+    }
 
 
 def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no file"):
-        options.parse(["--packages", str(tmp_path / "none.toml")], {})
+    with pytest.raises(UsageError, match="is not a file"):
+        arguments.parse(["--packages", str(tmp_path / "none.toml")], {})

@@ -1,0 +1,81 @@
+"""What images hold beside the distribution's own packages: obtained, and laid out for mkosi."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from scripts.build.workshop import Workshop
+from scripts.catalog import option
+from scripts.distributions import amazonlinux
+from scripts.doctor import doctor
+from scripts.emulation import emulators
+from scripts.emulation.emulators import Emulators
+from scripts.options import BASE_IMAGE
+from scripts.packages import rpms, thirdparty
+from scripts.stages.additions import Additions
+from scripts.system.errors import UsageError
+
+
+def require(session: str, shop: Workshop) -> None:
+    """Check that the machine and the mirror are fit for session before anything long begins.
+
+    Raises MachineError or HarnessError that says what is not.
+    """
+    options = shop.options
+    doctor.require(session, options)
+    if options.target.distribution.mirror == "cdn" and not options.sources.offline:
+        place = shop.places.images
+        amazonlinux.check(place.release, place.arch, options.sources.mirror)
+
+
+def add(shop: Workshop, *, session: str) -> Additions:
+    """Obtain our own packages and third-party files, and lay them out for mkosi.
+
+    session is the one that the machine must be fit for if something has to be obtained.
+    """
+    options = shop.options
+    _check_allowed(options.packages.allow_missing, [*thirdparty.names(options), BASE_IMAGE])
+    planned = rpms.plan(options, shop.places.images)
+    is_due = planned is not None and planned.reason != ""
+    if is_due or thirdparty.lacking(options):
+        require(session, shop)
+    if planned and is_due:
+        planned = rpms.ready(planned)
+    added = thirdparty.obtain(options, shop.progress)
+    if planned:
+        with shop.emulation() if is_due else nullcontext():
+            added += rpms.obtain(planned, shop.progress)
+    added.lay_out(shop.places.images.additions)
+    return added
+
+
+def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
+    """Raise UsageError if one of allowed is not among names."""
+    for name in allowed:
+        if name not in names:
+            raise UsageError(
+                f"{option('allow-missing', name).removeprefix('-- ')}: nothing of that name is "
+                "pinned",
+                hint=f"pinned are {', '.join(names)}",
+            )
+
+
+def obtain_emulators(shop: Workshop) -> Emulators:
+    """Obtain the emulators that the images carry."""
+    options = shop.options
+    return emulators.obtain(
+        options.folders.root,
+        options.folders.work,
+        options.target.arch,
+        mirror=options.sources.mirror if options.target.distribution.mirror == "debian" else None,
+        given=options.sources.mkosi_source,
+        offline=options.sources.offline,
+        say=shop.progress.say,
+    )
+
+
+def write_emulators(carried: Emulators, shop: Workshop) -> None:
+    """Write the tree of emulators that the base image is made with."""
+    place = shop.places.images
+    emulators.write_tree(carried, place.arch, place.emulators)

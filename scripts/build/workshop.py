@@ -1,0 +1,62 @@
+"""What one run works with."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+from scripts.emulation import binfmt
+from scripts.mkosi import source
+from scripts.mkosi.sandbox import Tools
+from scripts.mkosi.source import Mkosi
+from scripts.options import Options
+from scripts.stages.places import Places
+from scripts.system.progress import Progress
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What one run was asked for, where it works, and what it shows people meanwhile."""
+
+    options: Options
+    places: Places
+    progress: Progress
+
+    @classmethod
+    def prepare(cls, options: Options, progress: Progress) -> Workshop:
+        """Make the folders and sandbox trees that options ask for."""
+        return cls(options, Places.prepare(options), progress)
+
+    @cached_property
+    def mkosi(self) -> Mkosi:
+        """The pinned and patched mkosi, obtained when it is first needed."""
+        return source.obtain(
+            self.options.folders.root / "mkosi",
+            self.options.folders.work,
+            given=self.options.sources.mkosi_source,
+            offline=self.options.sources.offline,
+            say=self.progress.say,
+        )
+
+    @property
+    def tools(self) -> Tools:
+        """The programs of the tools tree, which must have been built."""
+        return Tools(self.places.tools_tree, self.mkosi.sandbox)
+
+    def emulation(self) -> AbstractContextManager[None]:
+        """Let this machine run the images' programs for as long as the context lasts."""
+        options = self.options
+        return binfmt.emulated(
+            options.target.arch,
+            options.folders.root,
+            options.folders.work,
+            may_register=options.build.binfmt,
+            offline=options.sources.offline,
+            say=self.progress.say,
+        )
+
+    def install_mkosi(self) -> Mkosi:
+        """Install mkosi into this environment, unless it is there, and return it."""
+        source.install(self.mkosi)
+        return self.mkosi

@@ -1,0 +1,407 @@
+"""The command lines of the sessions: options in groups, of which each session shows its own."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from scripts import arch as arches
+from scripts import catalog
+from scripts.arch import Arch
+from scripts.catalog import ROOT, Distribution, flag
+from scripts.options import (
+    ACCELERATORS,
+    BASE_IMAGE,
+    NO_PROXY,
+    PACKAGES,
+    PROXIES,
+    Boot,
+    Build,
+    Folders,
+    Options,
+    PackageBuild,
+    Sources,
+    Target,
+    with_scheme,
+)
+from scripts.origin import Builder
+from scripts.system.errors import UsageError
+
+# HOST/NAME by OCI's distribution specification; we choose the tag.
+_REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
+
+# A release names folders and ends up in mkosi's command line.
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+EPILOG = (
+    "Options of other sessions are accepted and ignored, so that one list can serve several "
+    "sessions. Environment: ARCH stands in for --arch and ECR_CACHE_REPO for --layer-cache. "
+    "MKOSI_SOURCE names a folder or an archive of mkosi to use, BUILDX_BUILDER a builder of docker "
+    "buildx. Package builds honour http_proxy, https_proxy and no_proxy."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviations and raises UsageError."""
+
+    def __init__(self, session: str, description: str, **settings: Any) -> None:
+        """Make the parser of a session, called by the name that people type."""
+        super().__init__(
+            prog=f"./nox -s {session} --",
+            description=description,
+            allow_abbrev=False,
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message, hint=f"`{self.prog} --help` lists the options")
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of options under its heading; `--help` shows it only if it means something here."""
+
+    parser: argparse._ArgumentGroup
+    shown: bool
+    root: Path
+
+    def add(self, name: str, help_text: str, **settings: Any) -> None:
+        """Add the option called name; what it takes is said in the catalogue."""
+        if takes := catalog.metavar(name):
+            settings.setdefault("metavar", takes)
+        else:
+            settings.setdefault("action", "store_true")
+        text = help_text if self.shown else argparse.SUPPRESS
+        self.parser.add_argument(flag(name), help=text, **settings)
+
+
+def _add_target(group: _Group) -> None:
+    names = ", ".join(catalog.DISTRIBUTIONS)
+    group.add("distribution", f"one of {names} (default: {catalog.DEFAULT})")
+    group.add("release", "release of the distribution (default: the pinned one)", type=_release)
+    group.add("arch", f"one of {', '.join(arches.NAMES)}, native (default: native)")
+    group.add(
+        "image",
+        f"build only this one of {', '.join(catalog.IMAGES)}; can be given more than once "
+        "(default: all)",
+        action="append",
+        default=[],
+    )
+
+
+def _add_sources(group: _Group) -> None:
+    group.add(
+        "mirror",
+        "where packages come from (default: this machine's own mirror, or the distribution's); "
+        "Amazon Linux needs a tree with the layout of https://cdn.amazonlinux.com/al2023",
+        type=_mirror,
+    )
+    group.add(
+        "signing-key",
+        "OpenPGP key that signs the mirror's RPMs (default: Amazon's own)",
+        type=Path,
+    )
+    group.add(
+        "third-party-mirror",
+        "server for the files in third-party/pins.toml, each below its own host and path "
+        "(default: the hosts themselves)",
+        type=_web_mirror,
+    )
+    group.add("third-party-pins", "file to use instead of third-party/pins.toml", type=Path)
+    group.add("offline", "use only what is already here")
+
+
+def _add_packages(group: _Group) -> None:
+    group.add(
+        "allow-missing",
+        "leave out this third-party file if its digest is not known; "
+        f"{BASE_IMAGE} takes whatever the image's tag names; can be given more than once",
+        action="append",
+        default=[],
+    )
+    group.add(
+        "packages",
+        f"which packages to build in Docker for Amazon Linux (default: {group.root / PACKAGES})",
+        type=Path,
+    )
+    group.add(
+        "without-packages",
+        "build nothing in Docker: the image gets the distribution's own cloud-init and no sshfs",
+    )
+    group.add(
+        "layer-cache",
+        "where package builds keep their layers: a repository of a registry, or a folder (a path "
+        "that starts with a slash or a dot)",
+    )
+
+
+def _add_build(group: _Group) -> None:
+    group.add("force", "build again what is up to date")
+    group.add("jobs", "number of stages to build at the same time (default: 2)",
+              type=_count, default=2)  # fmt: skip
+    group.add(
+        "no-binfmt",
+        "register no emulator on this machine while an image of another architecture is built",
+    )
+
+
+def _add_boot(group: _Group) -> None:
+    group.add(
+        "accel",
+        "what runs the guest: kvm, tcg, or auto for KVM where it works and TCG elsewhere "
+        "(default: auto)",
+        choices=ACCELERATORS,
+        default="auto",
+    )
+
+
+def _add_folders(group: _Group) -> None:
+    group.add("out", f"where artifacts go (default: {group.root / catalog.OUT})", type=Path)
+    group.add(
+        "work",
+        f"where builds are kept, about 10 GiB (default: {group.root / catalog.WORK})",
+        type=Path,
+    )
+
+
+# By group: its heading, and what adds its options.
+_GROUPS: Mapping[type, tuple[str, Callable[[_Group], None]]] = {
+    Target: ("what to build", _add_target),
+    Sources: ("where it comes from", _add_sources),
+    PackageBuild: ("packages of our own", _add_packages),
+    Build: ("how to build", _add_build),
+    Boot: ("how to boot", _add_boot),
+    Folders: ("folders", _add_folders),
+}
+ALL = tuple(_GROUPS)
+
+
+def parser(
+    session: str,
+    description: str,
+    shown: Collection[type] = ALL,
+    *,
+    root: Path = ROOT,
+    **settings: Any,
+) -> Parser:
+    """Make the parser of a session that takes the groups of `scripts.options`.
+
+    shown are the groups that mean something to the session, which `--help` lists.
+    """
+    made = Parser(session, description, epilog=EPILOG, **settings)
+    for kind, (title, add) in _GROUPS.items():
+        add(_Group(made.add_argument_group(title), kind in shown, root))
+    return made
+
+
+def parse(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    root: Path = ROOT,
+    using: Parser | None = None,
+) -> Options:
+    """Read the options in argv and environ with the parser using, by default one of all groups.
+
+    Raises UsageError that lists what is accepted. `--help` prints and ends the process, as argparse
+    does.
+    """
+    given = (using or parser("SESSION", "Builds and boots images.", root=root)).parse_args(argv)
+    return options_of(given, environ, root=root)
+
+
+def parse_for_boot(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    root: Path = ROOT,
+    using: Parser | None = None,
+) -> Options:
+    """As `parse`, but without --distribution the first one whose disk image was built is meant."""
+    given = (using or parser("SESSION", "Boots images.", root=root)).parse_args(argv)
+    opts = options_of(given, environ, root=root)
+    if given.distribution:
+        return opts
+    for distribution in catalog.DISTRIBUTIONS.values():
+        found = replace(opts, target=replace(opts.target, distribution=distribution))
+        if (found.artifacts / catalog.DISK_IMAGE).exists():
+            return found
+    return opts
+
+
+def is_built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
+    """Whether there is a disk image of arch to boot.
+
+    argv is what the boot test will be called with: it may name the distribution and the folder of
+    the artifacts. It is True if argv makes no sense or asks for help, which the boot test answers.
+    """
+    if not {"-h", "--help"}.isdisjoint(argv):
+        return True
+    try:
+        given, _ = parser("boot-test", "", root=root).parse_known_args(argv)
+    except UsageError:
+        return True
+    names = [given.distribution] if given.distribution else list(catalog.DISTRIBUTIONS)
+    out = given.out or root / catalog.OUT
+    return any((out / name / arch / catalog.DISK_IMAGE).exists() for name in names)
+
+
+def options_of(
+    given: argparse.Namespace, environ: Mapping[str, str], *, root: Path = ROOT
+) -> Options:
+    """Make the options of what a `parser` has read. Raises UsageError for what makes no sense."""
+    arch = _arch(given.arch or environ.get("ARCH") or "native")
+    distribution = parse_distribution(given.distribution)
+    source = environ.get("MKOSI_SOURCE")
+    return Options(
+        target=Target(distribution, arch, given.release, _images(given.image, arch)),
+        sources=Sources(
+            mirror=_mirror_of(given.mirror, distribution),
+            signing_key=_signing_key(given.signing_key, distribution),
+            third_party_mirror=given.third_party_mirror,
+            third_party_pins=_file(given.third_party_pins, "third-party-pins"),
+            mkosi_source=Path(source).absolute() if source else None,
+            offline=given.offline,
+        ),
+        packages=PackageBuild(
+            recipes=_recipes(given.packages, root),
+            skipped=given.without_packages,
+            allow_missing=tuple(dict.fromkeys(given.allow_missing)),
+            layer_cache=_layer_cache(given.layer_cache or environ.get("ECR_CACHE_REPO")),
+            buildx_builder=environ.get("BUILDX_BUILDER", ""),
+            proxies=_proxies(environ),
+        ),
+        build=Build(force=given.force, jobs=given.jobs, binfmt=not given.no_binfmt),
+        boot=Boot(given.accel),
+        folders=Folders(
+            root,
+            work=(given.work or root / catalog.WORK).absolute(),
+            out=(given.out or root / catalog.OUT).absolute(),
+        ),
+        builder=Builder.of(environ),
+    )
+
+
+def parse_distribution(name: str | None) -> Distribution:
+    """The distribution called name, the default one for None. Raises UsageError for another."""
+    if not name:
+        return catalog.DEFAULT
+    if name not in catalog.DISTRIBUTIONS:
+        raise UsageError(
+            f"unknown distribution {name!r}",
+            hint=f"accepted are {', '.join(catalog.DISTRIBUTIONS)}",
+        )
+    return catalog.DISTRIBUTIONS[name]
+
+
+def _arch(name: str) -> Arch:
+    return arches.native() if name == "native" else arches.parse(name)
+
+
+def _signing_key(path: Path | None, distribution: Distribution) -> Path | None:
+    if path and not distribution.has_rpms:
+        having = [name for name, known in catalog.DISTRIBUTIONS.items() if known.has_rpms]
+        raise UsageError(
+            f"--signing-key is for RPMs, and {distribution} has none",
+            hint=f"distributions with RPMs: {', '.join(having)}",
+        )
+    return _file(path, "signing-key")
+
+
+def _file(path: Path | None, option: str) -> Path | None:
+    if path and not path.is_file():
+        raise UsageError(f"{flag(option)} {path} is not a file")
+    return path.absolute() if path else None
+
+
+def _mirror_of(url: str | None, distribution: Distribution) -> str | None:
+    if url and urlsplit(url).scheme == "file" and distribution.has_rpms:
+        raise UsageError(
+            f"--mirror {url} is a folder, but packages of {distribution} come over http or https",
+            hint="`python3 -m http.server --bind 127.0.0.1 --directory FOLDER` serves one",
+        )
+    return url
+
+
+def _recipes(path: Path | None, root: Path) -> Path:
+    if path and not path.is_file():
+        raise UsageError(
+            f"--packages {path} is not a file", hint=f"the default is {root / PACKAGES}"
+        )
+    return (path or root / PACKAGES).absolute()
+
+
+def _layer_cache(text: str | None) -> str | Path | None:
+    if not text:
+        return None
+    if text.startswith(("/", ".", "~")):
+        return Path(text).expanduser().absolute()
+    if not _REPOSITORY.fullmatch(text):
+        raise UsageError(
+            f"the layer cache {text!r} is neither a registry's repository nor a folder",
+            hint="write HOST/NAME without scheme and tag, or a folder with its slash",
+        )
+    return text
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    names = [name for small in PROXIES for name in (small, small.upper())]
+    found = {name: environ[name] for name in names if environ.get(name)}
+    for name, url in found.items():
+        if name.lower() != NO_PROXY and not _is_url(with_scheme(url)):
+            # Its value may hold a password, so it is not shown.
+            raise UsageError(
+                f"{name} in the environment is not a URL",
+                hint="in a password write %23 for #, %2F for /, %3A for :, %5B for [ and %5D for ]",
+            )
+    return found
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return bool(url.hostname) and (url.port is None or url.port > 0) and not url.fragment
+    except ValueError:
+        return False
+
+
+def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
+    accepted = catalog.images(arch.name)
+    for name in names:
+        if name not in accepted:
+            raise UsageError(
+                f"unknown image {name!r} of {arch}", hint=f"accepted are {', '.join(accepted)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _release(text: str) -> str:
+    if not _RELEASE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a release")
+    return text
+
+
+def _mirror(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https", "file"} or not (url.netloc or url.path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an http, https or file URL")
+    return text
+
+
+def _web_mirror(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an http or https URL")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
+    return int(text)
