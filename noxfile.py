@@ -49,21 +49,21 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Check types with mypy --strict."""
+    """Check types with mypy in strict mode."""
     environments.install(session, "typecheck")
     environments.check(session, "mypy", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the unit and integration tests (minutes); takes pytest's arguments."""
+    """Run the unit and integration tests (minutes); pytest's arguments go behind `--`."""
     environments.install(session, "test")
     environments.check(session, "pytest", *session.posargs)
 
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
-    """Run the end-to-end tests, real builds and boots (an hour); `-- --full` runs all of them."""
+    """Run real builds and boots end to end (half an hour); `-- --full` runs the slowest too."""
     environments.install(session, "test")
     chosen = any(arg.startswith("tests") for arg in session.posargs)
     environments.check(session, "pytest", *([] if chosen else ["tests/e2e"]), *session.posargs)
@@ -71,7 +71,7 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def quickstart(session: nox.Session) -> None:
-    """Build the Debian variant for this machine's architecture and boot it: no AWS, no Docker."""
+    """Build Debian images for this machine's architecture and boot one, without AWS or Docker."""
     environments.install(session, "boot")
     target = ("--distribution", "debian", "--arch", "native", *session.posargs)
     environments.harness(session, "quickstart", *target)
@@ -80,7 +80,7 @@ def quickstart(session: nox.Session) -> None:
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @ARCHES
 def build(session: nox.Session, arch: str) -> None:
-    """Build all images of one architecture, finished artifacts in out/<distribution>/<arch>/."""
+    """Build all images of one architecture; the artifacts go to out/<distribution>/<arch>/."""
     environments.install(session, "harness")
     environments.harness(session, "build", "--arch", arch, *session.posargs)
 
@@ -88,7 +88,7 @@ def build(session: nox.Session, arch: str) -> None:
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @IMAGES
 def image(session: nox.Session, arch: str, image: str) -> None:
-    """Build one image and what it stands on."""
+    """Build one image and the images it is made from."""
     environments.install(session, "harness")
     environments.harness(session, "build", "--arch", arch, "--image", image, *session.posargs)
 
@@ -96,7 +96,7 @@ def image(session: nox.Session, arch: str, image: str) -> None:
 @nox.session(default=False, python=[MKOSI_PYTHON])
 @ARCHES
 def packages(session: nox.Session, arch: str) -> None:
-    """Build packages of our own in Docker, and fetch those of others."""
+    """Build our own packages in Docker, and fetch third-party files."""
     environments.install(session, "harness")
     environments.harness(session, "packages", "--arch", arch, *session.posargs)
 
@@ -120,7 +120,7 @@ def mkosi(session: nox.Session) -> None:
 
 @nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
 def patch_check(session: nox.Session) -> None:
-    """See that our patches apply to the pinned and the newest mkosi, which reads our files."""
+    """Check that our patches fit the pinned and the newest mkosi, and that it reads our files."""
     environments.install(session, "harness")
     environments.harness(session, "patch_check", *session.posargs)
 
@@ -134,56 +134,56 @@ def binfmt(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
-    """Say what this machine lacks for which session, and the command that mends it."""
+    """Say what this machine lacks for a session, and the command that mends it: `-- SESSION`."""
     environments.install(session, "harness")
     environments.harness(session, "doctor", *session.posargs)
 
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def bench(session: nox.Session) -> None:
-    """Measure builds against plain mkosi of the same version, as ratios (an hour)."""
+    """Compare the speed of builds with plain mkosi of the same version (a quarter of an hour)."""
     environments.install(session, "harness")
     environments.harness(session, "bench", "--distribution", "debian", *session.posargs)
 
 
 @nox.session(default=False)
 def lab(session: nox.Session) -> None:
-    """Make Amazon's side of the wire out of Debian packages and serve it on loopback."""
+    """Serve a stand-in for Amazon's repositories, made of Debian packages, on loopback."""
     environments.install(session, "harness")
     environments.lab(session, *session.posargs)
 
 
 @nox.session(default=False, name="update-pins")
 def update_pins(session: nox.Session) -> None:
-    """Renew all that is pinned, with a table of old and new; `-- --check` only compares."""
+    """Renew everything that is pinned, and show old and new; `-- --check` only compares."""
     environments.install(session, "harness")
     environments.harness(session, "update_pins", *session.posargs)
 
 
 @nox.session(default=False)
 def diff(session: nox.Session) -> None:
-    """Show what differs between two builds: `-- A B`, folders in out/ or their manifest.json."""
+    """Show what differs between two builds: `-- A B`, folders in out/ or manifest.json files."""
     environments.install(session, "boot")
     environments.harness(session, "diff", *session.posargs)
 
 
 @nox.session(default=False, name="ci-matrix")
 def ci_matrix(session: nox.Session) -> None:
-    """Print the jobs of CI as JSON: architecture, image, session and runner of each."""
+    """Print CI's jobs as JSON: the architecture, image, session and runner of each."""
     environments.install(session, "harness")
     environments.harness(session, "ci_matrix", sys.executable, *session.posargs)
 
 
 @nox.session(default=False)
 def publish(session: nox.Session) -> None:
-    """Publish finished builds: push, upload, sign; `-- --dry-run …` says what it would do."""
+    """Publish finished builds: push, upload, sign; `-- --dry-run …` only shows the plan."""
     environments.install(session, "publish")
     environments.harness(session, "publish", *session.posargs)
 
 
 @nox.session(default=False)
 def clean(session: nox.Session) -> None:
-    """Remove what was built and what is kept to build faster."""
+    """Remove what was built, and what is kept to build faster."""
     environments.install(session, "harness")
     environments.harness(session, "clean", *session.posargs)
 
@@ -199,7 +199,7 @@ def lock(session: nox.Session) -> None:
         )  # fmt: skip
 
 
-# CI makes its matrix of `nox --list --json`, which lists what would run: so everything, there.
+# `nox --list --json` lists what would run, and CI makes its matrix of that: so list everything.
 if "--json" in sys.argv:
     nox.options.sessions = list(nox.registry.get())
 

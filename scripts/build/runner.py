@@ -1,4 +1,4 @@
-"""Runs mkosi for each stage that is out of date, side by side where the stages allow it."""
+"""Running mkosi for each stage that is out of date, several at a time."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.system.progress import Task
 
-# systemd-repart and dpkg print much after the line that says what went wrong.
+# systemd-repart and dpkg print many lines after the one that says what went wrong.
 TAIL_LINES = 400
 
-# Between two attempts to build from a mirror that fails, in seconds.
+# Seconds to wait before each further attempt to build from a mirror that fails.
 PAUSES = (2, 8)
 
 
 def _before(stage: Stage) -> set[str]:
-    """The stages that must be finished before stage is built."""
+    """The names of the stages that must be finished before stage is built."""
     return {*stage.needs, catalog.TOOLS_TREE} - {stage.name}
 
 
 class _StageLog:
-    """A stage's part of the build log: its whole lines, with its name in front of each."""
+    """A stage's part of the build log: whole lines, each with the stage's name in front."""
 
     def __init__(self, name: str, log: IO[bytes], lock: threading.Lock) -> None:
         self._prefix = f"{name} | ".encode()
@@ -58,7 +58,7 @@ class _StageLog:
 
 
 class Runner:
-    """Builds the stages that are out of date, several at a time where they allow it."""
+    """Builds stages, several at a time where their needs allow it."""
 
     def __init__(self, shop: Workshop) -> None:
         """Make a runner for the workshop's target; mkosi must be installed."""
@@ -71,16 +71,18 @@ class Runner:
         self._ending = threading.Event()
 
     def build(self, planned: Sequence[Stage]) -> None:
-        """Build planned, each stage after those it needs. The first failure ends the others.
+        """Build the stages of planned, each after those it needs.
 
-        Raises HarnessError with the cause, as far as mkosi's output tells it.
+        The first failure ends the others. Raises HarnessError with the cause, as far as mkosi's
+        output shows it, and UsageError if the log cannot be written.
         """
         try:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             self._log_path.touch()
         except OSError as error:
             raise UsageError(
-                f"{self._log_path} cannot be written: {error}", hint="-- --out names another folder"
+                f"{self._log_path} cannot be written: {error}",
+                hint=f"{catalog.option('out')} names another folder",
             ) from None
         with (
             self._work_folders() as self._workspace,
@@ -97,10 +99,7 @@ class Runner:
 
     @contextmanager
     def _work_folders(self) -> Iterator[Path]:
-        """The folders that hold something only while a build is running, made empty.
-
-        Returns mkosi's workspace among them.
-        """
+        """Make the folders that exist only during a build, and yield mkosi's workspace."""
         building = [
             place.folder / "building" for place in (self._places.images, self._places.tools)
         ]
@@ -170,9 +169,9 @@ class Runner:
             return self._stream(command, env, task, log)
 
     def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
-        """What mkosi needs in its environment to find stand-ins for what would be emulated.
+        """Write stand-ins for programs that would be emulated, and return mkosi's variable.
 
-        It reads the configuration of every image, whichever it builds.
+        Every stage needs the variable, because mkosi reads the configuration of all images.
         """
         place = self._places.of_stage(stage.name)
         if not standins.are_for(place.distribution, place.arch):
@@ -216,7 +215,7 @@ class Runner:
 
     @contextmanager
     def _run_folder(self, stage: Stage) -> Iterator[Path]:
-        """An output directory in which the stages that stage needs are there already, as links."""
+        """Make an output directory that holds links to the stages that stage needs."""
         folder = self._places.of_stage(stage.name).folder / "building" / stage.name
         folder.mkdir(parents=True)
         for need in stage.needs:
@@ -229,7 +228,7 @@ class Runner:
             remove(folder)
 
     def _finish(self, stage: Stage, folder: Path, task: Task) -> list[Artifact]:
-        """Make of mkosi's output in folder what is an artifact, and describe it."""
+        """Make the artifacts from mkosi's output in folder, and return their descriptions."""
         outputs = catalog.artifacts(stage.name)
         finishing.finish(folder, outputs, self._shop.tools, task)
         if outputs:
@@ -237,10 +236,10 @@ class Runner:
         return artifacts.describe(folder, outputs)
 
     def _deliver(self, stage: Stage, folder: Path, made: list[Artifact], seconds: float) -> None:
-        """Put the artifacts under their final names, and the rest of folder where stages are kept.
+        """Move the artifacts to their final names, and the rest of folder to where stages are kept.
 
-        Among what cannot fail for want of space, the old record goes first and the new one comes
-        last, so that a stage that was interrupted in between is built again.
+        Everything that needs space happens first. Then the old record goes first and the new one
+        comes last, so that a stage that was interrupted in between is built again.
         """
         final = self._places.stage(stage.name)
         for path in folder.iterdir():
@@ -255,7 +254,7 @@ class Runner:
 
 
 def _end(running: Iterable[Future[None]]) -> None:
-    """End what the futures run, also a process that one of them starts only now."""
+    """End the processes that the futures run, including one that is only just starting."""
     killing = time.monotonic() + GRACE_SECONDS
     while True:
         signal_all(signal.SIGTERM if time.monotonic() < killing else signal.SIGKILL)
@@ -264,23 +263,21 @@ def _end(running: Iterable[Future[None]]) -> None:
 
 
 def _step(line: str) -> str:
-    """The step that a line of mkosi's output announces ("" if none)."""
+    """The step that a line of mkosi's output announces ("" if it announces none)."""
     if not line.startswith("‣"):
         return ""
     text = line.removeprefix("‣").strip()
     if text.startswith("["):
         text = text.partition("] ")[2].strip()
-    # A command that failed, what was being done meanwhile, and what is told of a file are for the
-    # log.
+    # Failed commands, what went on meanwhile, and lines about a single file are for the log only.
     return "" if text.startswith(('"', "(")) or " /" in f" {text}" else text
 
 
 @contextmanager
 def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
-    """A package cache for one stage, filled from the common one and given back to it.
+    """Make a package cache for one stage from the common one; new packages go back at the end.
 
-    apt and dnf do not expect a second one to write to their cache at the same
-    time, which stages that are built side by side would do.
+    Stages are built side by side, and neither apt nor dnf expects others to write to its cache.
     """
     common = place.folder / "packages"
     own = place.folder / "building" / f"{stage.name}.packages"
@@ -299,8 +296,8 @@ def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
 def share(source: Path, target: Path) -> None:
     """Give target the packages below source.
 
-    apt gives a package its name once it is whole, so a hard link will do. dnf writes a package
-    that has changed over the file that is there, and others would see it: it gets copies.
+    apt names a package only once it is whole, so a hard link is enough. dnf writes a changed
+    package over the old file, which others would see, so it gets copies.
     """
     for path, copy in _packages(source, target):
         if path.suffix == ".deb":
@@ -311,9 +308,9 @@ def share(source: Path, target: Path) -> None:
 
 
 def _packages(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Each package below source, and its place below target, whose folder is made."""
+    """Yield each package below source with its path below target, and make that path's folder."""
     for path in list(source.rglob("*")):
-        is_whole = "partial" not in path.parts  # apt's folder for what is on its way
+        is_whole = "partial" not in path.parts  # where apt keeps unfinished downloads
         if is_whole and path.suffix in (".deb", ".rpm") and path.is_file():
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,11 @@ from scripts.distributions import amazonlinux, debian
 from scripts.options import Options
 from scripts.stages import additions, plan
 from scripts.system.digests import text_digest
+from scripts.system.errors import UsageError
 from scripts.system.process import Arg
 
-# mkosi takes the value of a setting such as BaseTrees= apart at spaces, and expands variables of
-# the environment only then: a path that may hold spaces has to come in one.
+# Variables for paths that may hold spaces: mkosi splits settings such as BaseTrees= at spaces, and
+# expands variables only afterwards.
 OUTPUT = "FINCH_OUTPUT"
 SANDBOX_TREE = "FINCH_SANDBOX_TREE"
 TOOLS_SANDBOX_TREE = "FINCH_TOOLS_SANDBOX_TREE"
@@ -24,7 +25,7 @@ ADDITIONS = "FINCH_ADDITIONS"
 EMULATORS = "FINCH_EMULATORS"
 STANDINS = "FINCH_STANDINS"
 
-# The RPMs among the additions, as mkosi takes the path.
+# The path of our RPMs, as mkosi takes it.
 RPMS = f"${ADDITIONS}/rpms"
 
 
@@ -32,7 +33,7 @@ RPMS = f"${ADDITIONS}/rpms"
 class Place:
     """Where the stages of one target are built and kept, and how mkosi is called for it.
 
-    mirror is None where the sandbox tree or mkosi's default says where packages come from.
+    mirror is None if the sandbox tree or mkosi's default decides where packages come from.
     """
 
     folder: Path
@@ -44,7 +45,7 @@ class Place:
     profiles: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Path:
-        """The folder that holds the finished output and the record of the stage called name."""
+        """The folder with the output and the record of the finished stage called name."""
         return self.folder / "stages" / name
 
     @property
@@ -54,27 +55,27 @@ class Place:
 
     @property
     def additions(self) -> Path:
-        """The folder that `additions.Additions.lay_out` has made."""
+        """The folder that `Additions.lay_out` makes."""
         return self.folder / "additions"
 
     @property
     def sources_digest(self) -> str:
-        """The sha256 over the package sources, "" where mkosi's own are used."""
+        """The sha256 over the package sources ("" if mkosi's own are used)."""
         files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
         texts = [self.mirror or "", *(path.read_text() for path in files)]
         return text_digest("".join(texts)) if any(texts) else ""
 
     @property
     def repository(self) -> str:
-        """The repository that RPMs come from, in words ("" where there are none)."""
+        """The repository that RPMs come from, in words ("" if there are none)."""
         if not self.distribution.has_rpms:
             return ""
         return f"{self.distribution} at {self.mirror or amazonlinux.CDN}"
 
     def environment(self, output: Path) -> dict[str, str]:
-        """What mkosi needs in its environment to put its output into the folder output."""
+        """The variables that mkosi needs to put its output into the folder output."""
         return {
-            # mkosi builds a tools tree with the host's programs, and a person's PATH lacks some.
+            # mkosi builds the tools tree with the host's programs; a user's PATH lacks some.
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
@@ -83,7 +84,7 @@ class Place:
         }
 
     def arguments(self) -> list[Arg]:
-        """Mkosi's arguments that are the same for all stages of the target."""
+        """The arguments of mkosi that all stages of the target share."""
         return [
             "--distribution", self.distribution.mkosi,
             "--release", self.release,
@@ -95,16 +96,22 @@ class Place:
 
 
 def release_of(root: Path, distribution: Distribution) -> str:
-    """The release that the distribution's mkosi configuration pins, in the checkout root."""
-    return plan.read_conf(root / distribution.conf)["Distribution"]["Release"]
+    """The release that the distribution's mkosi configuration pins, in the checkout root.
+
+    Raises UsageError if it pins none.
+    """
+    path = root / distribution.conf
+    release = plan.read_conf(path).get("Distribution", {}).get("Release")
+    if not release:
+        raise UsageError(
+            f"{path} pins no release of {distribution}", hint="add Release= to its [Distribution]"
+        )
+    return release
 
 
 @dataclass(frozen=True)
 class Places:
-    """The two targets of every build: the images that were asked for, and the tools tree.
-
-    The tools tree is always native.
-    """
+    """The place of the wanted images, and that of the tools tree, which is always native."""
 
     images: Place
     tools: Place
@@ -128,17 +135,17 @@ class Places:
         return cls(images, _place(opts, source, release, native(), name, profiles))
 
     def of_stage(self, name: str) -> Place:
-        """Where the stage called name is built."""
+        """The place where the stage called name is built."""
         return self.tools if name == catalog.TOOLS_TREE else self.images
 
     def stage(self, name: str) -> Path:
-        """The folder that holds the finished output and the record of the stage called name."""
+        """The folder with the output and the record of the finished stage called name."""
         return self.of_stage(name).stage(name)
 
     def plain(self, output: Path) -> tuple[list[Arg], dict[str, str]]:
-        """The arguments and the environment of a mkosi that builds everything itself, into output.
+        """The arguments and variables for a mkosi that builds everything itself, into output.
 
-        It makes its own default tools tree, unless told otherwise.
+        Such a mkosi makes its own default tools tree, unless told otherwise.
         """
         tools = os.fspath(self.tools.sandbox_tree)
         return (
