@@ -12,7 +12,7 @@ from scripts.system.errors import UsageError
 
 
 def main(argv: Sequence[str]) -> None:
-    """`setup` or `teardown` the emulators of the architectures that this machine's is not."""
+    """Set up or tear down the emulators of the other architectures, as argv says."""
     if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
         raise UsageError(
             f"binfmt takes setup or teardown, not {' '.join(argv)!r}",

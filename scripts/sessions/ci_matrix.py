@@ -1,4 +1,4 @@
-"""The jobs of CI, from the sessions that Nox lists: `./nox -s ci-matrix`."""
+"""Print CI's jobs, made from the sessions that Nox lists, for the ci-matrix session."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from scripts import catalog
@@ -16,9 +17,9 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
 
-RUNNERS = ROOT / "scripts/sessions/runners.toml"
+RUNNERS = Path(__file__).with_name("runners.toml")
 
-# What a job builds that names no image.
+# Stands for the image in a job that builds all of them.
 ALL = "all"
 
 
@@ -32,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("python", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--by-image", action="store_true", help="a job for each image instead, to spread the work"
+        "--by-image",
+        action="store_true",
+        help="print a job for each image instead, to spread the work",
     )
     given = parser.parse_args(argv)
     try:

@@ -20,20 +20,20 @@ from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
-# Half a year, as finch-core's releases have: who has not been updated by then is told so.
+# Half a year, as for finch-core's releases; whoever has not updated by then is told so.
 DAYS = 183
 
 
 def main(argv: Sequence[str]) -> None:
     """Publish what argv asks for."""
     wanted = parse(argv, os.environ)
-    # No build may write to what has been looked at and is on its way.
+    # No build may change files that have been checked and are being uploaded.
     with only_build(wanted.work):
         publish(wanted, Progress())
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Wanted:
-    """What argv and environ ask for. Raises UsageError."""
+    """Read what argv and environ ask for. Raises UsageError."""
     parser = _parser(root)
     given = parser.parse_args(argv)
     distribution = arguments.parse_distribution(given.distribution)
@@ -41,16 +41,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
     if given.repository and not push.REPOSITORY.match(given.repository):
         raise UsageError(
-            f"--repository {given.repository} names no registry",
+            f"--repository {given.repository} does not name a registry",
             hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
         )
     run = given.run_id or environ.get("GITHUB_RUN_ID", "")
     if not release.RUN_ID.fullmatch(run):
         raise UsageError(
-            f"{run!r} is no number of a run", hint="-- --run-id NUMBER, larger for each release"
+            f"the run ID must be a number, not {run!r}",
+            hint="-- --run-id NUMBER, larger for each release",
         )
     if given.expires_days < 1:
-        raise UsageError("a release that expires before tomorrow is of no use to anybody")
+        raise UsageError(f"--expires-days must be 1 or more, not {given.expires_days}")
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
     folders = [(given.out or root / catalog.OUT) / distribution.name / name for name in names]
@@ -75,10 +76,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
 def _parser(root: Path) -> Parser:
     parser = Parser(
         "publish",
-        "Publishes the finished builds of a distribution. What is there already is left"
-        " alone if it is the same, and never replaced if it is not.",
-        epilog="environment: GITHUB_RUN_ID stands in for --run-id; AWS_PROFILE and the like as for"
-        " the AWS CLI; COSIGN_PASSWORD is of the key",
+        "Publishes the finished builds of a distribution. A file that is already there is"
+        " skipped if it is the same and refused if it differs.",
+        epilog="Environment: GITHUB_RUN_ID stands in for --run-id. AWS_PROFILE and the like work as"
+        " with the AWS CLI. COSIGN_PASSWORD unlocks the key.",
     )
     what = parser.add_argument_group("what")
     what.add_argument(
@@ -92,68 +93,76 @@ def _parser(root: Path) -> Parser:
         metavar="NAME",
         action="append",
         default=[],
-        help="may be given again (default: those that are built)",
+        help="publish only this architecture; can be given more than once (default: all that are"
+        " built)",
     )
-    what.add_argument("--run-id", metavar="NUMBER", default="", help="in the names of files")
+    what.add_argument(
+        "--run-id",
+        metavar="NUMBER",
+        default="",
+        help="number in the names of files, larger for each release",
+    )
     what.add_argument(
         "--allow-unbooted",
         action="store_true",
-        help="publish what was not booted, or failed its boot test",
+        help="publish images that were not booted, or failed their boot test",
     )
     what.add_argument(
         "--allow-altered",
         action="store_true",
-        help="publish what was built with a key, pins or packages of one's own, or without some",
+        help="publish a build with a key, pins or packages of your own, or without some of ours",
     )
     what.add_argument(
         "--release",
         metavar="NAME",
         default="",
-        help="that was built (default: the one that the checkout pins)",
+        help="release of the distribution that was built (default: the one that the checkout pins)",
     )
     where = parser.add_argument_group("where")
-    where.add_argument("--bucket", metavar="NAME", default="", help="of S3, for the files")
+    where.add_argument("--bucket", metavar="NAME", default="", help="S3 bucket for the files")
     where.add_argument(
         "--repository",
         metavar="HOST/NAME",
         default="",
-        help="of a registry, such as ECR, for container-with-kernel",
+        help=f"registry repository, such as one of ECR, for {catalog.CONTAINER}",
     )
     where.add_argument(
         "--base-url",
         metavar="URL",
         default="",
-        help="that the bucket is read at (default: S3's own)",
+        help="address at which people read the bucket (default: S3's own)",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--dry-run", action="store_true", help="say what would be done, and where")
+    how.add_argument("--dry-run", action="store_true", help="only show what would be done")
     how.add_argument(
         "--key",
         metavar="FILE",
         type=Path,
-        help="of cosign, to sign with (default: CI's identity, if there is one)",
+        help="cosign key to sign with (default: CI's identity, if there is one)",
     )
     how.add_argument(
         "--expires-days",
         metavar="N",
         type=int,
         default=DAYS,
-        help=f"that the release is good for (default: {DAYS})",
+        help=f"days until the release expires (default: {DAYS})",
     )
     how.add_argument(
-        "--latest", action="store_true", help="let manifest.json of the bucket tell of this release"
+        "--latest",
+        action="store_true",
+        help="make the bucket's manifest.json describe this release",
     )
     how.add_argument(
         "--out",
         metavar="FOLDER",
         type=Path,
-        help=f"of the artifacts (default: {root / catalog.OUT})",
+        help=f"where the artifacts are (default: {root / catalog.OUT})",
     )
     how.add_argument(
         "--work",
         metavar="FOLDER",
         type=Path,
-        help=f"kept between runs (default: {root / catalog.WORK})",
+        help=f"where work is kept between runs (default: {root / catalog.WORK})",
     )
     return parser
 

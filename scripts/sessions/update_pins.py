@@ -15,11 +15,15 @@ from scripts.system import errors
 def main(argv: Sequence[str]) -> None:
     """Renew all pins, or with --check only compare them.
 
-    Raises HarnessError where a source could not be asked, and with --check where one is newer.
+    Raises HarnessError if a source could not be asked, and with --check if a pin is out of date.
     """
-    parser = Parser("update-pins", "Looks up the newest of what is pinned, and pins it.")
+    parser = Parser(
+        "update-pins", "Looks up the newest version of everything that is pinned, and pins it."
+    )
     parser.add_argument(
-        "--check", action="store_true", help="only compare; the exit status is 1 where they differ"
+        "--check",
+        action="store_true",
+        help="only compare; the exit status is 1 if anything is newer",
     )
     given = parser.parse_args(argv)
     update(ROOT, check=given.check, console=Console(highlight=False, soft_wrap=True))

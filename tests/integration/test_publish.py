@@ -692,15 +692,15 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
     ("argv", "expected"),
     [
         (["--run-id", "1"], "nowhere to publish"),
-        (["--bucket", "b"], "no number of a run"),
-        (["--bucket", "b", "--run-id", "v1"], "no number of a run"),
+        (["--bucket", "b"], "must be a number"),
+        (["--bucket", "b", "--run-id", "v1"], "must be a number"),
         (["--bucket", "b", "--run-id", "1", "--distribution", "arch"], "unknown distribution"),
         (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
-        (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "of no use"),
-        (["--repository", "finch", "--run-id", "1"], "names no registry"),
-        (["--repository", "owner/finch", "--run-id", "1"], "names no registry"),
-        (["--repository", "ghcr.io/", "--run-id", "1"], "names no registry"),
+        (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "must be 1 or more"),
+        (["--repository", "finch", "--run-id", "1"], "does not name a registry"),
+        (["--repository", "owner/finch", "--run-id", "1"], "does not name a registry"),
+        (["--repository", "ghcr.io/", "--run-id", "1"], "does not name a registry"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(argv: list[str], expected: str) -> None:
