@@ -64,12 +64,12 @@ class Parser(argparse.ArgumentParser):
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """A group of options under its heading; `--help` shows it only if it means something here."""
 
     parser: argparse._ArgumentGroup
-    shown: bool
     root: Path
+    shown: bool = True
 
     def add(self, name: str, help_text: str, **settings: Any) -> None:
         """Add the option called name; what it takes is said in the catalogue."""
@@ -81,7 +81,7 @@ class _Group:
         self.parser.add_argument(flag(name), help=text, **settings)
 
 
-def _add_target(group: _Group) -> None:
+def _add_target(group: Group) -> None:
     names = ", ".join(catalog.DISTRIBUTIONS)
     group.add("distribution", f"one of {names} (default: {catalog.DEFAULT})")
     group.add("release", "release of the distribution (default: the pinned one)", type=_release)
@@ -95,7 +95,7 @@ def _add_target(group: _Group) -> None:
     )
 
 
-def _add_sources(group: _Group) -> None:
+def _add_sources(group: Group) -> None:
     group.add(
         "mirror",
         "where packages come from (default: this machine's own mirror, or the distribution's); "
@@ -117,7 +117,7 @@ def _add_sources(group: _Group) -> None:
     group.add("offline", "use only what is already here")
 
 
-def _add_packages(group: _Group) -> None:
+def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
         "leave out this third-party file if its digest is not known; "
@@ -141,7 +141,7 @@ def _add_packages(group: _Group) -> None:
     )
 
 
-def _add_build(group: _Group) -> None:
+def _add_build(group: Group) -> None:
     group.add("force", "build again what is up to date")
     group.add("jobs", "number of stages to build at the same time (default: 2)",
               type=_count, default=2)  # fmt: skip
@@ -151,7 +151,7 @@ def _add_build(group: _Group) -> None:
     )
 
 
-def _add_boot(group: _Group) -> None:
+def _add_boot(group: Group) -> None:
     group.add(
         "accel",
         "what runs the guest: kvm, tcg, or auto for KVM where it works and TCG elsewhere "
@@ -161,7 +161,7 @@ def _add_boot(group: _Group) -> None:
     )
 
 
-def _add_folders(group: _Group) -> None:
+def _add_folders(group: Group) -> None:
     group.add("out", f"where artifacts go (default: {group.root / catalog.OUT})", type=Path)
     group.add(
         "work",
@@ -171,7 +171,7 @@ def _add_folders(group: _Group) -> None:
 
 
 # By group: its heading, and what adds its options.
-_GROUPS: Mapping[type, tuple[str, Callable[[_Group], None]]] = {
+_GROUPS: Mapping[type, tuple[str, Callable[[Group], None]]] = {
     Target: ("what to build", _add_target),
     Sources: ("where it comes from", _add_sources),
     PackageBuild: ("packages of our own", _add_packages),
@@ -196,7 +196,7 @@ def parser(
     """
     made = Parser(session, description, epilog=EPILOG, **settings)
     for kind, (title, add) in _GROUPS.items():
-        add(_Group(made.add_argument_group(title), kind in shown, root))
+        add(Group(made.add_argument_group(title), root, kind in shown))
     return made
 
 

@@ -13,7 +13,7 @@ from scripts.publish import push, release, signing
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
 from scripts.sessions import arguments
-from scripts.sessions.arguments import Parser
+from scripts.sessions.arguments import Group, Parser
 from scripts.stages.artifacts import MANIFEST
 from scripts.system import errors
 from scripts.system.errors import UsageError
@@ -81,90 +81,56 @@ def _parser(root: Path) -> Parser:
         epilog="Environment: GITHUB_RUN_ID stands in for --run-id. AWS_PROFILE and the like work as"
         " with the AWS CLI. COSIGN_PASSWORD unlocks the key.",
     )
-    what = parser.add_argument_group("what")
-    what.add_argument(
-        "--distribution",
-        metavar="NAME",
-        default=catalog.DEFAULT.name,
-        help=f"one of {', '.join(catalog.DISTRIBUTIONS)} (default: {catalog.DEFAULT})",
-    )
-    what.add_argument(
-        "--arch",
-        metavar="NAME",
+    for title, add in {"what": _add_what, "where": _add_where, "how": _add_how}.items():
+        add(Group(parser.add_argument_group(title), root))
+    return parser
+
+
+def _add_what(group: Group) -> None:
+    names = ", ".join(catalog.DISTRIBUTIONS)
+    group.add("distribution", f"one of {names} (default: {catalog.DEFAULT})")
+    group.add(
+        "arch",
+        "publish only this architecture; can be given more than once (default: all that are built)",
         action="append",
         default=[],
-        help="publish only this architecture; can be given more than once (default: all that are"
-        " built)",
     )
-    what.add_argument(
-        "--run-id",
-        metavar="NUMBER",
+    group.add("run-id", "number in the names of files, larger for each release", default="")
+    group.add("allow-unbooted", "publish images that were not booted, or failed their boot test")
+    group.add(
+        "allow-altered",
+        "publish a build with a key, pins or packages of your own, or without some of ours",
+    )
+    group.add(
+        "release",
+        "release of the distribution that was built (default: the one that the checkout pins)",
         default="",
-        help="number in the names of files, larger for each release",
     )
-    what.add_argument(
-        "--allow-unbooted",
-        action="store_true",
-        help="publish images that were not booted, or failed their boot test",
-    )
-    what.add_argument(
-        "--allow-altered",
-        action="store_true",
-        help="publish a build with a key, pins or packages of your own, or without some of ours",
-    )
-    what.add_argument(
-        "--release",
-        metavar="NAME",
+
+
+def _add_where(group: Group) -> None:
+    group.add("bucket", "S3 bucket for the files", default="")
+    group.add(
+        "repository",
+        f"registry repository, such as one of ECR, for {catalog.CONTAINER}",
         default="",
-        help="release of the distribution that was built (default: the one that the checkout pins)",
     )
-    where = parser.add_argument_group("where")
-    where.add_argument("--bucket", metavar="NAME", default="", help="S3 bucket for the files")
-    where.add_argument(
-        "--repository",
-        metavar="HOST/NAME",
-        default="",
-        help=f"registry repository, such as one of ECR, for {catalog.CONTAINER}",
+    group.add("base-url", "address at which people read the bucket (default: S3's own)", default="")
+
+
+def _add_how(group: Group) -> None:
+    group.add("dry-run", "only show what would be done")
+    group.add("key", "cosign key to sign with (default: CI's identity, if there is one)", type=Path)
+    group.add(
+        "expires-days", f"days until the release expires (default: {DAYS})", type=int, default=DAYS
     )
-    where.add_argument(
-        "--base-url",
-        metavar="URL",
-        default="",
-        help="address at which people read the bucket (default: S3's own)",
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--dry-run", action="store_true", help="only show what would be done")
-    how.add_argument(
-        "--key",
-        metavar="FILE",
+    group.add("latest", "make the bucket's manifest.json describe this release")
+    group.add("out", f"where the artifacts are (default: {group.root / catalog.OUT})", type=Path)
+    group.add(
+        "work",
+        f"where work is kept between runs (default: {group.root / catalog.WORK})",
         type=Path,
-        help="cosign key to sign with (default: CI's identity, if there is one)",
     )
-    how.add_argument(
-        "--expires-days",
-        metavar="N",
-        type=int,
-        default=DAYS,
-        help=f"days until the release expires (default: {DAYS})",
-    )
-    how.add_argument(
-        "--latest",
-        action="store_true",
-        help="make the bucket's manifest.json describe this release",
-    )
-    how.add_argument(
-        "--out",
-        metavar="FOLDER",
-        type=Path,
-        help=f"where the artifacts are (default: {root / catalog.OUT})",
-    )
-    how.add_argument(
-        "--work",
-        metavar="FOLDER",
-        type=Path,
-        help=f"where work is kept between runs (default: {root / catalog.WORK})",
-    )
-    return parser
 
 
 if __name__ == "__main__":
