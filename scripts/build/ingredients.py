@@ -23,7 +23,7 @@ def require(session: str, shop: Workshop) -> None:
     Raises MachineError or HarnessError that says what is not.
     """
     options = shop.options
-    doctor.require(session, options)
+    doctor.require(session, options.folders.work)
     if options.target.distribution.mirror == "cdn" and not options.sources.offline:
         place = shop.places.images
         amazonlinux.check(place.release, place.arch, options.sources.mirror)

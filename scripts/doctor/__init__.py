@@ -1,1 +1,1 @@
-"""What this machine lacks, and the command that mends it."""
+"""Find out whether this machine is fit for a session, and say what to do if it is not."""

@@ -1,416 +1,298 @@
-"""What a machine lacks for which session, and the command that mends it.
+"""Judge whether a machine is fit for a session, and say what to do if it is not.
 
-`look` gathers facts, the checks judge them, `require` stops a build that could not succeed.
+`look` (scripts.doctor.machine) gathers the facts and each check here judges some of them. `require`
+stops a build that cannot succeed before anything long begins.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pwd
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from scripts import arch
-from scripts.bootstrap import interpreters
-from scripts.catalog import ROOT
-from scripts.distributions import debian
-from scripts.emulation import binfmt as binfmts
-from scripts.options import Options
-from scripts.packages import engine
-from scripts.system import process
+from scripts import arch, catalog
+from scripts.doctor.machine import LAB_PROGRAMS, Lack, Machine, look
 from scripts.system.errors import MachineError, UsageError
-from scripts.system.files import nearest
 
 GIB = 1 << 30
 
-# A build of Debian trixie leaves 3.5 GiB in .work/ and out/; for as long as it runs, each stage has
-# its tree two or three times over. What is built already is not needed again.
+# A build of Debian trixie leaves 3.5 GiB in .work/ and out/. While it runs, each stage's tree
+# exists two or three times. What has been built already needs no more space.
 FIRST_BUILD_BYTES = 10 * GIB
 NEXT_BUILD_BYTES = 3 * GIB
 
 # mkosi maps a full range of UIDs, 0 to 65535.
 SUB_IDS = 65536
 
-# linux/kvm.h: _IO(KVMIO, 0x00), whose answer has been 12 since Linux 2.6.22.
-KVM_GET_API_VERSION = 0xAE00
-KVM_API_VERSION = 12
-
-BUILDS = ("quickstart", "build", "image", "mkosi", "bench")
-BOOTS = ("quickstart", "boot-test")
-RELEASES = ("diff", "ci-matrix", "publish")
-PACKAGES = ("packages",)
-SESSIONS = (
-    *("tests", "lint", "typecheck", "e2e", "clean", "doctor"),
-    *BUILDS, *BOOTS, *PACKAGES, *RELEASES,
-)  # fmt: skip
-
-# What the images of Amazon Linux are the poorer for.
-PACKAGES_HELP = "build of Amazon Linux, but with --without-packages"
-
-MKOSI_PYTHON = "3.12"
+# What a session can need, in the words of the catalogue (catalog.toml). Nothing is checked for
+# "boot": QEMU and the firmware come out of the tools tree.
+APT, BUILD, LAB, MKOSI, PACKAGES = "apt", "build", "lab", "mkosi", "packages"
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Facts about a machine, as `look` finds them.
+class Judgement:
+    """The result of one check.
 
-    programs are those of PROGRAMS that are on PATH. sub_uids and sub_gids are the sizes of the
-    user's largest ranges. namespaces says why the kernel refuses what mkosi's sandbox is made of,
-    free_bytes is the space where builds are kept and is_first whether nothing is built there yet,
-    has_keyring whether the keys of Debian's archive are here.
-    kvm, docker and buildx say why there is none; each of these texts is empty where all is
-    well. engine says what container engine answers, docker_mend what mends that none does that
-    packages can be built with, buildx_mend what mends that there is no buildx. emulated
-    are the foreign architectures whose programs run here, in chroots too; binfmt says why not even
-    a build by root runs the others', binfmt_mend what mends that. python is the interpreter for
-    mkosi.
-    """
+    Attributes:
+        check: the name of the check.
+        has: what the machine has.
+        lack: what it lacks, None if it passes.
+        needs: the needs of sessions (see `catalog.Session`) that the check decides.
+        helps: what else is better, or possible, on a machine that passes.
 
-    user: str
-    is_root: bool
-    programs: frozenset[str]
-    sub_uids: int
-    sub_gids: int
-    namespaces: str
-    free_bytes: int
-    is_first: bool
-    has_keyring: bool = True
-    python: Path | None = None
-    kvm: str = ""
-    emulated: frozenset[str] = frozenset()
-    native: str = "x86_64"
-    docker: str = ""
-    docker_mend: str = ""
-    engine: str = ""
-    buildx: str = ""
-    buildx_mend: str = ""
-    binfmt: str = ""
-    binfmt_mend: str = ""
-
-
-PROGRAMS = ("apt-get", "dnf", "git", "newuidmap", "newgidmap")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check came to: found says what is there, mend what to do if that is not enough.
-
-    needed_by are the sessions that cannot do without, helps what is better with it.
     """
 
     check: str
-    ok: bool
-    found: str
-    mend: str = ""
-    needed_by: tuple[str, ...] = ()
+    has: str = ""
+    lack: Lack | None = None
+    needs: tuple[str, ...] = ()
     helps: str = ""
 
+    @property
+    def ok(self) -> bool:
+        """Whether the machine passes the check."""
+        return self.lack is None
 
-def python(machine: Machine) -> Finding:
-    """mkosi's interpreter, which uv fetches where the network lets it."""
-    return Finding(
-        check=f"Python {MKOSI_PYTHON}",
-        ok=machine.python is not None,
-        found=str(machine.python or "none on PATH, of pyenv or of uv"),
-        mend=f"./nox has uv fetch it where the network lets it, else apt-get or dnf install "
-        f"python{MKOSI_PYTHON}, where the distribution has it, or pyenv install {MKOSI_PYTHON}",
-        needed_by=BUILDS,
+    @property
+    def found(self) -> str:
+        """What the machine has, or the reason why that is not enough."""
+        return self.lack.reason if self.lack else self.has
+
+    @property
+    def mend(self) -> str:
+        """What to do about it, empty if the machine passes."""
+        return self.lack.mend if self.lack else ""
+
+    @property
+    def needed_by(self) -> tuple[str, ...]:
+        """The names of the sessions that cannot run unless the machine passes."""
+        return tuple(
+            name
+            for name, session in catalog.SESSIONS.items()
+            if not set(self.needs).isdisjoint(session.needs)
+        )
+
+
+def python(machine: Machine) -> Judgement:
+    """Judge whether mkosi's interpreter is there; ./nox downloads it where it can."""
+    version = catalog.MKOSI_PYTHON
+    mend = (
+        f"./nox downloads it through uv if the network allows; otherwise install python{version} "
+        f"with apt-get or dnf, or run pyenv install {version}"
+    )
+    return Judgement(
+        check=f"Python {version}",
+        has=str(machine.python),
+        lack=None if machine.python else Lack("neither on PATH nor from pyenv or uv", mend),
+        needs=(BUILD, MKOSI, PACKAGES),
     )
 
 
-def package_manager(machine: Machine) -> Finding:
-    """What mkosi makes its tools tree with, which is Debian's on every machine."""
-    is_here = "apt-get" in machine.programs
-    lacks = [] if is_here else ["no apt-get"]
+def package_manager(machine: Machine) -> Judgement:
+    """Judge whether apt can make the tools tree, which consists of Debian packages everywhere."""
+    lacks = [] if "apt-get" in machine.programs else ["apt-get is not installed"]
     if not machine.has_keyring:
-        lacks.append("no keys of Debian's archive")
-    return Finding(
+        lacks.append("the keys of the Debian archive are missing")
+    install = _install(machine, apt="debian-archive-keyring", dnf="apt debian-keyring")
+    return Judgement(
         check="apt",
-        ok=not lacks,
-        found=" and ".join(lacks) or "here, with the keys of Debian's archive",
-        mend=_install(machine, apt="debian-archive-keyring", dnf="apt debian-keyring")
-        + ", else build in a privileged container of Debian",
-        needed_by=BUILDS,
+        has="installed, with the keys of the Debian archive",
+        lack=_lack(lacks, [f"{install}, or build in a privileged Debian container"]),
+        needs=(BUILD, APT),
     )
 
 
-def privileges(machine: Machine) -> Finding:
-    """Root, or all that lets a plain user be root of a namespace."""
-    lacks: list[str] = []
-    mends: list[str] = []
+def privileges(machine: Machine) -> Judgement:
+    """Judge whether the user is root, or may become root of a namespace."""
+    lacks: list[Lack] = []
     if not machine.is_root:
-        if not {"newuidmap", "newgidmap"} <= machine.programs:
-            lacks.append("newuidmap is not installed")
-            mends.append(_install(machine, apt="uidmap", dnf="shadow-utils"))
-        if min(machine.sub_uids, machine.sub_gids) < SUB_IDS:
-            lacks.append(f"{machine.user} has no {SUB_IDS} subordinate UIDs and GIDs")
-            mends.append(
-                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "
-                f"{machine.user}"
-            )
+        lacks += _user_lacks(machine)
     if machine.namespaces:
         lacks.append(machine.namespaces)
-        mends.append(
-            "give the container its privileges: docker run --privileged"
-            if machine.is_root
-            else "sudo sysctl -w user.max_user_namespaces=65536 "
-            "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 "
-            "(those that exist)"
-        )
-    who = "root" if machine.is_root else f"{machine.user}, with subordinate UIDs"
-    return Finding(
+    who = "root" if machine.is_root else f"{machine.user}, who has subordinate UIDs"
+    return Judgement(
         check="root or user namespaces",
-        ok=not lacks,
-        found="; ".join(lacks) or who,
-        mend="; ".join(mends),
-        needed_by=BUILDS,
+        has=who,
+        lack=_lack([lack.reason for lack in lacks], [lack.mend for lack in lacks]),
+        needs=(BUILD,),
     )
 
 
-def disk(machine: Machine) -> Finding:
-    """Room for a build."""
+def _user_lacks(machine: Machine) -> list[Lack]:
+    """Return what a user who is not root lacks to build."""
+    lacks = []
+    if not {"newuidmap", "newgidmap"} <= machine.programs:
+        install = _install(machine, apt="uidmap", dnf="shadow-utils")
+        lacks.append(Lack("newuidmap is not installed", install))
+    if min(machine.sub_uids, machine.sub_gids) < SUB_IDS:
+        ids = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+        reason = f"{machine.user} has no {SUB_IDS} subordinate UIDs and GIDs"
+        lacks.append(Lack(reason, f"sudo usermod {ids} {machine.user}"))
+    return lacks
+
+
+def disk(machine: Machine) -> Judgement:
+    """Judge whether there is space for a build."""
     needed = FIRST_BUILD_BYTES if machine.is_first else NEXT_BUILD_BYTES
-    return Finding(
-        check="free disk",
-        ok=machine.free_bytes >= needed,
-        found=f"{machine.free_bytes / GIB:.1f} GiB, of about {needed // GIB} GiB needed",
-        mend="make room, or keep builds elsewhere: -- --work FOLDER --out FOLDER",
-        needed_by=BUILDS,
+    space = f"{machine.free_bytes / GIB:.1f} GiB free, about {needed // GIB} GiB needed"
+    elsewhere = f"{catalog.option('work')} {catalog.flag('out')} {catalog.metavar('out')}"
+    mend = f"free some space, or keep builds on another disk: {elsewhere}"
+    return Judgement(
+        check="disk space",
+        has=space,
+        lack=None if machine.free_bytes >= needed else Lack(space, mend),
+        needs=(BUILD,),
     )
 
 
-def git(machine: Machine) -> Finding:
-    """What applies the project's patches to mkosi."""
-    is_here = "git" in machine.programs
-    return Finding(
+def git(machine: Machine) -> Judgement:
+    """Judge whether git is there, which applies our patches to mkosi."""
+    lacks = [] if "git" in machine.programs else ["not installed"]
+    return Judgement(
         check="git",
-        ok=is_here,
-        found="here" if is_here else "none",
-        mend=_install(machine, apt="git", dnf="git"),
-        needed_by=BUILDS,
+        has="installed",
+        lack=_lack(lacks, [_install(machine, apt="git", dnf="git")]),
+        needs=(BUILD, MKOSI),
     )
 
 
-def kvm(machine: Machine) -> Finding:
-    """Hardware virtualization. That it answers is no proof that it runs a firmware."""
-    return Finding(
+def kvm(machine: Machine) -> Judgement:
+    """Judge whether KVM answers, which does not prove that firmware runs on it."""
+    return Judgement(
         check="KVM",
-        ok=not machine.kvm,
-        found=machine.kvm or "answers; the boot test finds out whether firmware runs on it",
-        mend=f"sudo usermod --append --groups kvm {machine.user}, if it is only forbidden; "
-        "else virtualization is off, or this is a virtual machine without nesting",
-        helps="boot-test, which else emulates and takes minutes",
+        has="answers; the boot test finds out whether firmware runs on it",
+        lack=machine.kvm,
+        helps="boot tests in seconds; without KVM they are emulated and take minutes",
     )
 
 
-def binfmt(machine: Machine) -> Finding:
-    """Programs of the other architecture. Root's builds register an emulator themselves."""
+def binfmt(machine: Machine) -> Judgement:
+    """Judge whether programs of the other architectures run; builds by root see to that."""
     foreign = [name for name in arch.NAMES if name != machine.native]
     missing = [name for name in foreign if name not in machine.emulated]
-    found = f"runs {', '.join(foreign)}"
+    has, lack = f"runs programs of {', '.join(foreign)}", None
     if missing:
-        found = machine.binfmt or f"no {', '.join(missing)} yet; a build by root sees to it"
-    return Finding(
+        has = f"runs no programs of {', '.join(missing)} yet; a build by root sees to it"
+        lack = machine.binfmt
+        if not machine.is_root and not lack:
+            setup = catalog.command("binfmt", "setup")
+            after = "prints the command that an administrator must run after each start"
+            lack = Lack(has, f"{setup} {after} of the machine")
+    return Judgement(
         check="binfmt",
-        ok=not missing or (machine.is_root and not machine.binfmt),
-        found=found,
-        mend=machine.binfmt_mend
-        or "./nox -s binfmt -- setup says what an administrator runs, once after each start",
-        helps=f"build of {', '.join(foreign)}",
+        has=has,
+        lack=lack,
+        helps=f"builds for {', '.join(foreign)}",
     )
 
 
-def docker(machine: Machine) -> Finding:
-    """The container engine, Docker's or one that speaks its API."""
-    return Finding(
+def docker(machine: Machine) -> Judgement:
+    """Judge whether a container engine answers, Docker's or one that speaks its API."""
+    return Judgement(
         check="container engine",
-        ok=not machine.docker,
-        found=machine.docker or machine.engine,
-        mend=machine.docker_mend,
-        needed_by=PACKAGES,
-        helps=PACKAGES_HELP,
+        has=machine.engine,
+        lack=machine.docker,
+        needs=(PACKAGES,),
+        helps=_packages_help(),
     )
 
 
-def buildx(machine: Machine) -> Finding:
-    """Docker's front end to BuildKit."""
-    return Finding(
+def buildx(machine: Machine) -> Judgement:
+    """Judge whether Docker's front end to BuildKit is there."""
+    return Judgement(
         check="Docker buildx",
-        ok=not machine.buildx,
-        found=machine.buildx or "here",
-        mend=machine.buildx_mend,
-        needed_by=PACKAGES,
-        helps=PACKAGES_HELP,
+        has="installed",
+        lack=machine.buildx,
+        needs=(PACKAGES,),
+        helps=_packages_help(),
     )
 
 
-Check = Callable[[Machine], Finding]
+def lab(machine: Machine) -> Judgement:
+    """Judge whether the programs are there that the lab makes its RPMs with."""
+    missing = [name for name in LAB_PROGRAMS if name not in machine.programs]
+    packages = " ".join(dict.fromkeys(LAB_PROGRAMS[name] for name in missing))
+    sudo = "" if machine.is_root else "sudo "
+    reasons = [f"{', '.join(missing)} not installed"] if missing else []
+    return Judgement(
+        check="tools of the lab",
+        has="installed",
+        lack=_lack(reasons, [f"{sudo}apt-get install {packages}"]),
+        needs=(LAB,),
+    )
 
-# The checks that a build repeats each time: those whose facts cost no more than milliseconds.
+
+Check = Callable[[Machine], Judgement]
+
+# The checks that every build repeats: their facts cost no more than milliseconds.
 QUICK: tuple[Check, ...] = (package_manager, privileges, disk, git)
-CHECKS: tuple[Check, ...] = (python, *QUICK, kvm, binfmt, docker, buildx)
+CHECKS: tuple[Check, ...] = (python, *QUICK, kvm, binfmt, docker, buildx, lab)
 
 
-def require(session: str, options: Options) -> None:
-    """Raise MachineError if this machine lacks what session needs; it takes milliseconds."""
-    machine = look(options.folders.work, os.environ, thoroughly=False)
+def require(session: str, work: Path) -> None:
+    """Raise MachineError if this machine lacks something that session needs.
+
+    work is the folder in which builds are kept. This takes milliseconds: only QUICK is checked.
+    """
+    machine = look(work, os.environ, thoroughly=False)
     raise_for(session, [check(machine) for check in QUICK])
 
 
-def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine:
-    """The facts about this machine; builds are kept in work.
-
-    thoroughly looks also for what no build has to have, which may take seconds.
-    """
-    user = _user()
-    quick = Machine(
-        user=user,
-        is_root=os.geteuid() == 0,
-        programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
-        sub_uids=_sub_ids(Path("/etc/subuid"), user),
-        sub_gids=_sub_ids(Path("/etc/subgid"), user),
-        namespaces=_namespaces(),
-        free_bytes=_free_bytes(work),
-        is_first=not any(work.glob("*/*/stages/*")),
-        has_keyring=debian.KEYRING.exists(),
-    )
-    if not thoroughly:
-        return quick
-    return Machine(
-        **vars(quick)
-        | {
-            "python": interpreters.find(MKOSI_PYTHON, environ),
-            "kvm": _kvm(Path("/dev/kvm")),
-            **_binfmt(work),
-            "native": arch.native().name,
-            **_engine(environ),
-            **_buildx(environ),
-        }
-    )
-
-
-def sub_ids(table: str, user: str, uid: int) -> int:
-    """The size of user's largest range in the text of /etc/subuid or /etc/subgid (subuid(5))."""
-    rows = (line.split(":") for line in table.splitlines())
-    sizes = (row[2] for row in rows if len(row) == len(("owner", "start", "size")) and
-             row[0] in {user, str(uid)})  # fmt: skip
-    return max((int(size) for size in sizes if size.isdecimal()), default=0)
-
-
-def session_name(text: str) -> str:
-    """The session that text means: build, of `build-3.12(arch='x86_64')`. Raises UsageError."""
-    name = re.sub(r"(-3\.\d+)?(\(.*)?$", "", text)
-    if name not in SESSIONS:
-        accepted = ", ".join(dict.fromkeys(SESSIONS))
-        raise UsageError(f"unknown session {text!r}", hint=f"accepted are {accepted}")
-    return name
-
-
-def report(findings: Sequence[Finding], session: str) -> Table:
-    """The findings as a table."""
-    table = Table("", "check", "found", "needed by", title=f"This machine, for {session}")
-    table.add_column("what mends it", overflow="fold")
-    for finding in findings:
-        needed = ", ".join(finding.needed_by) or f"(optional) {finding.helps}"
-        mark, style = ("✓", "green") if finding.ok else ("-", "yellow")
-        if session in finding.needed_by and not finding.ok:
-            mark, style = "✗", "red"
-        mend = "" if finding.ok else finding.mend
-        cells = (finding.check, finding.found, needed, mend)
-        table.add_row(Text(mark, style), *(Text(cell) for cell in cells))
-    return table
-
-
-def _install(machine: Machine, *, apt: str, dnf: str) -> str:
-    sudo = "" if machine.is_root else "sudo "
-    is_dnf = "dnf" in machine.programs and "apt-get" not in machine.programs
-    return f"{sudo}dnf install {dnf}" if is_dnf else f"{sudo}apt-get install {apt}"
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a container that was given a UID only
-        return str(os.geteuid())
-
-
-def _sub_ids(path: Path, user: str) -> int:
-    try:
-        return sub_ids(path.read_text(), user, os.geteuid())
-    except OSError:
-        return 0
-
-
-def _namespaces() -> str:
-    """Why the kernel refuses what mkosi's sandbox needs: a mount namespace, a user's for a user."""
-    kinds = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-    try:
-        process.run(["unshare", *kinds, "true"])
-    except process.CommandError as error:
-        return f"namespaces are refused ({error.output.strip()})"
-    except FileNotFoundError:
-        return ""  # util-linux is lacking, which says nothing about the kernel
-    return ""
-
-
-def _free_bytes(path: Path) -> int:
-    status = os.statvfs(nearest(path))
-    return status.f_bavail * status.f_frsize
-
-
-def _binfmt(work: Path) -> dict[str, object]:
-    try:
-        return {"emulated": frozenset(binfmts.emulated_here(ROOT, work))}
-    except MachineError as error:
-        return {"binfmt": error.message, "binfmt_mend": error.hint}
-
-
-def _kvm(device: Path) -> str:
-    try:
-        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return f"there is no {device}"
-    except OSError as error:
-        return f"{device}: {error.strerror}"
-    try:
-        version = fcntl.ioctl(descriptor, KVM_GET_API_VERSION)
-    except OSError as error:
-        return f"{device} is no KVM: {error.strerror}"
-    finally:
-        os.close(descriptor)
-    return "" if version == KVM_API_VERSION else f"{device} speaks version {version} of its API"
-
-
-def _engine(environ: Mapping[str, str]) -> dict[str, str]:
-    """What is known of the container engine, by the name of a Machine's field."""
-    try:
-        return {"engine": str(engine.find_fit(environ, environ.get("BUILDX_BUILDER", "")))}
-    except MachineError as error:
-        return {"docker": error.message, "docker_mend": error.hint}
-
-
-def _buildx(environ: Mapping[str, str]) -> dict[str, str]:
-    """What buildx lacks, by the name of a Machine's field."""
-    try:
-        engine.check_buildx(environ)
-    except MachineError as error:
-        return {"buildx": error.message, "buildx_mend": error.hint}
-    return {}
-
-
-def raise_for(session: str, findings: Sequence[Finding]) -> None:
-    """Raise MachineError where one of findings keeps session from running."""
-    lacking = [item for item in findings if session in item.needed_by and not item.ok]
+def raise_for(session: str, judgements: Sequence[Judgement]) -> None:
+    """Raise MachineError if one of judgements keeps session from running."""
+    lacking = [item for item in judgements if session in item.needed_by and not item.ok]
     if lacking:
         raise MachineError(
             f"{session} cannot run here: "
             + "; ".join(f"{item.check}: {item.found}" for item in lacking),
             hint="; ".join(item.mend for item in lacking),
         )
+
+
+def session_name(text: str) -> str:
+    """Return the session that text names, as people or Nox write it.
+
+    build-3.12(arch='x86_64') is "build". Raises UsageError if there is no such session.
+    """
+    name = re.sub(r"(-3\.\d+)?(\(.*)?$", "", text)
+    if name not in catalog.SESSIONS:
+        accepted = ", ".join(catalog.SESSIONS)
+        raise UsageError(f"unknown session {text!r}", hint=f"the sessions are {accepted}")
+    return name
+
+
+def report(judgements: Sequence[Judgement], session: str) -> Table:
+    """Return the table that shows judgements to a person who wants to run session."""
+    table = Table("", "check", "found", "needed by", title=f"Is this machine fit for {session}?")
+    table.add_column("what to do", overflow="fold")
+    for item in judgements:
+        mark, style = ("✓", "green") if item.ok else ("-", "yellow")
+        if session in item.needed_by and not item.ok:
+            mark, style = "✗", "red"
+        helps = [f"(optional) {item.helps}"] if item.helps else []
+        uses = "; ".join([", ".join(item.needed_by), *helps]).removeprefix("; ")
+        cells = (item.check, item.found, uses, item.mend)
+        table.add_row(Text(mark, style), *(Text(cell) for cell in cells))
+    return table
+
+
+def _packages_help() -> str:
+    alternative = catalog.flag("without-packages")
+    return f"Amazon Linux images; without it they can only be built with {alternative}"
+
+
+def _lack(reasons: Sequence[str], mends: Sequence[str]) -> Lack | None:
+    """Return one Lack for all of reasons, None if there are none."""
+    return Lack("; ".join(reasons), "; ".join(mends)) if reasons else None
+
+
+def _install(machine: Machine, *, apt: str, dnf: str) -> str:
+    """Return the command that installs the packages apt or, with dnf alone, the packages dnf."""
+    sudo = "" if machine.is_root else "sudo "
+    is_dnf = "dnf" in machine.programs and "apt-get" not in machine.programs
+    return f"{sudo}dnf install {dnf}" if is_dnf else f"{sudo}apt-get install {apt}"

@@ -1,4 +1,4 @@
-"""Remove what this checkout has built, and what it keeps to build faster."""
+"""Remove what this checkout has built, and what it keeps to build faster, for the clean session."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from pathlib import Path
 
 from scripts.catalog import OUT, ROOT, WORK
 from scripts.mkosi import workspaces
+from scripts.sessions.arguments import Parser
 from scripts.system import errors
-from scripts.system.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError
 from scripts.system.files import remove
 from scripts.system.locks import only_build
 
-FOLDERS = (OUT, WORK)
-
 
 def main(argv: Sequence[str]) -> None:
-    """Remove out/ and .work/ of the checkout. Folders named by --out and --work are left alone."""
-    if {"-h", "--help"} & set(argv):
-        print("usage: ./nox -s clean\n\nRemoves out/ and .work/ of this checkout.")
-        return
-    if argv:
-        raise UsageError(f"clean takes no arguments, such as {' '.join(argv)}")
+    """Remove out/ and .work/ of the checkout, but no folders that --out and --work have named."""
+    Parser(
+        "clean",
+        f"Removes {OUT}/ and {WORK}/ of this checkout. Folders that were given with --out and "
+        "--work stay.",
+    ).parse_args(argv)
     if (ROOT / WORK).exists():
         with only_build(ROOT / WORK):
             clean(ROOT)
@@ -30,8 +29,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def clean(root: Path) -> None:
-    """Remove the folders of builds below root. Raises HarnessError where one cannot be removed."""
-    for name in FOLDERS:
+    """Remove the folders of builds below root. Raises HarnessError if one cannot be removed."""
+    for name in (OUT, WORK):
         folder = root / name
         if folder.is_symlink():
             raise HarnessError(f"{folder} is a symbolic link", hint="remove its target yourself")

@@ -1,4 +1,4 @@
-"""Say what this machine lacks, for the doctor session."""
+"""Say what this machine lacks for a session, for the doctor session."""
 
 from __future__ import annotations
 
@@ -8,29 +8,39 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from scripts.catalog import ROOT, WORK
-from scripts.doctor.doctor import CHECKS, look, raise_for, report, session_name
+from scripts import catalog
+from scripts.doctor.doctor import CHECKS, raise_for, report, session_name
+from scripts.doctor.machine import look
+from scripts.sessions.arguments import Parser
 from scripts.system import errors
-from scripts.system.errors import UsageError
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print what this machine has and lacks for the session that argv names, else quickstart.
+    """Print what this machine has, and what it lacks for the session that argv names.
 
-    Raises MachineError where the session cannot run, UsageError where there is none of that name.
+    Raises MachineError if the session cannot run here, UsageError if there is no such session.
     """
-    if {"-h", "--help"} & set(argv):
-        print("usage: ./nox -s doctor -- [SESSION]\n\nWithout SESSION, quickstart is meant.")
-        return
-    if len(argv) > 1:
-        raise UsageError(f"one session at a time, not {' '.join(argv)}")
-    session = session_name(argv[0] if argv else "quickstart")
-    machine = look(ROOT / WORK, os.environ, thoroughly=True)
-    findings = [check(machine) for check in CHECKS]
-    # Where nobody sees the width of the screen, a command on one line is worth more than a frame.
+    session = session_name(_parser().parse_args(argv).session)
+    machine = look(catalog.ROOT / catalog.WORK, os.environ, thoroughly=True)
+    judgements = [check(machine) for check in CHECKS]
+    # Where the output is no terminal, whole commands matter more than a narrow table.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(report(findings, session))
-    raise_for(session, findings)
+    console.print(report(judgements, session))
+    raise_for(session, judgements)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "doctor", "Lists what this machine has, what it lacks for a session, and what to do."
+    )
+    parser.add_argument(
+        "session",
+        metavar="SESSION",
+        nargs="?",
+        default="quickstart",
+        help=f"one of {', '.join(catalog.SESSIONS)} (default: quickstart)",
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -354,9 +354,9 @@ with emulated(say=lambda _: None):
 
 def test_doctor_says_what_stops_even_a_build_by_root(run: Run) -> None:
     lines = run("""
-from scripts.doctor import doctor
+from scripts.doctor import doctor, machine
 def look():
-    found = doctor.binfmt(doctor.look(work, os.environ, thoroughly=True))
+    found = doctor.binfmt(machine.look(work, os.environ, thoroughly=True))
     print(found.ok, found.found, found.mend, sep="|")
 look()
 register("theirs", "/bin/true", "")
@@ -365,7 +365,9 @@ look()
 look()
 """)
 
-    assert lines[0].startswith(f"True|no {FOREIGN} yet; a build by root sees to it|")
+    assert lines[0].startswith(
+        f"True|runs no programs of {FOREIGN} yet; a build by root sees to it|"
+    )
     assert "without the flag F" in lines[1]
     assert lines[1].startswith("False|")
     assert "|sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs', after" in lines[1]

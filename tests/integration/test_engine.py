@@ -20,7 +20,7 @@ from socketserver import ThreadingUnixStreamServer
 import pytest
 from docker.context import ContextAPI
 
-from scripts.doctor import doctor
+from scripts.doctor import doctor, machine
 from scripts.packages import engine
 from scripts.system.errors import MachineError
 
@@ -90,12 +90,12 @@ def test_the_doctor_says_of_an_engine_what_the_session_would(
         environ = docker_is_there | {"DOCKER_HOST": host}
         with pytest.raises(MachineError) as caught:
             engine.require(environ, "")
-        machine = doctor.look(tmp_path, environ, thoroughly=True)
-        with_builder = doctor.look(tmp_path, environ | {"BUILDX_BUILDER": "mine"}, thoroughly=True)
-    finding = doctor.docker(machine)
-    assert not finding.ok
-    assert (finding.found, finding.mend) == (caught.value.message, caught.value.hint)
-    assert doctor.buildx(machine).ok
+        here = machine.look(tmp_path, environ, thoroughly=True)
+        with_builder = machine.look(tmp_path, environ | {"BUILDX_BUILDER": "mine"}, thoroughly=True)
+    judgement = doctor.docker(here)
+    assert not judgement.ok
+    assert (judgement.found, judgement.mend) == (caught.value.message, caught.value.hint)
+    assert doctor.buildx(here).ok
     assert doctor.docker(with_builder).ok
 
 
@@ -107,8 +107,8 @@ def test_what_is_no_buildx_is_told_with_the_package_that_has_it(tmp_path: Path) 
     (tmp_path / "docker").chmod(0o755)
     with pytest.raises(MachineError, match="no buildx") as caught:
         engine.check_buildx(environ)
-    finding = doctor.buildx(doctor.look(tmp_path, environ, thoroughly=True))
-    assert (finding.found, finding.mend) == (caught.value.message, caught.value.hint)
+    judgement = doctor.buildx(machine.look(tmp_path, environ, thoroughly=True))
+    assert (judgement.found, judgement.mend) == (caught.value.message, caught.value.hint)
     assert nothing.value.hint == engine.installation(platform.freedesktop_os_release())
 
 

@@ -1,27 +1,29 @@
-"""What the checks make of machines that are described, not at hand."""
+"""How the checks judge machines that are described here."""
 
 from __future__ import annotations
 
 import io
-import os
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from scripts import catalog
 from scripts.doctor import doctor
-from scripts.doctor.doctor import GIB, Machine
-from scripts.sessions import arguments
+from scripts.doctor.doctor import GIB
+from scripts.doctor.machine import LAB_PROGRAMS, Lack, Machine, refused_namespaces
 from scripts.system.errors import MachineError, UsageError
 
 ROOT = Machine(
     user="root",
     is_root=True,
-    programs=frozenset({"apt-get", "git"}),
+    programs=frozenset({"apt-get", "git", *LAB_PROGRAMS}),
     sub_uids=0,
     sub_gids=0,
-    namespaces="",
     free_bytes=50 * GIB,
     is_first=True,
     python=Path("/usr/bin/python3.12"),
@@ -43,30 +45,30 @@ def test_a_machine_that_has_everything_lacks_nothing(machine: Machine) -> None:
 
 
 def test_a_missing_interpreter_is_mended_by_uv_or_pyenv() -> None:
-    finding = doctor.python(replace(ROOT, python=None))
-    assert not finding.ok
-    assert "pyenv install 3.12" in finding.mend
+    judgement = doctor.python(replace(ROOT, python=None))
+    assert not judgement.ok
+    assert "pyenv install 3.12" in judgement.mend
 
 
 def test_a_machine_with_dnf_is_told_how_it_comes_to_apt() -> None:
-    finding = doctor.package_manager(replace(ROOT, programs=frozenset({"dnf"})))
-    assert not finding.ok
-    assert finding.found == "no apt-get"
-    assert finding.mend.startswith("dnf install apt debian-keyring")
+    judgement = doctor.package_manager(replace(ROOT, programs=frozenset({"dnf"})))
+    assert not judgement.ok
+    assert judgement.found == "apt-get is not installed"
+    assert judgement.mend.startswith("dnf install apt debian-keyring")
 
 
 def test_a_machine_without_the_keys_of_debian_is_told_how_it_comes_to_them() -> None:
-    finding = doctor.package_manager(replace(ROOT, has_keyring=False))
-    assert not finding.ok
-    assert finding.found == "no keys of Debian's archive"
-    assert finding.mend.startswith("apt-get install debian-archive-keyring")
+    judgement = doctor.package_manager(replace(ROOT, has_keyring=False))
+    assert not judgement.ok
+    assert judgement.found == "the keys of the Debian archive are missing"
+    assert judgement.mend.startswith("apt-get install debian-archive-keyring")
 
 
 def test_a_user_without_subordinate_ids_is_told_the_command_that_gives_them() -> None:
-    finding = doctor.privileges(replace(USER, sub_gids=1000))
-    assert not finding.ok
-    assert finding.mend.startswith("sudo usermod --add-subuids 100000-165535")
-    assert finding.mend.endswith("ada")
+    judgement = doctor.privileges(replace(USER, sub_gids=1000))
+    assert not judgement.ok
+    assert judgement.mend.startswith("sudo usermod --add-subuids 100000-165535")
+    assert judgement.mend.endswith("ada")
 
 
 def test_a_user_without_newuidmap_is_told_the_package() -> None:
@@ -77,14 +79,15 @@ def test_a_user_without_newuidmap_is_told_the_package() -> None:
 
 
 def test_a_kernel_that_refuses_namespaces_to_users_is_told_by_sysctl() -> None:
-    finding = doctor.privileges(replace(USER, namespaces="namespaces are refused"))
-    assert not finding.ok
-    assert "sysctl" in finding.mend
+    judgement = doctor.privileges(replace(USER, namespaces=refused_namespaces("no", is_root=False)))
+    assert not judgement.ok
+    assert "sysctl" in judgement.mend
 
 
 def test_root_of_a_container_without_privileges_is_told_to_get_them() -> None:
-    finding = doctor.privileges(replace(ROOT, namespaces="namespaces are refused"))
-    assert "--privileged" in finding.mend
+    judgement = doctor.privileges(replace(ROOT, namespaces=refused_namespaces("no", is_root=True)))
+    assert judgement.found == "namespaces are refused (no)"
+    assert "--privileged" in judgement.mend
 
 
 def test_a_first_build_needs_ten_gibibytes_and_the_next_less() -> None:
@@ -97,65 +100,61 @@ def test_kvm_that_answers_is_not_called_proof_that_it_runs() -> None:
     assert "the boot test finds out" in doctor.kvm(ROOT).found
 
 
-def test_kvm_that_is_forbidden_is_a_pity_but_no_obstacle() -> None:
-    finding = doctor.kvm(replace(USER, kvm="/dev/kvm: Permission denied"))
-    assert not finding.ok
-    assert finding.needed_by == ()
-    assert "usermod --append --groups kvm ada" in finding.mend
+def test_a_machine_without_kvm_runs_every_session() -> None:
+    judgement = doctor.kvm(replace(USER, kvm=Lack("there is no /dev/kvm", "turn it on")))
+    assert not judgement.ok
+    assert judgement.needed_by == ()
+    assert (judgement.found, judgement.mend) == ("there is no /dev/kvm", "turn it on")
 
 
 def test_a_root_whose_kernel_has_binfmt_misc_builds_for_other_architectures() -> None:
-    finding = doctor.binfmt(replace(ROOT, emulated=frozenset()))
-    assert finding.ok
-    assert "a build by root sees to it" in finding.found
+    judgement = doctor.binfmt(replace(ROOT, emulated=frozenset()))
+    assert judgement.ok
+    assert "a build by root sees to it" in judgement.found
 
 
 def test_a_user_is_told_what_an_administrator_runs_once() -> None:
-    finding = doctor.binfmt(replace(USER, emulated=frozenset()))
-    assert not finding.ok
-    assert "./nox -s binfmt -- setup says what an administrator runs" in finding.mend
+    judgement = doctor.binfmt(replace(USER, emulated=frozenset()))
+    assert not judgement.ok
+    assert "./nox -s binfmt -- setup prints the command" in judgement.mend
 
 
 @pytest.mark.parametrize("machine", [ROOT, USER])
 def test_what_stops_even_a_build_by_root_is_told_with_what_mends_it(machine: Machine) -> None:
-    lacking, mend = "this kernel has no binfmt_misc", "sudo modprobe binfmt_misc"
-    finding = doctor.binfmt(
-        replace(machine, emulated=frozenset(), binfmt=lacking, binfmt_mend=mend)
-    )
-    assert not finding.ok
-    assert (finding.found, finding.mend) == (lacking, mend)
+    lack = Lack("this kernel has no binfmt_misc", "sudo modprobe binfmt_misc")
+    judgement = doctor.binfmt(replace(machine, emulated=frozenset(), binfmt=lack))
+    assert judgement.lack == lack
 
 
 def test_an_engine_that_does_not_answer_stands_in_the_way_of_packages_alone() -> None:
-    finding = doctor.docker(replace(ROOT, docker="it does not run", docker_mend="start it"))
-    assert not finding.ok
-    assert finding.needed_by == ("packages",)
-    assert (finding.found, finding.mend) == ("it does not run", "start it")
+    judgement = doctor.docker(replace(ROOT, docker=Lack("it does not run", "start it")))
+    assert not judgement.ok
+    assert judgement.needed_by == ("packages",)
+    assert (judgement.found, judgement.mend) == ("it does not run", "start it")
 
 
 def test_what_mends_a_lacking_buildx_is_told_with_it() -> None:
-    finding = doctor.buildx(replace(ROOT, buildx="no buildx", buildx_mend="install it"))
-    assert not finding.ok
-    assert finding.needed_by == ("packages",)
-    assert (finding.found, finding.mend) == ("no buildx", "install it")
+    judgement = doctor.buildx(replace(ROOT, buildx=Lack("no buildx", "install it")))
+    assert not judgement.ok
+    assert judgement.needed_by == ("packages",)
+    assert (judgement.found, judgement.mend) == ("no buildx", "install it")
 
 
 def test_an_engine_that_answers_is_named() -> None:
     assert doctor.docker(replace(ROOT, engine="Podman 5.4")).found == "Podman 5.4"
 
 
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ("ada:100000:65536\n", 65536),
-        ("1000:100000:65536", 65536),
-        ("ada:100000:10\nada:200000:65536\n", 65536),
-        ("bob:100000:65536\n", 0),
-        ("ada:100000\n# a comment\n\nada:x:y\n", 0),
-    ],
-)
-def test_subordinate_ids_are_found_by_name_or_number(table: str, expected: int) -> None:
-    assert doctor.sub_ids(table, "ada", 1000) == expected
+def test_the_lab_needs_the_programs_that_it_asks_for_itself() -> None:
+    from tests.lab import world
+
+    assert world.PROGRAMS == LAB_PROGRAMS
+
+
+def test_each_missing_tool_of_the_lab_is_named_with_its_package() -> None:
+    judgement = doctor.lab(replace(USER, programs=USER.programs - {"rpmbuild", "rpmsign", "gpg"}))
+    assert judgement.needed_by == ("lab",)
+    assert judgement.found == "rpmbuild, rpmsign, gpg not installed"
+    assert judgement.mend == "sudo apt-get install rpm gnupg"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +170,54 @@ def test_a_session_may_be_named_as_nox_names_it(text: str, name: str) -> None:
     assert doctor.session_name(text) == name
 
 
+@pytest.fixture(scope="module")
+def listed(checkout: Path) -> dict[str, dict[str, str]]:
+    """The sessions that the noxfile registers, each as Nox lists it (one of its variants)."""
+    command = [sys.executable, "-m", "nox", "-f", str(checkout / "noxfile.py"), "--list", "--json"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {entry["name"]: entry for entry in json.loads(answer.stdout)}
+
+
+def test_the_catalogue_has_the_sessions_of_the_noxfile(listed: dict[str, dict[str, str]]) -> None:
+    assert set(listed) == set(catalog.SESSIONS)
+
+
+def test_the_doctor_knows_every_session_as_nox_lists_it(listed: dict[str, dict[str, str]]) -> None:
+    known = {name: doctor.session_name(entry["session"]) for name, entry in listed.items()}
+    assert known == {name: name for name in listed}
+
+
+def test_what_runs_in_the_python_of_mkosi_needs_it(listed: dict[str, dict[str, str]]) -> None:
+    pinned = {name for name, entry in listed.items() if entry["python"] == catalog.MKOSI_PYTHON}
+    assert set(doctor.python(ROOT).needed_by) == pinned
+
+
+def test_a_check_decides_each_need_but_that_of_booting() -> None:
+    checked = {need for check in doctor.CHECKS for need in check(ROOT).needs}
+    named = {need for session in catalog.SESSIONS.values() for need in session.needs}
+    assert named == checked | {"boot"}
+
+
+@pytest.mark.parametrize(
+    ("session", "lacking"),
+    [
+        ("patch-check", {"Python 3.12", "git"}),
+        ("binfmt", {"apt"}),
+        ("lab", {"apt", "tools of the lab"}),
+        ("update-pins", set()),
+        ("lock", set()),
+        ("packages", {"Python 3.12", "container engine", "Docker buildx"}),
+    ],
+)
+def test_a_session_is_kept_from_running_by_what_it_needs_alone(
+    session: str, lacking: set[str]
+) -> None:
+    nothing = Lack("none", "mend it")
+    bare = replace(ROOT, programs=frozenset(), python=None, docker=nothing, buildx=nothing)
+    judged = [check(bare) for check in doctor.CHECKS]
+    assert {one.check for one in judged if session in one.needed_by and not one.ok} == lacking
+
+
 def test_an_unknown_session_is_wrong_usage_and_the_known_ones_are_listed() -> None:
     with pytest.raises(UsageError) as caught:
         doctor.session_name("biuld")
@@ -181,11 +228,10 @@ def test_a_build_is_stopped_by_what_it_lacks_with_all_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    given = arguments.parse(["--work", str(tmp_path / "not" / "yet")], {})
     with pytest.raises(MachineError) as caught:
-        doctor.require("build", given)
-    assert "apt: no apt-get" in caught.value.message
-    assert "git: none" in caught.value.message
+        doctor.require("build", tmp_path / "not" / "yet")
+    assert "apt: apt-get is not installed" in caught.value.message
+    assert "git: not installed" in caught.value.message
     assert "install git" in caught.value.hint
 
 
@@ -194,28 +240,26 @@ def test_what_a_build_lacks_does_not_keep_others_from_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    doctor.require(session, arguments.parse([], {}))
-
-
-def test_the_facts_of_this_machine_can_be_gathered(tmp_path: Path) -> None:
-    machine = doctor.look(tmp_path / "work", os.environ, thoroughly=True)
-    assert machine.is_first
-    assert machine.free_bytes > 0
-    assert machine.is_root == (os.geteuid() == 0)
-
-
-def test_a_device_that_is_no_kvm_is_called_that(tmp_path: Path) -> None:
-    assert "is no KVM" in doctor._kvm(Path("/dev/null"))
-    assert "there is no" in doctor._kvm(tmp_path / "kvm")
+    doctor.require(session, tmp_path)
 
 
 def test_the_table_has_a_row_and_a_command_for_each_thing_that_is_lacking() -> None:
-    lacking = replace(ROOT, programs=frozenset({"apt-get"}), kvm="there is no /dev/kvm")
+    lacking = replace(ROOT, programs=frozenset({"apt-get"}), kvm=Lack("there is no /dev/kvm"))
     screen = io.StringIO()
-    findings = [check(lacking) for check in doctor.CHECKS]
-    Console(width=200, file=screen).print(doctor.report(findings, "build"))
+    judgements = [check(lacking) for check in doctor.CHECKS]
+    Console(width=200, file=screen).print(doctor.report(judgements, "build"))
     shown = screen.getvalue()
     [git] = [line for line in shown.splitlines() if " git " in line]
     assert "✗" in git
     assert "apt-get install git" in git
     assert "there is no /dev/kvm" in shown
+
+
+def test_the_table_says_what_an_optional_thing_is_good_for() -> None:
+    screen = io.StringIO()
+    judgements = [check(ROOT) for check in doctor.CHECKS]
+    Console(width=400, file=screen).print(doctor.report(judgements, "quickstart"))
+    shown = screen.getvalue()
+    assert "Is this machine fit for quickstart?" in shown
+    assert "(optional) boot tests in seconds" in shown
+    assert "packages; (optional) Amazon Linux images; without it they can only be" in shown
