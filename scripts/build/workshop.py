@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from scripts.emulation import binfmt
-from scripts.mkosi import source
+from scripts.mkosi import installation, source
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
@@ -34,9 +34,9 @@ class Workshop:
         return source.obtain(
             self.options.folders.root / "mkosi",
             self.options.folders.work,
+            self.progress,
             given=self.options.sources.mkosi_source,
             offline=self.options.sources.offline,
-            say=self.progress.say,
         )
 
     @property
@@ -58,5 +58,5 @@ class Workshop:
 
     def install_mkosi(self) -> Mkosi:
         """Install mkosi into this environment, unless it is there, and return it."""
-        source.install(self.mkosi)
+        installation.install(self.mkosi)
         return self.mkosi

@@ -6,7 +6,6 @@ stops a build that cannot succeed before anything long begins.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -239,7 +238,7 @@ def require(session: str, work: Path) -> None:
 
     work is the folder in which builds are kept. This takes milliseconds: only QUICK is checked.
     """
-    machine = look(work, os.environ, thoroughly=False)
+    machine = look(work)
     raise_for(session, [check(machine) for check in QUICK])
 
 

@@ -46,7 +46,7 @@ class Lack:
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts about a machine, as gathered by `look`.
+    """Facts about a machine, as gathered by `look` and `look_closely`.
 
     Attributes:
         user: the name of the user who runs the harness.
@@ -88,15 +88,31 @@ class Machine:
     buildx: Lack | None = None
 
 
-def look(work: Path, environ: Mapping[str, str], *, thoroughly: bool) -> Machine:
-    """Return the facts about this machine; work is the folder in which builds are kept.
+def look(work: Path) -> Machine:
+    """Return what a build in the folder work needs to know about this machine, in milliseconds.
 
-    Without thoroughly, only what every build needs is looked at, which takes milliseconds. The
-    rest (KVM, emulation, the container engine, Python) may take seconds.
+    KVM, emulation, Python and the container engine are left out; see `look_closely`.
     """
-    quick = _look_quickly(work)
-    if not thoroughly:
-        return quick
+    user, is_root = _user(), os.geteuid() == 0
+    return Machine(
+        user=user,
+        is_root=is_root,
+        programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
+        sub_uids=_sub_ids(Path("/etc/subuid"), user),
+        sub_gids=_sub_ids(Path("/etc/subgid"), user),
+        free_bytes=_free_bytes(work),
+        is_first=not any(work.glob("*/*/stages/*")),
+        has_keyring=debian.KEYRING.exists(),
+        namespaces=_namespaces(is_root=is_root),
+    )
+
+
+def look_closely(work: Path, environ: Mapping[str, str]) -> Machine:
+    """Return all facts about this machine, which may take seconds.
+
+    work is the folder in which builds are kept.
+    """
+    quick = look(work)
     emulated, no_binfmt = _emulation(work)
     found, no_engine = _engine(environ)
     return replace(
@@ -132,21 +148,6 @@ def refused_namespaces(cause: str, *, is_root: bool) -> Lack:
         "kernel.apparmor_restrict_unprivileged_userns=0"
     )
     return Lack(reason, f"sudo sysctl -w {settings} (leave out those that your kernel lacks)")
-
-
-def _look_quickly(work: Path) -> Machine:
-    user, is_root = _user(), os.geteuid() == 0
-    return Machine(
-        user=user,
-        is_root=is_root,
-        programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
-        sub_uids=_sub_ids(Path("/etc/subuid"), user),
-        sub_gids=_sub_ids(Path("/etc/subgid"), user),
-        free_bytes=_free_bytes(work),
-        is_first=not any(work.glob("*/*/stages/*")),
-        has_keyring=debian.KEYRING.exists(),
-        namespaces=_namespaces(is_root=is_root),
-    )
 
 
 def _user() -> str:

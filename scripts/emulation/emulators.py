@@ -23,6 +23,7 @@ from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
 from scripts.system.process import CommandError, last_line, run
+from scripts.system.progress import Progress
 
 TABLE = Path("binfmt/targets.toml")
 RECORD = "emulators.json"
@@ -154,7 +155,7 @@ def obtain(
             )
         archive = (
             debian_archive.find(mirror)
-            or mkosis.obtain(root / "mkosi", work, given=given, say=say).archive()
+            or mkosis.obtain(root / "mkosi", work, Progress(), given=given).archive()
         )
         say(f"fetching the emulators for {arch}")
         _fetch(table, arch, archive, folder)

@@ -1,1 +1,1 @@
-"""The mkosi program: obtained, patched, and run."""
+"""Obtain mkosi, patch it, install it, run it, and explain its failures."""

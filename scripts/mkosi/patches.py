@@ -1,4 +1,4 @@
-"""Our patches on mkosi: applied without fuzz, or refused by hunk."""
+"""Apply our patches to mkosi, or say which hunks do not apply."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scripts.system.process import last_line, run
 
 
 def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
-    """Apply the patches in folder to tree; those that were applied, in order.
+    """Apply the patches in folder to tree, and return those that were applied, in order.
 
-    Those that need a full source tree are left out where tree is not one, such as Debian's package.
-    Raises HarnessError as `apply_patch` does.
+    Patches that need a full source tree are skipped if tree is a package, such as Debian's. Raises
+    HarnessError as `apply_patch` does.
     """
     is_full = (tree / "pyproject.toml").exists()
     series = [
@@ -28,15 +28,15 @@ def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
 
 
 def apply_patch(patch: Path, tree: Path) -> None:
-    """Apply a git-format patch to tree, without fuzz.
+    """Apply a patch in git's format to tree, without fuzz.
 
-    Raises HarnessError that names each hunk that does not apply and its file;
-    the tree is then half patched and of no use.
+    Raises HarnessError that names each hunk that does not apply, with its file. The tree is then
+    half patched and of no use.
     """
     result = run(
         ["git", "apply", "--reject", "--verbose", "--whitespace=nowarn", patch.absolute()],
         cwd=tree,
-        # Inside a checkout git would take the paths as the checkout's own.
+        # Inside a checkout, git would read the paths as relative to the checkout.
         env={"GIT_CEILING_DIRECTORIES": str(tree.absolute().parent)},
         check=False,
     )
@@ -44,12 +44,12 @@ def apply_patch(patch: Path, tree: Path) -> None:
         rejected = _rejected_hunks(result.stderr) or [last_line(result.stderr)]
         raise HarnessError(
             f"{patch.name} does not apply to mkosi {version_of(tree)}: {'; '.join(rejected)}",
-            hint=f"refresh {patch.name}, or pin the version that it was made for",
+            hint=f"refresh {patch.name}, or pin the mkosi that it was made for",
         )
 
 
 def _rejected_hunks(report: str) -> list[str]:
-    """Each hunk that `git apply --reject --verbose` refused, as "hunk 2 of mkosi/config.py"."""
+    """Return what `git apply --reject --verbose` refused, such as "hunk 2 of mkosi/config.py"."""
     rejected, name = [], ""
     for line in report.splitlines():
         if match := re.match(r"(?:Applying patch|Checking patch) (\S+?)(?:\.\.\.| with )", line):

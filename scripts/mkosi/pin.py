@@ -1,4 +1,4 @@
-"""Which mkosi is pinned: mkosi/pin.toml."""
+"""Read which mkosi is pinned (mkosi/pin.toml), and which one a tree holds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from scripts.system.errors import UsageError
 class Pin:
     """The contents of mkosi/pin.toml.
 
-    full_tree are the names of the patches that need more of mkosi's source tree than the packaged
-    form has, newest the URL of upstream's newest source tree, of which no digest can be pinned.
+    Attributes:
+        version: the version of mkosi.
+        url: upstream's tarball of that version.
+        sha256: the digest of the tarball.
+        newest: upstream's newest source tree, whose digest cannot be pinned.
+        package: the name of Debian's package.
+        suites: the suites of the Debian archive to look for it in.
+        full_tree: the names of the patches that change files which a package does not have.
+
     """
 
     version: str
@@ -28,7 +35,7 @@ class Pin:
 
     @classmethod
     def read(cls, path: Path) -> Pin:
-        """The pin at path. Raises UsageError that says what is wrong with it."""
+        """Return the pin at path. Raises UsageError that says what is wrong with it."""
         try:
             data = tomllib.loads(path.read_text())
             return cls(
@@ -41,11 +48,11 @@ class Pin:
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
         except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-            raise UsageError(f"{path} is no mkosi pin: {error!r}") from error
+            raise UsageError(f"{path} is not a pin of mkosi: {error!r}") from error
 
 
 def version_of(tree: Path) -> str:
-    """The version of the mkosi whose package is in tree."""
+    """Return the version of the mkosi in tree, "unknown" if it does not say."""
     match = re.search(
         r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""Programs out of the tools tree: mkosi's sandbox puts them in front of the host's."""
+"""Run programs of the tools tree in mkosi's sandbox, whatever the host has installed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from scripts.system.process import Arg
 
 @dataclass(frozen=True)
 class Tools:
-    """A tools tree, and mkosi's stand-alone sandbox.py to enter it with.
+    """A tools tree, and mkosi's stand-alone sandbox.py to run its programs with.
 
-    The sandbox needs no privileges, replaces itself by the program (so signals
-    and the exit status are the program's own) and leaves no mount behind.
+    The sandbox needs no privileges and leaves no mount behind. It replaces itself with the program,
+    so that signals and the exit status are the program's own.
     """
 
     tree: Path
     sandbox: Path
 
     def has(self, path: str) -> bool:
-        """Whether path, relative to the root of the tree, is there."""
+        """Return whether the tree has path, which is relative to its root."""
         return (self.tree / path.lstrip("/")).exists()
 
     def command(
@@ -33,15 +33,14 @@ class Tools:
         read: Sequence[Path] = (),
         write: Sequence[Path] = (),
     ) -> list[str]:
-        """The command that runs argv with the tree's /usr and /etc.
+        """Return the command that runs argv with the tree's /usr and /etc.
 
-        read and write are the host's files and folders that the program sees,
-        each under its own path, everything else of the host but /dev and /proc
-        being out of its sight.
+        read and write are the files and folders of the host that the program may read or write,
+        each under its own path. Apart from /dev and /proc, it sees nothing else of the host.
         """
         tree = self.tree
         options: list[Arg] = [
-            # ssh refuses to run as a user that the tree's passwd does not know.
+            # ssh refuses to run as a user who is missing in the tree's passwd.
             "--become-root",
             "--ro-bind", tree / "usr", "/usr",
             "--ro-bind", tree / "etc", "/etc",
@@ -62,7 +61,7 @@ class Tools:
 
 
 def _device(path: Path) -> list[Arg]:
-    """Options that show a device, mounted on a file: the sandbox would make a folder of its own."""
+    """Return options that mount a device on a file; the sandbox itself would make a folder."""
     return ["--write", "", path, "--bind", path, path] if path.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""Where mkosi works while it builds: in memory if that is plenty, else on the disk."""
+"""Choose where mkosi works while it builds: in memory if there is plenty, else on the disk."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from scripts.system.digests import text_digest
 MEMORY = Path("/dev/shm")
 MEMINFO = Path("/proc/meminfo")
 
-# Bytes of memory that are plenty: four times what all images of Debian, two at a time, had there.
+# How many bytes of memory are plenty: four times what building all Debian images, two at a time,
+# took.
 PLENTY = 6 << 30
 
-# Overlays that an unprivileged mkosi mounts keep their notes in it; tmpfs has them since Linux 6.6.
+# Overlays that are mounted without privileges store their records in user attributes, which tmpfs
+# supports since Linux 6.6.
 ATTRIBUTE = "user.finch"
 
 
 def folders(work: Path) -> list[Path]:
-    """The folders for the workspaces of builds that are kept in work, one of which a build uses.
+    """Return the two folders that a build which is kept in work may use as its workspace.
 
-    The first is in memory, the second on a disk. mkosi passes a workspace's path through a shell
-    without quoting it. Where that would go wrong the latter lies in /var/tmp, which is mkosi's own
-    choice.
+    The first is in memory, the second on a disk. mkosi passes the path of a workspace through a
+    shell without quotes; if a shell would change it, the second folder is in /var/tmp, as mkosi's
+    own default is.
     """
     name = f"finch-{text_digest(os.fspath(work))[:16]}"
     on_disk = work / "workspace"
@@ -33,7 +35,7 @@ def folders(work: Path) -> list[Path]:
 
 
 def make(work: Path) -> Path:
-    """Make the better of the folders; what is in it is for the caller to remove."""
+    """Make the better one of the two folders, which the caller removes, and return it."""
     in_memory, on_disk = folders(work)
     if _is_plenty():
         in_memory.mkdir(mode=0o700)
@@ -45,7 +47,7 @@ def make(work: Path) -> Path:
 
 
 def _is_plenty() -> bool:
-    """Whether memory has room for a workspace whose programs can be run."""
+    """Return whether memory has room for a workspace, and lets programs in it run."""
     if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
         return False
     may_execute = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
@@ -53,7 +55,7 @@ def _is_plenty() -> bool:
 
 
 def _available() -> int:
-    """Bytes that could be had without swapping (0 where the kernel does not say)."""
+    """Return the bytes of memory available without swapping, 0 if the kernel does not say."""
     fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     return int(fields.get("MemAvailable", "0 kB").split()[0]) << 10
 

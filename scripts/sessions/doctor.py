@@ -10,9 +10,12 @@ from rich.console import Console
 
 from scripts import catalog
 from scripts.doctor.doctor import CHECKS, raise_for, report, session_name
-from scripts.doctor.machine import look
+from scripts.doctor.machine import look_closely
 from scripts.sessions.arguments import Parser
 from scripts.system import errors
+from scripts.system.errors import UsageError
+
+DEFAULT = "quickstart"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,8 +23,11 @@ def main(argv: Sequence[str]) -> None:
 
     Raises MachineError if the session cannot run here, UsageError if there is no such session.
     """
-    session = session_name(_parser().parse_args(argv).session)
-    machine = look(catalog.ROOT / catalog.WORK, os.environ, thoroughly=True)
+    named = _parser().parse_args(argv).session
+    if len(named) > 1:
+        raise UsageError(f"one session at a time, not {' '.join(named)}")
+    session = session_name(named[0] if named else DEFAULT)
+    machine = look_closely(catalog.ROOT / catalog.WORK, os.environ)
     judgements = [check(machine) for check in CHECKS]
     # Where the output is no terminal, whole commands matter more than a narrow table.
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -31,14 +37,15 @@ def main(argv: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "doctor", "Lists what this machine has, what it lacks for a session, and what to do."
+        "doctor",
+        "Lists what this machine has, what it lacks for a session, and what to do.",
+        usage="./nox -s doctor -- [SESSION]",
     )
     parser.add_argument(
         "session",
         metavar="SESSION",
-        nargs="?",
-        default="quickstart",
-        help=f"one of {', '.join(catalog.SESSIONS)} (default: quickstart)",
+        nargs="*",
+        help=f"one of {', '.join(catalog.SESSIONS)} (default: {DEFAULT})",
     )
     return parser
 

@@ -19,9 +19,9 @@ from scripts.build.workshop import Workshop
 from scripts.distributions import debian
 from scripts.mkosi import patches
 from scripts.mkosi import pin as pins
-from scripts.mkosi import source as mkosis
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
+from scripts.mkosi.unpacking import unpack
 from scripts.options import Folders, Options, Sources
 from scripts.sessions import arguments
 from scripts.stages import places
@@ -89,7 +89,7 @@ def check_newest(opts: Options, progress: Progress) -> None:
                 cause = getattr(error, "output", "").strip() or str(error)
                 progress.say(f"{source} cannot be asked for its newest: {last_line(cause)}")
                 continue
-            tree = mkosis.unpack(archive, scratch)
+            tree = unpack(archive, scratch)
             version = pins.version_of(tree)
             applied = patches.apply_series(folder, pin, tree)
         _say_applied(progress, version, f"the newest of {source}", [path.name for path in applied])

@@ -18,6 +18,7 @@ from scripts.mkosi.source import Mkosi
 from scripts.packages import thirdparty
 from scripts.sessions import patch_check
 from scripts.stages import plan
+from scripts.system.progress import Progress
 
 NAMES = "tests/amazon-package-names.txt"
 
@@ -39,7 +40,7 @@ def published(checkout: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def using(checkout: Path) -> Mkosi:
     """The mkosi of a build."""
-    return source.obtain(checkout / "mkosi", checkout / ".work")
+    return source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
 
 
 def allowed() -> dict[str, str]:

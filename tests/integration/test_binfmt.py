@@ -356,7 +356,7 @@ def test_doctor_says_what_stops_even_a_build_by_root(run: Run) -> None:
     lines = run("""
 from scripts.doctor import doctor, machine
 def look():
-    found = doctor.binfmt(machine.look(work, os.environ, thoroughly=True))
+    found = doctor.binfmt(machine.look_closely(work, os.environ))
     print(found.ok, found.found, found.mend, sep="|")
 look()
 register("theirs", "/bin/true", "")

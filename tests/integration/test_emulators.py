@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scripts import arch
 from scripts.mkosi import source
+from scripts.system.progress import Progress
 from tests.integration import namespaces
 
 AS_UBUNTU = 'mount --bind "$1" /etc/os-release && shift && exec "$@"'
@@ -30,7 +31,7 @@ def test_a_machine_that_is_not_debian_has_them_from_the_archive_that_mkosi_takes
     checkout: Path, tmp_path: Path
 ) -> None:
     namespaces.require(TRIED, "it takes user namespaces that may mount")
-    source.obtain(checkout / "mkosi", tmp_path / "work")
+    source.obtain(checkout / "mkosi", tmp_path / "work", Progress(live=False))
     release = tmp_path / "os-release"
     release.write_text("ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n")
 

@@ -90,8 +90,8 @@ def test_the_doctor_says_of_an_engine_what_the_session_would(
         environ = docker_is_there | {"DOCKER_HOST": host}
         with pytest.raises(MachineError) as caught:
             engine.require(environ, "")
-        here = machine.look(tmp_path, environ, thoroughly=True)
-        with_builder = machine.look(tmp_path, environ | {"BUILDX_BUILDER": "mine"}, thoroughly=True)
+        here = machine.look_closely(tmp_path, environ)
+        with_builder = machine.look_closely(tmp_path, environ | {"BUILDX_BUILDER": "mine"})
     judgement = doctor.docker(here)
     assert not judgement.ok
     assert (judgement.found, judgement.mend) == (caught.value.message, caught.value.hint)
@@ -107,7 +107,7 @@ def test_what_is_no_buildx_is_told_with_the_package_that_has_it(tmp_path: Path) 
     (tmp_path / "docker").chmod(0o755)
     with pytest.raises(MachineError, match="no buildx") as caught:
         engine.check_buildx(environ)
-    judgement = doctor.buildx(machine.look(tmp_path, environ, thoroughly=True))
+    judgement = doctor.buildx(machine.look_closely(tmp_path, environ))
     assert (judgement.found, judgement.mend) == (caught.value.message, caught.value.hint)
     assert nothing.value.hint == engine.installation(platform.freedesktop_os_release())
 

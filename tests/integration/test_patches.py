@@ -17,6 +17,7 @@ from scripts.mkosi import patches, source
 from scripts.mkosi.pin import Pin
 from scripts.sessions import patch_check
 from scripts.system.errors import HarnessError
+from scripts.system.progress import Progress
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def pin(checkout: Path) -> Pin:
 @pytest.fixture
 def patched(checkout: Path, tmp_path: Path) -> Path:
     """A copy of the patched mkosi as it is packaged: the folder mkosi/ and nothing else."""
-    using = source.obtain(checkout / "mkosi", checkout / ".work")
+    using = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
     shutil.copytree(using.folder / "mkosi", tmp_path / "tree/mkosi")
     return tmp_path / "tree"
 
@@ -94,7 +95,7 @@ def test_a_setting_that_mkosi_does_not_know_is_found_in_whichever_drop_in(
 
 
 def read_all(checkout: Path, root: Path, image: str) -> None:
-    using = source.obtain(checkout / "mkosi", checkout / ".work")
+    using = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
     for distribution, name, profiles in itertools.product(
         catalog.DISTRIBUTIONS, arch.NAMES, patch_check.PROFILES
     ):

@@ -15,10 +15,11 @@ import pytest
 
 from scripts import arch, catalog
 from scripts.distributions import amazonlinux
-from scripts.mkosi import source
+from scripts.mkosi import installation, source
 from scripts.stages import places, plan
 from scripts.stages.additions import NONE, Additions
 from scripts.system.errors import HarnessError
+from scripts.system.progress import Progress
 
 ARCHES = list(arch.NAMES)
 DISTRIBUTIONS = list(catalog.DISTRIBUTIONS)
@@ -39,9 +40,11 @@ def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for PYTHONPATH that holds mkosi, which is downloaded once for a checkout."""
     site = tmp_path_factory.mktemp("site")
     try:
-        source.install(source.obtain(checkout / "mkosi", checkout / ".work"), site)
+        installation.install(
+            source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False)), site
+        )
     except HarnessError as error:
-        pytest.fail(f"mkosi cannot be had: {error.message}")
+        pytest.fail(f"mkosi cannot be obtained: {error.message}")
     return site
 
 
@@ -214,7 +217,7 @@ def test_mkosi_reads_what_is_added_to_the_base(root: Path, site: Path, tmp_path:
 
 
 def test_mkosi_says_which_archive_it_takes_debian_from(checkout: Path) -> None:
-    archive = source.obtain(checkout / "mkosi", checkout / ".work").archive()
+    archive = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False)).archive()
 
     assert archive.main.startswith(("http://", "https://"))
     assert archive.main.endswith("/debian")

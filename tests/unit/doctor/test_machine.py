@@ -27,7 +27,7 @@ def test_subordinate_ids_are_found_by_name_or_number(table: str, expected: int) 
 
 
 def test_the_facts_of_this_machine_can_be_gathered(tmp_path: Path) -> None:
-    found = machine.look(tmp_path / "work", os.environ, thoroughly=True)
+    found = machine.look_closely(tmp_path / "work", os.environ)
     assert found.is_first
     assert found.free_bytes > 0
     assert found.is_root == (os.geteuid() == 0)
@@ -41,12 +41,12 @@ def test_a_quick_look_asks_no_engine_and_no_kernel(
 
     for name in ("_engine", "_buildx", "_emulation", "_kvm"):
         monkeypatch.setattr(machine, name, fail)
-    assert machine.look(tmp_path, os.environ, thoroughly=False).docker is None
+    assert machine.look(tmp_path).docker is None
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> machine.Machine:
-    return machine.look(tmp_path, os.environ, thoroughly=False)
+    return machine.look(tmp_path)
 
 
 def test_a_device_that_is_no_kvm_is_called_that(here: machine.Machine, tmp_path: Path) -> None:

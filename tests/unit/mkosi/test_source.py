@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from scripts.distributions import debian
-from scripts.mkosi import source
+from scripts.mkosi import installation, source
 from scripts.mkosi.source import Mkosi
 from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.progress import Progress
 from tests.unit.server import Server
 
 CONFIG = "".join(f"line {number}\n" for number in range(1, 41))
@@ -93,7 +94,7 @@ def pin(folder: Path, server: Server, sha256: str) -> None:
 
 def obtain(asked_for: Path, given: Path | None = None, *, offline: bool = False) -> Mkosi:
     work = asked_for.parent / "work"
-    return source.obtain(asked_for, work, given=given, offline=offline, say=lambda _: None)
+    return source.obtain(asked_for, work, Progress(live=False), given=given, offline=offline)
 
 
 def config(made: Mkosi) -> str:
@@ -321,14 +322,14 @@ def test_an_archive_that_is_none_is_named(asked_for: Path, tree: Path, name: str
     whole = pack(tree, given).read_bytes()
     given.write_bytes(whole[:50_000] if "truncated" in name else b"<html>")
 
-    with pytest.raises(HarnessError, match=f"{name} is no archive of mkosi"):
+    with pytest.raises(HarnessError, match=f"{name} is not an archive of mkosi"):
         obtain(asked_for, given)
 
 
 def test_a_folder_without_mkosi_is_named(asked_for: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(HarnessError, match="empty holds no mkosi"):
+    with pytest.raises(HarnessError, match="empty does not contain mkosi"):
         obtain(asked_for, tmp_path / "empty")
 
 
@@ -341,14 +342,14 @@ def test_a_source_that_does_not_exist_is_wrong_usage(asked_for: Path) -> None:
 def test_a_broken_pin_is_wrong_usage(asked_for: Path, text: str) -> None:
     (asked_for / "pin.toml").write_text(text)
 
-    with pytest.raises(UsageError, match=r"pin\.toml is no mkosi pin"):
+    with pytest.raises(UsageError, match=r"pin\.toml is not a pin of mkosi"):
         obtain(asked_for)
 
 
 def test_mkosi_is_installed_as_a_distribution_that_runs(asked_for: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    source.install(obtain(asked_for), site)
+    installation.install(obtain(asked_for), site)
     result = subprocess.run(
         ["python3", "-m", "mkosi"], env={"PYTHONPATH": str(site)}, capture_output=True, check=True
     )
@@ -359,9 +360,9 @@ def test_mkosi_is_installed_as_a_distribution_that_runs(asked_for: Path, tmp_pat
 
 def test_the_same_mkosi_is_not_installed_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
-    source.install(made, tmp_path)
+    installation.install(made, tmp_path)
     (tmp_path / "mkosi/untouched").touch()
-    source.install(made, tmp_path)
+    installation.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/untouched").exists()
 
@@ -369,9 +370,9 @@ def test_the_same_mkosi_is_not_installed_again(asked_for: Path, tmp_path: Path) 
 def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    source.install(obtain(asked_for), site)
+    installation.install(obtain(asked_for), site)
     (site / "mkosi/stale.py").touch()
-    source.install(obtain(asked_for, make_package(tmp_path / "newer", "28~devel")), site)
+    installation.install(obtain(asked_for, make_package(tmp_path / "newer", "28~devel")), site)
 
     assert not (site / "mkosi/stale.py").exists()
     assert '"28~devel"' in (site / "mkosi/sandbox.py").read_text()
@@ -380,10 +381,10 @@ def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_pa
 
 def test_an_installation_that_broke_off_is_made_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
-    source.install(made, tmp_path)
+    installation.install(made, tmp_path)
     (tmp_path / "mkosi/.digest").unlink()
     (tmp_path / "mkosi/config.py").unlink()
-    source.install(made, tmp_path)
+    installation.install(made, tmp_path)
 
     assert (tmp_path / "mkosi/config.py").read_text() == CONFIG
 
@@ -397,6 +398,6 @@ def test_builds_that_share_a_venv_do_not_disturb_each_other(
     site = tmp_path / "site"
     site.mkdir()
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: source.install(made, site), range(4)))
+        list(pool.map(lambda _: installation.install(made, site), range(4)))
 
     assert len(list((site / "mkosi").glob("module*.py"))) == 200
