@@ -22,7 +22,7 @@ from scripts.system.process import CommandError
 
 @dataclass(frozen=True)
 class Sign:
-    """Something in the output that tells of a failure. failures.toml explains the fields."""
+    """A line or two of output that reveal a failure. failures.toml explains the fields."""
 
     pattern: re.Pattern[str]
     message: str
@@ -31,7 +31,7 @@ class Sign:
     causes: re.Pattern[str] | None = None
 
     def matches(self, text: str) -> list[re.Match[str]]:
-        """Return where text has the sign, in order."""
+        """Return every place in text, the whole output, that has the sign."""
         if self.requires and not self.requires.search(text):
             return []
         return list(self.pattern.finditer(text))
@@ -68,7 +68,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Crash:
-    """How a crash under emulation looks, in how many lines above a failed script it counts."""
+    """What a crash under emulation looks like, and how many lines above a failed script count."""
 
     pattern: re.Pattern[str]
     lines: int
@@ -89,7 +89,7 @@ class Knowledge:
     unknown: str
 
     def diagnose(self, output: str) -> Diagnosis | None:
-        """Return the failure that output tells of, None if it is not known."""
+        """Return the failure that output reveals, None if it is unknown."""
         text = _lines(output)
         return next((found for kind in self.kinds if (found := kind.find(text))), None)
 
@@ -98,7 +98,7 @@ class Knowledge:
         return self.hints[name].format_map(_Options()) if name else ""
 
     def reworded(self, cause: str) -> dict[str, str]:
-        """Return the groups of the reason that matches cause, and the cause in our words."""
+        """Return cause in our words as "cause", and the other groups of its pattern."""
         for known in self.causes:
             if match := known.pattern.search(cause):
                 groups = match.groupdict()
@@ -135,7 +135,7 @@ class Diagnosis:
         return {name: " ".join(value.split()) for name, value in fields.items()}
 
     def _cause(self, causes: re.Pattern[str]) -> str:
-        """Return the last of causes that is about the same thing, else the sign's own."""
+        """Return the last of causes that is about the same file, or else the sign's own cause."""
         own = self.match.groupdict()
         shared = [name for name in causes.groupindex if name in own and name != "cause"]
         found = [
@@ -146,15 +146,15 @@ class Diagnosis:
         return str([own["cause"], *found][-1])
 
     def _with_crash(self, message: str) -> tuple[str, str]:
-        """Return message, and if a program of the script crashed, the crash and the lines above."""
+        """Return message and no hint or, if a program crashed above, the crash and those lines."""
         crash = knowledge().crash
         above = self.text[: self.match.start()].splitlines()
         lines = [line for line in above if line.strip()][-crash.lines :]
         crashes = [line.strip() for line in lines if crash.pattern.match(line)]
         if not crashes:
             return message, ""
-        told = crash.message.format(message=message, crash=crashes[-1])
-        return told, "\n       ".join([crash.hint, *lines])
+        sentence = crash.message.format(message=message, crash=crashes[-1])
+        return sentence, "\n       ".join([crash.hint, *lines])
 
 
 class _Options(dict[str, str]):
@@ -169,13 +169,7 @@ def knowledge() -> Knowledge:
     """Return what failures.toml says."""
     data = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     return Knowledge(
-        kinds=tuple(
-            Kind(
-                **_compiled(kind)
-                | {"signs": tuple(Sign(**_compiled(one)) for one in kind["signs"])}
-            )
-            for kind in data["failures"]
-        ),
+        kinds=tuple(_kind(table) for table in data["failures"]),
         causes=tuple(Cause(**_compiled(cause)) for cause in data["causes"]),
         crash=Crash(**_compiled(data["crash"])),
         transient=re.compile(data["transient"]),
@@ -187,7 +181,7 @@ def knowledge() -> Knowledge:
 
 def _kind(table: Mapping[str, Any]) -> Kind:
     signs = tuple(Sign(**_compiled(sign)) for sign in table["signs"])
-    return Kind(**_compiled({**table, "signs": signs}))
+    return Kind(**{**table, "signs": signs})
 
 
 def _compiled(table: Mapping[str, Any]) -> dict[str, Any]:

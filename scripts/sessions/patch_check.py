@@ -1,7 +1,7 @@
-"""Check that our patches on mkosi apply, for the patch-check session.
+"""Check our patches on mkosi and our configuration of it, for the patch-check session.
 
-They have to apply without fuzz to the pinned mkosi and to the newest that each source offers, and
-the mkosi that a build would use has to read all of our configuration.
+The patches must apply without fuzz to the pinned mkosi and to the newest one of each source. The
+mkosi that builds use must accept all of our configuration.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, read
 from scripts.system.process import Arg, CommandError, last_line, run
-from scripts.system.progress import Progress
+from scripts.system.progress import Progress, Task
 
-# mkosi passes over a drop-in whose [Match] fails: between them, these come to each of ours.
+# mkosi skips a drop-in whose [Match] fails. With one or the other of these, it reads each of ours.
 PROFILES = ("staged,rpm,foreign", "rpm,foreign,aarch64")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check the patches and say to which mkosi they apply. Raises HarnessError where not."""
+    """Check patches and configuration, and print to which mkosi each patch applies.
+
+    Raises HarnessError if one does not apply, or if mkosi rejects the configuration.
+    """
     parser = arguments.parser(
         "patch-check",
         "Checks that the patches on mkosi apply and that mkosi reads our configuration.",
@@ -50,27 +53,19 @@ def main(argv: Sequence[str]) -> None:
     for distribution in catalog.DISTRIBUTIONS.values():
         for name in arch.NAMES:
             with progress.task(f"{distribution} {name}") as task:
-                for image in images(opts.folders.root):
-                    task.step(image)
-                    for profiles in PROFILES:
-                        read_configuration(
-                            using,
-                            opts.folders.root,
-                            distribution.mkosi,
-                            arch.parse(name),
-                            image,
-                            profiles,
-                        )
+                check_configuration(
+                    using, opts.folders.root, distribution.mkosi, arch.parse(name), task
+                )
     progress.say(f"mkosi {using.version} accepts all of mkosi.images/")
 
 
 def check_newest(opts: Options, progress: Progress) -> None:
     """Apply the patches to the newest mkosi of each source that answers.
 
-    Raises HarnessError where they do not apply.
+    Raises HarnessError if one does not apply.
     """
     if opts.sources.offline:
-        progress.say("--offline: nothing newer is looked for")
+        progress.say("--offline: no newer mkosi is looked for")
         return
     folder = opts.folders.root / "mkosi"
     pin = Pin.read(folder / "pin.toml")
@@ -86,13 +81,23 @@ def check_newest(opts: Options, progress: Progress) -> None:
             try:
                 archive = download(scratch)
             except (MachineError, CommandError, HarnessError) as error:
-                cause = getattr(error, "output", "").strip() or str(error)
-                progress.say(f"{source} cannot be asked for its newest: {last_line(cause)}")
+                cause = last_line(getattr(error, "output", "")) or str(error)
+                progress.say(f"the newest mkosi of {source} cannot be downloaded: {cause}")
                 continue
             tree = unpack(archive, scratch)
             version = pins.version_of(tree)
-            applied = patches.apply_series(folder, pin, tree)
-        _say_applied(progress, version, f"the newest of {source}", [path.name for path in applied])
+            applied = [path.name for path in patches.apply_series(folder, pin, tree)]
+        _say_applied(progress, version, f"the newest one of {source}", applied)
+
+
+def check_configuration(
+    using: Mkosi, root: Path, distribution: str, target: Arch, task: Task
+) -> None:
+    """Let mkosi read the configuration of every image. Raises as `read_configuration` does."""
+    for image in images(root):
+        task.step(image)
+        for profiles in PROFILES:
+            read_configuration(using, root, distribution, target, image, profiles)
 
 
 def read_configuration(
@@ -103,9 +108,10 @@ def read_configuration(
     image: str,
     profiles: str = PROFILES[0],
 ) -> dict[str, object]:
-    """The configuration of image with profiles as mkosi reads it, by the name of the setting.
+    """Return the settings of image, by name, as mkosi reads them with profiles.
 
-    root is the folder of mkosi.conf. Raises HarnessError with what mkosi says, be it but a warning.
+    root is the folder of mkosi.conf, distribution mkosi's name of one. Raises HarnessError with
+    mkosi's message if it rejects the configuration, or merely warns about it.
     """
     command: list[Arg] = [
         sys.executable, "-m", "mkosi",
@@ -116,7 +122,7 @@ def read_configuration(
         "--output-directory", root / "mkosi.output",
         "--json", "summary",
     ]  # fmt: skip
-    # mkosi wants what the configuration includes, and skeleton trees, to be there when it reads it.
+    # mkosi reads the configuration only if included files and skeleton trees exist.
     with tempfile.TemporaryDirectory() as nothing:
         env = {
             "PYTHONPATH": os.fspath(using.folder),
@@ -136,7 +142,7 @@ def read_configuration(
 
 
 def images(root: Path) -> list[str]:
-    """The names of all images in mkosi.images/."""
+    """Return the names of all images in mkosi.images/."""
     return sorted(path.parent.name for path in root.glob("mkosi.images/*/mkosi.conf"))
 
 

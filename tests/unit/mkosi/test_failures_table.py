@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from string import Formatter
@@ -141,6 +142,49 @@ def test_of_mkosi_s_own_lines_the_last_counts() -> None:
 
     assert found
     assert found.match["error"] == "Second"
+
+
+@pytest.mark.parametrize(
+    ("repository", "named"),
+    [
+        ("", "amazonlinux"),
+        ("amazonlinux at http://mirror", "amazonlinux at http://mirror"),
+        ("another at http://mirror", "amazonlinux"),
+    ],
+)
+def test_the_repository_has_its_address_where_it_is_the_one_that_dnf_names(
+    repository: str, named: str
+) -> None:
+    found = knowledge().diagnose(f"{METADATA}Cannot prepare internal mirrorlist")
+
+    assert found
+    message, _ = found.explain(Path("/work"), repository)
+    assert message.startswith(f"could not fetch metadata of the repository {named}: ")
+
+
+def test_the_cause_of_another_file_is_not_taken_for_this_one_s() -> None:
+    output = (
+        "[MIRROR] a.rpm: Status code: 404 for http://mirror/a.rpm\n[FAILED] b.rpm: No more mirrors"
+    )
+    found = knowledge().diagnose(output)
+
+    assert found
+    assert found.explain(Path("/work"), "")[0] == "could not fetch b.rpm: No more mirrors"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EDQUOT, "building base failed: the disk that holds /work is full"),
+        (errno.EACCES, "building base failed: [Errno 13] refused"),
+    ],
+)
+def test_an_error_of_the_system_is_told_as_it_is_unless_the_disk_is_full(
+    number: int, message: str
+) -> None:
+    error = failures.explain_os_error("base", OSError(number, "refused"), work=Path("/work"))
+
+    assert error.message == message
 
 
 def test_the_table_is_read_once() -> None:
