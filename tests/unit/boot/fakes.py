@@ -42,7 +42,9 @@ class FakeTools(Tools):
 
     @property
     def qemu_runs(self) -> bool:
-        """Whether the QEMU that was started last is still there."""
+        """Whether a QEMU was started, and the last one is still there."""
+        if not (self.bin / "qemu.pid").exists():
+            return False
         status = Path("/proc") / (self.bin / "qemu.pid").read_text() / "status"
         return status.exists() and "zombie" not in status.read_text()
 

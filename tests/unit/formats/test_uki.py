@@ -45,5 +45,5 @@ def test_a_pe_file_that_is_no_uki_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_pe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "uki.efi").write_bytes(b"not a kernel")
-    with pytest.raises(uki.UkiError, match="is no PE file"):
+    with pytest.raises(uki.UkiError, match="is not a PE file"):
         uki.read(tmp_path / "uki.efi")
