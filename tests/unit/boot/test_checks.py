@@ -186,6 +186,7 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
     (in_first(cloud_init=""), "cloud-init", "did not finish"),
     (in_first(mounts_entry=programs.NO_9P), "mounts", "not in /etc/fstab"),
     (in_first(mounts_entry="finch-share /mnt 9p ro 0 0"), "mounts", "came out as finch-share"),
+    (in_first(mounts_entry="finch-share"), "mounts", "came out as finch-share"),
     (in_first(mounts_entry="\t".join(cidata.MOUNT) + "\nmount: bad"), "mounts",
      "cannot be mounted"),
     (in_first(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
@@ -358,3 +359,11 @@ def test_a_disk_without_a_file_system_is_not_worth_booting() -> None:
     assert not checks.fatal(facts)
     facts.root = FileSystem("")
     assert checks.fatal(facts)
+
+
+def test_what_cloud_init_recovered_from_is_evidence_and_no_failure() -> None:
+    status = {"v1": {"init": {"recoverable_errors": {"WARNING": ["a key is deprecated"]}}}}
+    facts = in_first(cloud_init_status=json.dumps(status))(good())
+    [check] = [check for check in checks.check_all(facts) if check.name == "cloud-init"]
+    assert check.passed
+    assert "a key is deprecated" in check.evidence

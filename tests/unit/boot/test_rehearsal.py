@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.arch import native
+from scripts.arch import ARCHES, native
 from scripts.boot import Result, Subject, boot_test, watch
+from scripts.boot import boot as guests
 from scripts.boot import rehearsal as under_test
 from scripts.boot.firmware import FIRMWARE
 from scripts.system.errors import HarnessError, MachineError, UsageError
@@ -187,6 +188,71 @@ def test_the_boot_test_never_looks_at_the_checkout(checkout: Path) -> None:
     sources = [path.read_text() for path in (checkout / "scripts/boot").rglob("*.py")]
     reached = re.compile(r"\bROOT\b|scripts\.options|import options|emulation\.emulators")
     assert not [text for text in sources if reached.search(text)]
+
+
+def test_a_guest_that_refuses_ssh_at_first_is_asked_again(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SSH_RETRY_SECONDS", 0.1)
+    result = boot("tcg", tcg=["good"], ssh=["refused", "refused", "good"])
+    assert statuses(result)["first-boot"] == "passed"
+    assert result.guest["kernel"] == "fake"
+
+
+def test_a_guest_that_breaks_off_the_questions_is_a_failure(boot: Boot) -> None:
+    result = boot("tcg", tcg=["good"], ssh=["broken"])
+    assert "could not be asked over SSH: sudo: a password is required" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("plays", "status"), [(["silent", "good"], "passed"), (["silent"], "failed")]
+)
+def test_an_sshd_that_presents_no_host_key_is_asked_a_few_times(
+    boot: Boot, plays: list[str], status: str
+) -> None:
+    assert statuses(boot("tcg", tcg=["good"], keyscan=plays))["sshd"] == status
+
+
+def test_an_esp_without_the_uki_is_reported_with_mtools_complaint(boot: Boot) -> None:
+    result = boot("tcg", tcg=["good"], mcopy=["missing"])
+    [check] = [check for check in result.checks if check.name == "uki-on-esp"]
+    assert "the UKI is missing on the ESP" in check.reason
+    assert "mcopy: File not found" in check.evidence
+
+
+@pytest.mark.parametrize(
+    ("accel", "exists", "may_open", "expected"),
+    [
+        ("auto", True, True, (["kvm", "tcg"], "KVM works")),
+        ("auto", True, False, (["tcg"], "this user may not open KVM")),
+        ("auto", False, True, (["tcg"], "there is no KVM")),
+        ("kvm", False, True, (["kvm"], "asked for")),
+        ("tcg", True, True, (["tcg"], "asked for")),
+    ],
+)
+def test_the_choice_of_an_accelerator_has_a_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accel: str,
+    exists: bool,
+    may_open: bool,
+    expected: tuple[list[str], str],
+) -> None:
+    kvm = tmp_path / "kvm"
+    monkeypatch.setattr(under_test, "KVM", kvm)
+    monkeypatch.setattr(os, "access", lambda *_: may_open)
+    if exists:
+        kvm.touch()
+    accelerators, reason = under_test._accelerators(native(), accel)
+    assert (accelerators, reason.replace(str(kvm), "KVM")) == expected
+
+
+def test_a_guest_of_another_architecture_is_emulated() -> None:
+    foreign = next(arch for arch in ARCHES if not arch.is_native)
+    assert under_test._accelerators(foreign, "auto") == (
+        ["tcg"],
+        f"{foreign} is not this machine's architecture",
+    )
 
 
 def test_reports_are_written_for_a_failed_test_in_place_of_older_ones(

@@ -213,5 +213,5 @@ def test_nothing_is_known_of_a_guest_whose_boots_are_forgotten() -> None:
     facts = test_checks.good()
     facts.forget_boots()
     assert facts.first is facts.second is None
-    assert not (facts.boots or facts.host_keys or facts.power_offs)
+    assert not any([facts.boots, facts.host_keys, facts.power_offs])
     assert facts.partitions
