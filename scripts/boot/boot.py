@@ -1,61 +1,59 @@
-"""One boot of an instance, and what is done in it: wait for sshd, ask, power off."""
+"""One boot of a guest: wait for sshd, ask the probes, power off."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.boot import probes, ssh
-from scripts.boot.machine import Machine
+from scripts.boot.machine import MachineSpec
 from scripts.boot.monitor import MonitorError
 from scripts.boot.watch import Watch
 from scripts.mkosi.sandbox import Tools
 
-KEYSCANS = 3  # on a busy machine one may run into its own time limit
+KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
-SSH_FAILED = 255  # ssh's own failures, ssh(1)
+SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
 
 @dataclass(frozen=True)
-class Session:
-    """A running instance.
+class Boot:
+    """A guest that has been switched on, from spec.
 
     Every method raises BootFailure and AcceleratorFailure as `Watch` does.
     """
 
-    machine: Machine
+    spec: MachineSpec
     watch: Watch
     tools: Tools
     key: ssh.Key
-    distribution: str
 
     def host_key(self) -> str:
-        """Wait for sshd; its host key, empty where it shows none."""
-        self.watch.until_sshd(self.machine.port)
+        """Wait for sshd and return its host key, or "" if it presents none."""
+        self.watch.until_sshd(self.spec.port)
         self.watch.milestone("sshd")
         output = self._file("keyscan")
         for _ in range(KEYSCANS):
-            self._finish(ssh.start_keyscan(self.tools, self.machine.port, output), output)
+            self._finish(ssh.start_keyscan(self.tools, self.spec.port, output), output)
             if key := ssh.parse_keyscan(output.read_text()):
                 return key
         return ""
 
-    def ask(self, *, again: bool = False) -> probes.Answers:
-        """The answers to the probes (again: of a second boot), once the guest lets us in."""
+    def ask(self, names: Collection[str]) -> probes.Answers:
+        """Return the answers to the probes called names, once the guest lets us log in."""
         self.watch.step("checks")
         mark = f"boot-test-{secrets.token_hex(8)}"
         script, output = self._file("probes.sh"), self._file("answers")
-        script.write_text(
-            probes.script(mark, self.machine.arch, distribution=self.distribution, again=again)
-        )
+        script.write_text(probes.script(mark, self.spec.arch, names))
         while True:
+            # cloud-init installs our key before it reports.
             last = self.watch.scanner.reported_at is not None
-            port = self.machine.port
-            asked = ssh.start_script(self.tools, self.key, port, script, output)
+            asked = ssh.start_script(self.tools, self.key, self.spec.port, script, output)
             self._finish(asked, output)
             text = output.read_text(errors="replace")
             if probes.is_complete(mark, text):
@@ -66,23 +64,23 @@ class Session:
             self._pause()
 
     def power_off(self) -> str:
-        """Press the power button; what QEMU says of the end."""
+        """Press the power button and return the reason that QEMU gives for the guest's end."""
         self.watch.step("power-off")
         with contextlib.suppress(MonitorError):
-            self.watch.vm.press_power_button()
+            self.watch.machine.press_power_button()
         end = self.watch.until_power_off(POWER_OFF_SECONDS)
         self.watch.milestone("off")
         return end
 
     def _file(self, name: str) -> Path:
-        return self.machine.overlay.parent / name
+        return self.spec.overlay.parent / name
 
     def _pause(self) -> None:
         retry = self.watch.seconds + SSH_RETRY_SECONDS
         self.watch.until(lambda: self.watch.seconds > retry)
 
     def _finish(self, process: subprocess.Popen[bytes], output: Path) -> None:
-        """Watch until process ends; growing output is a sign of life."""
+        """Watch until process ends. Output that grows is a sign of life."""
         size = 0
 
         def ended() -> bool:

@@ -1,8 +1,7 @@
-"""The NoCloud seed: how cloud-init in the guest is told what the test needs.
+"""The NoCloud seed, which tells cloud-init in the guest what the test needs.
 
-Lima configures its guests in the same way. The format is cloud-init's: an
-ISO 9660 file system labelled `cidata` with the files user-data, meta-data and
-network-config (https://docs.cloud-init.io, NoCloud).
+Lima configures its guests in the same way. The seed is an ISO 9660 file system labelled `cidata`
+with the files user-data, meta-data and network-config (https://docs.cloud-init.io, NoCloud).
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import pycdlib
 
 USER = "finch-test"
 
-# Locally administered, from the range QEMU uses.
+# A locally administered address from QEMU's range.
 MAC_ADDRESS = "52:54:00:12:34:56"
 
-# What the guest says on its console at the end of cloud-init, so that the cause
-# is known where SSH does not come up. Each line stands by itself, since other
-# messages may come between; the values hold no blanks.
+# The guest prints this report on its console at the end of cloud-init, so that the cause is known
+# if sshd does not answer. Other messages may come between its lines; the values have no blanks.
 REPORT_MARK = "boot-test-report:"
 REPORT = rf"""
 for unit in ssh.service ssh.socket sshd.service sshd.socket; do
@@ -31,15 +29,17 @@ done > /dev/console 2>/dev/null
 echo "{REPORT_MARK} end" > /dev/console
 """
 
-
-# A folder of the host that the machine offers by 9p, as Lima does, and where it is to be mounted.
-# With `noauto`, since a guest whose kernel has no 9p would else have a failed unit.
+# The machine offers a folder of the host by 9p, as Lima does, and the guest is told where to mount
+# it. `noauto`, because the unit would fail in a guest whose kernel has no 9p.
 SHARE_TAG = "finch-share"
 MOUNT = [SHARE_TAG, "/mnt/finch-share", "9p", "ro,trans=virtio,version=9p2000.L,noauto", "0", "0"]
 
+# The text of the file `said` in that folder.
+SHARED = "the host says so"
+
 
 def user_data(public_key: str) -> str:
-    """user-data that creates the test's user, has the guest report on sshd, and a mount."""
+    """Return user-data that creates the test's user, mounts the share and reports on sshd."""
     config: dict[str, Any] = {
         "users": [
             {
@@ -57,22 +57,22 @@ def user_data(public_key: str) -> str:
 
 
 def meta_data(instance: str) -> str:
-    """meta-data of the instance of that name; cloud-init runs anew for each name."""
+    """Return meta-data that calls the guest instance; cloud-init runs anew for each name."""
     return json.dumps({"instance-id": instance, "local-hostname": instance}) + "\n"
 
 
 def network_config() -> str:
-    """DHCP on the machine's one card, named by its address as Lima does.
+    """Return network-config for DHCP on the machine's only card, matched by its address as in Lima.
 
-    cloud-init renders no glob of names for systemd-networkd: it takes
-    `match: name` for the name of the entry (seen with 25.1.4).
+    A pattern would not do: for systemd-networkd, cloud-init 25.1.4 takes `match: name` as the name
+    of the entry.
     """
     card = {"match": {"macaddress": MAC_ADDRESS}, "set-name": "eth0", "dhcp4": True}
     return json.dumps({"version": 2, "ethernets": {"eth0": card}}) + "\n"
 
 
 def write_seed(path: Path, instance: str, public_key: str) -> None:
-    """Write the seed of an instance to path."""
+    """Write the seed of the instance to path."""
     files = {
         "user-data": user_data(public_key),
         "meta-data": meta_data(instance),

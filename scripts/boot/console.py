@@ -1,4 +1,4 @@
-"""The guest's serial console: how far a boot has come, and what went wrong in it."""
+"""The guest's serial console: how far a boot has got, and what went wrong in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TAIL_LINES = 20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
-# systemd goes back to the start of the line to say again what it waits for.
+# systemd returns to the start of the line to repeat what it waits for.
 _ENDS = re.compile(r"[\r\n]+")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A pattern that ends the test, see console.toml."""
+    """A pattern that ends the test if a line matches it (see console.toml)."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -34,20 +34,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the console that matches a failure."""
+    """A line of the console that matches the pattern of a failure."""
 
     failure: Failure
     line: str
 
     @property
     def reason(self) -> str:
-        """The cause, and the line that tells of it."""
+        """The cause of the failure, and the line that shows it."""
         return f"{self.failure.cause}: {self.line}"
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """console.toml, compiled."""
+    """The contents of console.toml, with compiled patterns."""
 
     waiting: re.Pattern[str]
     stalled: re.Pattern[str]
@@ -56,7 +56,7 @@ class Knowledge:
     failures: tuple[Failure, ...]
 
     def finding(self, line: str) -> Finding | None:
-        """What is wrong with line."""
+        """The first failure whose pattern matches line, or None."""
         for failure in self.failures:
             if failure.pattern.search(line):
                 return Finding(failure, line.strip())
@@ -65,7 +65,7 @@ class Knowledge:
 
 @cache
 def knowledge() -> Knowledge:
-    """console.toml beside this module."""
+    """Return the contents of the console.toml beside this module."""
     data = tomllib.loads(Path(__file__).with_name("console.toml").read_text())
     return Knowledge(
         re.compile(data["waiting"]),
@@ -80,18 +80,19 @@ def knowledge() -> Knowledge:
 
 
 def plain(text: str) -> str:
-    """Text without terminal escapes and control characters."""
+    """Return text without terminal escapes and control characters."""
     return _CONTROL.sub("", _ESCAPE.sub("", text))
 
 
 @dataclass
 class Scanner:
-    """Reads a console as it grows.
+    """Reads a console while it grows.
 
-    milestones holds when each was passed, in the seconds given to `feed`;
-    report what the guest says of its SSH units (see cidata.REPORT), as
-    unit → "<enabled> <active>", and reported_at when that report was complete. waiting_for is
-    the line that says what the guest waits for, or that it is stalled, until it goes on.
+    milestones maps each milestone to the time when the boot reached it, in the seconds given to
+    `feed`. units holds the guest's report on its SSH units (see cidata.REPORT) as
+    unit → "<enabled> <active>", and reported_at the time when that report was complete.
+    waiting_for is the line that shows what the guest waits for, or that it is stalled; it is ""
+    once the guest continues. lines are the last lines of the console.
     """
 
     milestones: dict[str, float] = field(default_factory=dict)
@@ -107,34 +108,34 @@ class Scanner:
     )
 
     def feed(self, data: bytes, at: float) -> bool:
-        """Take in the next bytes of the console, which came at seconds since the start.
+        """Read the next bytes of the console, which arrived at seconds after the start.
 
-        Returns whether a line among them is a sign of life.
+        Returns whether one of the lines is a sign of life.
         """
         text = self._partial + self._decoder.decode(data)
         *lines, self._partial = _ENDS.split(text)
         lives = [self._line(line, at) for line in map(plain, lines)]
-        # A prompt has no end of line.
+        # A login prompt does not end its line.
         self._pass(plain(self._partial), at)
         return any(lives)
 
     @property
     def step(self) -> str:
-        """The last milestone passed."""
+        """The last milestone that the boot reached."""
         return next(reversed(self.milestones), "start")
 
     @property
     def tail(self) -> str:
-        """The last lines, the unfinished one included."""
+        """The last lines, including the unfinished one."""
         return "\n".join([*self.lines, *filter(None, [plain(self._partial).strip()])])
 
     @property
     def sshd_runs(self) -> bool:
-        """Whether the guest has said that one of sshd's units is active."""
+        """Whether the guest has reported that one of sshd's units is active."""
         return any(state.endswith(" active") for state in self.units.values())
 
     def _line(self, line: str, at: float) -> bool:
-        """Take in a line; whether it is a sign of life."""
+        """Read a line, and return whether it is a sign of life."""
         if not line.strip():
             return False
         if knowledge().waiting.search(line):
@@ -149,7 +150,7 @@ class Scanner:
         return self._goes_on(line)
 
     def _goes_on(self, line: str) -> bool:
-        """Whether line is of a guest in which something goes on."""
+        """Return whether line shows that the guest makes progress, and is not stalled."""
         if knowledge().stalled.search(line):
             self.waiting_for = line.partition("]")[2].strip()
             self._stalled = True
@@ -171,7 +172,7 @@ class Scanner:
 
 
 def why_no_ssh(scanner: Scanner) -> str:
-    """What the console tells of a guest that is up but whose sshd does not answer."""
+    """Return why, by its console, a guest is up although its sshd does not answer."""
     states = ", ".join(
         f"{unit} is {state.replace(' ', ' and ')}" for unit, state in scanner.units.items()
     )
@@ -183,4 +184,4 @@ def why_no_ssh(scanner: Scanner) -> str:
         return "the guest has no sshd: it knows none of the units ssh and sshd"
     if "cloud-init" not in scanner.milestones:
         return "the guest does not run cloud-init, so no SSH key was installed"
-    return "cloud-init did not come to its end"
+    return "cloud-init did not finish"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts import catalog
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot.cidata import MAC_ADDRESS, SHARE_TAG
 from scripts.boot.firmware import Firmware
@@ -20,40 +21,38 @@ from scripts.system.errors import MachineError
 MEMORY_MIB = 2048
 CPUS = 2
 
-# How much bigger than the image the disk is that the guest is given, in bytes:
-# enough for "grown" to be told from rounding.
+# By how many bytes the guest's disk is bigger than the image: enough to tell growth from rounding.
 ROOM = 2 << 30
 
 
 @dataclass(frozen=True)
 class Model:
-    """What QEMU calls the parts of a machine: program, machine type, CPU model per accelerator."""
+    """QEMU's names for an architecture: program, machine type, and CPU model by accelerator."""
 
     program: str
     machine: str
     cpu: Mapping[str, str]
 
 
-# Without svm, which TCG gives every x86 guest, the guest does not load KVM: of
-# the 90 to 100 s of CPU time that a boot under TCG takes that is 10 s.
+# TCG gives every x86 guest svm, for which the guest loads KVM. Without it a boot under TCG takes
+# 10 s less of its 90 to 100 s of CPU time.
 MODELS = {
     X86_64: Model("qemu-system-x86_64", "q35", {"kvm": "host", "tcg": "max,svm=off"}),
     AARCH64: Model("qemu-system-aarch64", "virt", {"kvm": "host", "tcg": "max"}),
 }
 
-# thread=multi, since of two boots under the same load it had sshd up after 87 s and
-# thread=single after 113 s, for the same CPU time. Neither panicked nor hung in
-# any of 12 boots with QEMU 10.0.13 (the silence of two minutes that was once seen
-# was systemd-networkd-wait-online's).
+# Two boots under the same load had sshd up after 87 s with thread=multi and after 113 s with
+# thread=single, for the same CPU time. Neither panicked or hung in 12 boots with QEMU 10.0.13; a
+# silence of two minutes that we once saw was due to systemd-networkd-wait-online.
 ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 
 
 @dataclass(frozen=True)
-class Machine:
-    """One instance of a guest: its own disk and variables over a base that is only read.
+class MachineSpec:
+    """The parts of one instance: its own overlay, firmware variables and seed, and a shared base.
 
-    share is a folder that it offers the guest by 9p, to read; port is the loopback port forwarded
-    to the guest's sshd.
+    The base image is only read. share is a folder that the guest can read by 9p; port is the
+    loopback port that is forwarded to the guest's sshd.
     """
 
     arch: Arch
@@ -66,11 +65,11 @@ class Machine:
     port: int
 
     def command(self, accelerator: str, console: Path) -> list[str]:
-        """QEMU's command line. The console is appended to the file console, QMP is on stdio.
+        """The command line of QEMU, which appends the serial console to the file console.
 
-        No option depends on what characters a path consists of. The guest has
-        no way out: `restrict` leaves DHCP and the forwarded port. Only the
-        disk has a boot index, so firmware tries nothing else.
+        QMP is on stdin and stdout. Paths may contain any character. The guest cannot reach the
+        network: `restrict` leaves it DHCP and the forwarded port. Only the disk has a boot index,
+        so the firmware tries nothing else.
         """
         model = MODELS[self.arch]
         network = f"user,id=network,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"
@@ -105,7 +104,7 @@ class Machine:
 
 
 def _escaped(path: Path) -> str:
-    """A path in a list of options that commas part."""
+    """A path as QEMU reads it in a comma-separated list of options."""
     return os.fspath(path).replace(",", ",,")
 
 
@@ -120,39 +119,39 @@ def _blockdev(
 
 
 def create_overlay(tools: Tools, overlay: Path, size: int) -> None:
-    """Make an empty qcow2 of size bytes; the command line, not the file, names its backing."""
+    """Create an empty qcow2 of size bytes. QEMU's command line, not the file, names its backing."""
     create: list[process.Arg] = ["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(size)]
     process.run(tools.command(create, write=[overlay.parent]))
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on just now."""
+    """A loopback TCP port that nothing listens on at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-class Vm:
-    """QEMU running a machine. To be ended with `close`, at any point of its life."""
+class Machine:
+    """A running QEMU. End it with `close`, at any point of its life."""
 
     def __init__(
-        self, machine: Machine, tools: Tools, accelerator: str, console: Path, errors: Path
+        self, spec: MachineSpec, tools: Tools, accelerator: str, console: Path, errors: Path
     ) -> None:
-        """Start QEMU; errors is the file its own complaints go to.
+        """Start QEMU, whose own complaints go to the file errors.
 
-        Raises MachineError where the tools tree has no QEMU for the architecture.
+        Raises MachineError if the tools tree has no QEMU for the architecture.
         """
-        program = MODELS[machine.arch].program
+        program = MODELS[spec.arch].program
         if not tools.has(f"usr/bin/{program}"):
             raise MachineError(
                 f"the tools tree has no {program}: {tools.tree}",
-                hint="build the tools tree again: ./nox -s clean, then the build",
+                hint=f"build the tools tree again: {catalog.command('clean')}, then the build",
             )
         command = tools.command(
-            machine.command(accelerator, console),
-            read=[machine.base, machine.seed, machine.share],
-            write=[machine.overlay.parent, console.parent],
+            spec.command(accelerator, console),
+            read=[spec.base, spec.seed, spec.share],
+            write=[spec.overlay.parent, console.parent],
         )
         self.errors = errors
         ours, theirs = socket.socketpair()
@@ -163,7 +162,7 @@ class Vm:
             )
 
     def connect(self) -> str:
-        """Wait until QEMU answers; where it does not, what it complains of."""
+        """Wait until QEMU answers. Returns its complaint if it does not, else ""."""
         try:
             self.monitor.connect()
         except MonitorError as error:
@@ -172,22 +171,22 @@ class Vm:
 
     @property
     def ended(self) -> bool:
-        """Whether QEMU has."""
+        """Whether QEMU has ended."""
         return self.process.poll() is not None
 
     def events(self, wait: float) -> list[Event]:
-        """The events of the next wait seconds."""
+        """Wait for wait seconds, and return the events of that time."""
         return self.monitor.events(wait)
 
     def status(self) -> str:
-        """QEMU's run state (`running`, `internal-error`, …), empty where it does not answer."""
+        """QEMU's run state (`running`, `internal-error`, …), or "" if QEMU does not answer."""
         try:
             return str(self.monitor.execute("query-status")["status"])
         except MonitorError:
             return ""
 
     def version(self) -> str:
-        """QEMU's version, empty where it does not answer."""
+        """QEMU's version, or "" if QEMU does not answer."""
         try:
             version = self.monitor.execute("query-version")["qemu"]
         except MonitorError:
@@ -199,11 +198,11 @@ class Vm:
         self.monitor.execute("system_powerdown")
 
     def complaints(self) -> str:
-        """What QEMU printed on stderr."""
+        """The text that QEMU printed on stderr."""
         return self.errors.read_text(errors="replace").strip()
 
     def close(self) -> None:
-        """End QEMU, if it has not ended by itself."""
+        """End QEMU, unless it has ended by itself, and close its monitor."""
         try:
             process.terminate(self.process, grace=5)
         finally:

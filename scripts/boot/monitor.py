@@ -1,4 +1,4 @@
-"""QEMU's monitor (QMP): commands to a running machine, and the events it reports."""
+"""QEMU's monitor (QMP): commands to a running machine, and the events that it reports."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qemu.qmp import QMPClient, QMPError
 
 Event = Mapping[str, Any]
 
-# Under TCG on a busy machine QEMU was seen to take 3 s to answer.
+# We saw QEMU take 3 s to answer, under TCG on a busy machine.
 ANSWER_SECONDS = 30.0
 
 
 class MonitorError(Exception):
-    """The monitor does not answer; QEMU has ended, or is ending."""
+    """The monitor does not answer, because QEMU has ended or is ending."""
 
 
 class Monitor:
@@ -29,20 +29,20 @@ class Monitor:
         self._connection = connection
 
     def connect(self) -> None:
-        """Wait for QEMU's greeting. Raises MonitorError where it ends instead."""
+        """Wait for QEMU's greeting. Raises MonitorError if QEMU ends instead."""
         self._run(self._client.connect(self._connection))
 
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """The answer to command. Raises MonitorError."""
+        """Run a QMP command and return its answer. Raises MonitorError."""
         return self._run(self._client.execute(command, dict(arguments or {})))
 
     def events(self, wait: float) -> list[Event]:
-        """The events of the last wait seconds, which this call takes."""
+        """Wait for wait seconds, and return the events since the last call."""
         self._runner.run(asyncio.sleep(wait))
         return list(self._client.events.clear())
 
     def close(self) -> None:
-        """Disconnect; QEMU may be gone already."""
+        """Disconnect, even if QEMU is gone already."""
         with contextlib.suppress(MonitorError):
             self._run(self._client.disconnect())
         self._runner.close()
@@ -51,7 +51,7 @@ class Monitor:
     def _run(self, answer: Any) -> Any:
         try:
             return self._runner.run(_within(answer))
-        # qemu.qmp 0.0.6 asserts that QEMU is still there when it has been greeted.
+        # qemu.qmp 0.0.6 asserts that QEMU is still there after its greeting.
         except (QMPError, EOFError, OSError, TimeoutError, AssertionError) as error:
             raise MonitorError(str(error) or type(error).__name__) from error
 

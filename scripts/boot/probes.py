@@ -1,4 +1,4 @@
-"""Questions to the guest (probes.toml), asked in one script, and their answers."""
+"""Probes (probes.toml): commands that ask the guest questions in one script, and their answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shlex
 import tomllib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,24 @@ from scripts.emulation import elf
 
 # What the program of another architecture prints.
 GREETING = "a foreign program runs"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A shell command for the guest.
+
+    People read the answers to some probes: file is the name of the results file for the answer, and
+    shown tells whether the answer is one line or a few that the results show.
+    """
+
+    command: str
+    file: str = ""
+    shown: bool = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the answer is kept for people, whatever the checks read."""
+        return self.shown or bool(self.file)
 
 
 @dataclass(frozen=True)
@@ -30,14 +48,21 @@ Answers = Mapping[str, Answer]
 
 
 @cache
-def _table() -> dict[str, dict[str, object]]:
-    return tomllib.loads(Path(__file__).with_name("probes.toml").read_text())
+def table() -> Mapping[str, Probe]:
+    """The probes in probes.toml by name, in the order in which they are asked."""
+    data = tomllib.loads(Path(__file__).with_name("probes.toml").read_text())
+    return {name: Probe(**entry) for name, entry in data.items()}
 
 
-def script(mark: str, arch: Arch, *, distribution: str, again: bool) -> str:
-    """The shell script that asks a guest of arch and distribution.
+def kept() -> frozenset[str]:
+    """The names of the probes whose answers are kept for people."""
+    return frozenset(name for name, probe in table().items() if probe.is_kept)
 
-    mark is a word that no answer holds. again: only what is asked in a second boot.
+
+def script(mark: str, arch: Arch, names: Collection[str]) -> str:
+    """Return the shell script that asks a guest of arch the probes called names.
+
+    mark is a word that no answer contains; the script marks the answers with it.
     """
     program = elf.says(next(other for other in ARCHES if other is not arch), GREETING)
     lines = [
@@ -45,27 +70,24 @@ def script(mark: str, arch: Arch, *, distribution: str, again: bool) -> str:
         f"PROGRAM={b64encode(program).decode()}",
         "export LC_ALL=C.UTF-8 PAGER=",
     ]
-    for name, probe in _table().items():
-        if again and not probe.get("again"):
-            continue
-        if probe.get("distribution", distribution) != distribution:
-            continue
-        lines += [
-            f"echo '{mark} begin {name}'",
-            f"( {str(probe['command']).strip()}\n) </dev/null 2>&1",
-            f'printf "\\n%s\\n" "{mark} end $?"',
-        ]
+    for name, probe in table().items():
+        if name in names:
+            lines += [
+                f"echo '{mark} begin {name}'",
+                f"( {probe.command.strip()}\n) </dev/null 2>&1",
+                f'printf "\\n%s\\n" "{mark} end $?"',
+            ]
     lines.append(f"echo '{mark} complete'")
     return "\n".join(lines) + "\n"
 
 
 def parse(mark: str, output: str) -> dict[str, Answer]:
-    """The answers in the script's output, whether or not it came to its end."""
+    """The answers in the script's output, even if the script was interrupted."""
     pattern = rf"^{mark} begin (\S+)\n(.*?)\n{mark} end (\d+)$"
     found = re.findall(pattern, output, re.MULTILINE | re.DOTALL)
     return {name: Answer(text.strip("\n"), int(status)) for name, text, status in found}
 
 
 def is_complete(mark: str, output: str) -> bool:
-    """Whether the script came to its end."""
+    """Return whether the script ran to its end."""
     return f"{mark} complete" in output

@@ -1,9 +1,8 @@
-"""The boot test: which boots there are, and what is asked of each."""
+"""The boot test: inspects a disk image, boots two instances of it, and has both checked."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
@@ -13,31 +12,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scripts import catalog
 from scripts.arch import Arch
-from scripts.boot import checks, cidata, firmware, machine, ssh
-from scripts.boot.boot import Session
-from scripts.boot.checks import Facts, Verdict
-from scripts.boot.machine import Machine, Vm
-from scripts.boot.results import Result, to_json, to_junit
+from scripts.boot import checks, cidata, firmware, machine, probes, ssh
+from scripts.boot.boot import Boot
+from scripts.boot.facts import Contents, Facts, Verdict
+from scripts.boot.machine import Machine, MachineSpec
+from scripts.boot.results import Result
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
-from scripts.catalog import ROOT
-from scripts.emulation.emulators import TABLE, Table, Target
+from scripts.boot.workspace import publish, results, workspace
 from scripts.formats import disk, uki
 from scripts.mkosi.sandbox import Tools
-from scripts.stages.artifacts import Contents
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress, Task
 
 KVM = Path("/dev/kvm")
 
-# Seconds without a sign of life, to the first one, and in all, by accelerator.
-# OVMF prints its first bytes after 2 s under KVM; one that has not after 30 never will.
-SILENCE = 240.0
-FIRST_SIGN = 30.0
-TOTAL = {"kvm": 300.0, "tcg": 900.0}
+# Limits in seconds. Under KVM, OVMF prints its first bytes after 2 s; if it has not done so after
+# 30 s, it never will.
+SILENCE = 240.0  # without a sign of life
+FIRST_SIGN = 30.0  # until the first sign of life
+TOTAL = {"kvm": 300.0, "tcg": 900.0}  # for the whole test, by accelerator
 
-# The boots, and the files their consoles are kept in.
+# The boots, and the file that keeps the console of each.
 CONSOLES = {
     "first": "console.log",
     "second": "console-second-boot.log",
@@ -47,30 +45,35 @@ CONSOLES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What is booted: the disk image, the UKI that is said to be on its ESP, and what it holds."""
+    """An image to boot: its disk, and the UKI that was put on the disk's ESP.
+
+    emulated names the architectures that the image carries emulators for, and contents what it
+    holds beside the distribution's packages.
+    """
 
     distribution: str
     arch: Arch
     disk: Path
     uki: Path
+    emulated: Sequence[str]
     contents: Contents = field(default_factory=Contents)
 
 
 def boot_test(
     subject: Subject, tools: Tools, out: Path, progress: Progress, *, accel: str = "auto"
 ) -> Result:
-    """Boot subject, check it, and write the result to the folder out.
+    """Boot subject, check it, and write the results to the folder out.
 
-    accel is "kvm", "tcg", or "auto" for KVM where it truly works. What is wrong
-    with the image is in the Result. Raises MachineError where the machine cannot
-    run the test, UsageError for an image or accelerator that is not there.
+    accel is "kvm", "tcg", or "auto", which takes KVM if it really works. The Result tells what is
+    wrong with the image. Raises MachineError if this machine cannot run the test, UsageError if the
+    image or the accelerator does not exist.
     """
     _require(subject)
-    with progress.task("boot-test") as task, _workspace(out) as work:
-        test = _Test(subject, tools, work, progress, task)
-        result = test.run(*_accelerators(subject.arch, accel))
+    with progress.task("boot-test") as task, workspace(out) as work:
+        rehearsal = _Rehearsal(subject, tools, work, progress, task)
+        result = rehearsal.run(*_accelerators(subject.arch, accel))
         result = replace(result, logs=out)
-        _publish(result, work, out)
+        publish(result, work, out)
     return result
 
 
@@ -81,7 +84,7 @@ def _require(subject: Subject) -> None:
 
 
 def _accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
-    """The accelerators to try in turn, and why KVM is not among them."""
+    """The accelerators to try in turn, and the reason for this choice."""
     if accel in machine.ACCELERATORS:
         return [accel], "asked for"
     if accel != "auto":
@@ -91,58 +94,12 @@ def _accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
     if not KVM.exists():
         return ["tcg"], f"there is no {KVM}"
     if not os.access(KVM, os.R_OK | os.W_OK):
-        return ["tcg"], f"{KVM} may not be opened by this user"
+        return ["tcg"], f"this user may not open {KVM}"
     return ["kvm", "tcg"], "KVM works"
 
 
-@contextlib.contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """A folder for overlays, seeds and unfinished results, gone afterwards.
-
-    It has one name, so that what a killed test left is removed by the next. The
-    lock is the kernel's, on out itself: nothing of it is left behind either.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    work = (out / ".work").absolute()
-    with _locked(out):
-        shutil.rmtree(work, ignore_errors=True)
-        (work / "results").mkdir(parents=True)
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HarnessError(
-                f"another boot test writes to {out}", hint="wait until it has ended"
-            ) from None
-        yield
-    finally:
-        os.close(lock)
-
-
-def _publish(result: Result, work: Path, out: Path) -> None:
-    """Write the reports, and move all results to out in place of an older test's."""
-    results = work / "results"
-    (results / "junit.xml").write_text(to_junit(result))
-    (results / "result.json").write_text(to_json(result))
-    names = {path.name for path in results.iterdir()}
-    for old in out.iterdir():
-        if old.is_file() and old.name not in names:
-            old.unlink()
-    for name in names:
-        (results / name).replace(out / name)
-
-
-class _Test:
-    """One run of the test, as it collects facts."""
+class _Rehearsal:
+    """One run of the boot test, which collects the facts."""
 
     def __init__(
         self, subject: Subject, tools: Tools, work: Path, progress: Progress, task: Task
@@ -150,17 +107,17 @@ class _Test:
         self.subject, self.tools, self.work = subject, tools, work
         self.progress, self.task = progress, task
         self.cancelled = threading.Event()
-        self.results = work / "results"
+        self.results = results(work)
         self.started = time.monotonic()
         self.firmware = firmware.find(tools, subject.arch)
         self.key = ssh.make_key(tools, work)
         self.facts = Facts(
             subject.arch,
+            catalog.DISTRIBUTIONS[subject.distribution],
             _read_uki(subject.uki),
             disk_before="",
-            distribution=subject.distribution,
             contents=subject.contents,
-            emulated=[target.name for target in _emulated(subject.arch)],
+            emulated=subject.emulated,
         )
         self.accelerator, self.accelerator_reason = "none", "the guest was not started"
         self.qemu = self.note = ""
@@ -168,7 +125,7 @@ class _Test:
         self.timings: dict[str, float] = {}
 
     def run(self, accelerators: Sequence[str], reason: str) -> Result:
-        """Inspect, boot, check."""
+        """Inspect the disk, boot it unless that is pointless, and return what the checks find."""
         self.task.step("disk")
         self.facts.disk_before = file_digest(self.subject.disk, "sha512")
         self._inspect()
@@ -179,7 +136,7 @@ class _Test:
         return self._result()
 
     def _inspect(self) -> None:
-        """Collect what the disk image tells without being booted."""
+        """Collect the facts that the disk image shows without being booted."""
         facts, image = self.facts, self.subject.disk
         with contextlib.suppress(disk.DiskError):
             facts.partitions = disk.partitions(image)
@@ -196,7 +153,7 @@ class _Test:
             facts.esp_uki = file_digest(copy) if copy.exists() else ""
 
     def _boot(self, accelerators: Sequence[str], reason: str) -> None:
-        """Boot with the first accelerator that works, twice if emulation panicked once."""
+        """Boot with the first accelerator that works; repeat once after a panic under TCG."""
         for accelerator in accelerators:
             self.accelerator, self.accelerator_reason = accelerator, reason
             try:
@@ -208,11 +165,13 @@ class _Test:
                 self.facts.forget_boots()
             else:
                 return
-        hint = "see doctor" if "tcg" in accelerators else "try `-- --accel tcg`, or see doctor"
+        doctor = catalog.command("doctor")
+        emulate = f"try {catalog.option('accel', 'tcg')}, or run {doctor}"
+        hint = f"run {doctor}" if "tcg" in accelerators else emulate
         raise MachineError(f"no guest can be started: {reason}", hint=hint)
 
     def _boot_again(self, panic: BootFailure) -> None:
-        """The one repeat that a kernel panic under TCG gets; the first try's consoles are kept."""
+        """Repeat all boots once, and keep the consoles of the attempt that ended in a panic."""
         for console in list(self.results.glob("console*.log")):
             console.rename(console.with_stem(f"panicked-{console.stem}"))
         self.facts.forget_boots()
@@ -220,10 +179,10 @@ class _Test:
         self.note = f"{'failed' if failure else 'passed'} on the second boot: {panic.reason}"
 
     def _boot_all(self) -> BootFailure | None:
-        """All boots of both instances.
+        """Boot both instances, and return the failure of the first boot that fails.
 
-        The other instance boots beside the first one's checks and second boot:
-        of two cores, a boot under TCG keeps 1.3 busy.
+        The other instance boots while the first one is checked and booted again: a boot under TCG
+        keeps 1.3 of two cores busy.
         """
         instance = self._instance("first")
         self.cancelled.clear()
@@ -238,13 +197,13 @@ class _Test:
                 self.cancelled.set()
         return None
 
-    def _instance(self, name: str) -> Machine:
-        """A machine with a fresh, bigger disk over the built image, and a seed of its own."""
+    def _instance(self, name: str) -> MachineSpec:
+        """A machine with an empty overlay over the built image, enlarged, and with its own seed."""
         folder = self.work / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         base = self.subject.disk.resolve()
-        instance = Machine(
+        spec = MachineSpec(
             arch=self.subject.arch,
             firmware=self.firmware,
             base=base,
@@ -254,81 +213,88 @@ class _Test:
             share=folder / "share",
             port=machine.free_port(),
         )
-        instance.share.mkdir()
-        (instance.share / "said").write_text(checks.SHARED)
-        machine.create_overlay(self.tools, instance.overlay, base.stat().st_size + machine.ROOM)
-        firmware.copy_variables(self.tools, self.firmware, instance.variables)
-        cidata.write_seed(instance.seed, f"finch-{name}", self.key.public)
-        return instance
+        spec.share.mkdir()
+        (spec.share / "said").write_text(cidata.SHARED)
+        machine.create_overlay(self.tools, spec.overlay, base.stat().st_size + machine.ROOM)
+        firmware.copy_variables(self.tools, self.firmware, spec.variables)
+        cidata.write_seed(spec.seed, f"finch-{name}", self.key.public)
+        return spec
 
     @contextlib.contextmanager
-    def _powered(
-        self, instance: Machine, boot: str, step: Callable[[str], None]
-    ) -> Iterator[Session]:
-        """A session with instance, which is switched on for the with block."""
-        log = self.results / CONSOLES[boot]
-        vm = Vm(instance, self.tools, self.accelerator, log, self.work / f"qemu-{boot}.log")
-        with contextlib.closing(vm):
-            if complaint := vm.connect():
+    def _powered(self, spec: MachineSpec, name: str, step: Callable[[str], None]) -> Iterator[Boot]:
+        """Switch a machine on for the length of the with block, and record how the boot went.
+
+        name is "first", "second" or "other"; step is told each milestone.
+        """
+        log = self.results / CONSOLES[name]
+        running = Machine(spec, self.tools, self.accelerator, log, self.work / f"qemu-{name}.log")
+        with contextlib.closing(running):
+            if complaint := running.connect():
                 raise AcceleratorFailure(complaint)
-            self.qemu = vm.version()
-            watch = self._watch(vm, log, step)
+            self.qemu = running.version()
+            watch = self._watch(running, log, step)
             try:
-                yield Session(instance, watch, self.tools, self.key, self.subject.distribution)
+                yield Boot(spec, watch, self.tools, self.key)
             except BootFailure as failure:
-                reason = f"{boot} boot: {failure.reason}"
-                self.facts.boots[boot] = Verdict(reason, failure.console)
+                reason = f"{name} boot: {failure.reason}"
+                self.facts.boots[name] = Verdict(reason, failure.console)
                 raise
             finally:
-                self._note(boot, watch)
-            self.facts.boots[boot] = Verdict("", f"sshd after {self.timings[f'{boot}: sshd']} s")
+                self._note(name, watch)
+            self.facts.boots[name] = Verdict("", f"sshd after {self.timings[f'{name}: sshd']} s")
 
-    def _watch(self, vm: Vm, log: Path, step: Callable[[str], None]) -> Watch:
+    def _watch(self, running: Machine, log: Path, step: Callable[[str], None]) -> Watch:
         limits = Limits(SILENCE, FIRST_SIGN, self.started + TOTAL[self.accelerator])
-        return Watch(vm, log, limits, step, accelerator=self.accelerator, cancelled=self.cancelled)
+        return Watch(
+            running, log, limits, step, accelerator=self.accelerator, cancelled=self.cancelled
+        )
 
     def _note(self, boot: str, watch: Watch) -> None:
         self.tails[boot] = watch.scanner.tail
         for name, seconds in watch.scanner.milestones.items():
             self.timings[f"{boot}: {name}"] = round(seconds, 1)
 
-    def _boot_first(self, instance: Machine, pool: ThreadPoolExecutor) -> Future[None]:
-        """Returns the boot of the other instance, begun once this one has shown that it can."""
-        with self._powered(instance, "first", self.task.step) as session:
-            self.facts.host_keys["first"] = session.host_key()
+    def _asked(self, boot: str) -> frozenset[str]:
+        """The names of the probes that the checks read in a boot."""
+        return checks.probes_read(self.facts.distribution, boot)
+
+    def _boot_first(self, spec: MachineSpec, pool: ThreadPoolExecutor) -> Future[None]:
+        """Boot for the first time. Once sshd is up, start the other instance, which is returned."""
+        with self._powered(spec, "first", self.task.step) as boot:
+            self.facts.host_keys["first"] = boot.host_key()
             other = pool.submit(self._boot_other)
-            self.facts.first = session.ask()
-            self.facts.power_offs["first"] = session.power_off()
+            self.facts.first = boot.ask(self._asked("first") | probes.kept())
+            self.facts.power_offs["first"] = boot.power_off()
         self._keep_answers()
         return other
 
     def _step_again(self, text: str) -> None:
         self.task.step(f"second boot: {text}")
 
-    def _boot_second(self, instance: Machine) -> None:
-        with self._powered(instance, "second", self._step_again) as session:
-            self.facts.host_keys["second"] = session.host_key()
-            self.facts.second = session.ask(again=True)
-            self.facts.power_offs["second"] = session.power_off()
+    def _boot_second(self, spec: MachineSpec) -> None:
+        with self._powered(spec, "second", self._step_again) as boot:
+            self.facts.host_keys["second"] = boot.host_key()
+            self.facts.second = boot.ask(self._asked("second"))
+            self.facts.power_offs["second"] = boot.power_off()
 
     def _boot_other(self) -> None:
-        instance = self._instance("other")
+        spec = self._instance("other")
         with (
             self.progress.task("boot-test, other instance") as task,
             contextlib.suppress(Cancelled),
-            self._powered(instance, "other", task.step) as session,
+            self._powered(spec, "other", task.step) as boot,
         ):
-            self.facts.host_keys["other"] = session.host_key()
+            self.facts.host_keys["other"] = boot.host_key()
 
     def _keep_answers(self) -> None:
-        """Keep what a person may want to read whole."""
+        """Write the answers that people read in full to files of their own."""
         first = self.facts.first or {}
-        for name, file in (("journal", "journal.txt"), ("plot", "boot.svg")):
-            if name in first:
-                (self.results / file).write_text(first[name].text + "\n")
+        for name, probe in probes.table().items():
+            if probe.file and name in first:
+                (self.results / probe.file).write_text(first[name].text + "\n")
 
     def _tail(self) -> str:
-        """The last console lines of the boot that went wrong, else of the first."""
+        """The last console lines of the boot that failed, or of the first boot."""
         wrong = [boot for boot, verdict in self.facts.boots.items() if verdict.reason]
         return next((self.tails[boot] for boot in wrong), self.tails.get("first", ""))
 
@@ -350,18 +316,20 @@ class _Test:
         )
 
 
-def _emulated(arch: Arch) -> list[Target]:
-    return Table.read(ROOT / TABLE).foreign_to(arch)
-
-
 def _guest(facts: Facts) -> dict[str, str]:
-    """What is worth knowing of the guest beside the checks."""
+    """The answers that the results show beside the checks."""
     first = facts.first or {}
-    return {name: first[name].text for name in ("os", "kernel", "time", "blame") if name in first}
+    return {
+        name: first[name].text
+        for name, probe in probes.table().items()
+        if probe.shown and name in first
+    }
 
 
 def _read_uki(path: Path) -> uki.Uki:
     try:
         return uki.read(path)
     except uki.UkiError as error:
-        raise HarnessError(str(error), hint="build the os-image again with --force") from None
+        raise HarnessError(
+            str(error), hint=f"build the os-image again with {catalog.option('force')}"
+        ) from None

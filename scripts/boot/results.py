@@ -1,4 +1,4 @@
-"""What a boot test found, and the files that say so."""
+"""The results of a boot test, and the reports that are written of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 
 class Status(StrEnum):
-    """The outcome of a check; one is skipped where the test ended before it."""
+    """The outcome of a check, which is skipped if the test ended before it."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check: evidence is what was seen, in one or more lines, reason why it failed."""
+    """A check that was made: the evidence in one or more lines, and the reason if it failed."""
 
     name: str
     title: str
@@ -31,20 +31,19 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the check was made, and held."""
+        """Whether the check was made and held."""
         return self.status is Status.PASSED
 
 
 @dataclass(frozen=True)
 class Result:
-    """A boot test's outcome.
+    """The outcome of a boot test.
 
-    seconds is the wall time of the whole test, timings those from a QEMU's
-    start to a milestone of its boot ("first boot: login"), console_tail the
-    last lines of the boot that went wrong (else of the last one), note what
-    should be known of a test that passed ("passed on the second boot"), disk the
-    sha512 of the image that was booted, logs the folder of console.log and the
-    other files.
+    seconds is the wall time of the whole test; timings are the seconds from QEMU's start to each
+    milestone of a boot, such as "first: login". note is a remark such as "passed on the second
+    boot", and disk the SHA-512 of the booted image. console_tail holds the last console lines of
+    the boot that failed, or of the first boot. guest holds answers that describe the guest, such
+    as its kernel. logs is the folder of console.log and the other files.
     """
 
     distribution: str
@@ -63,29 +62,29 @@ class Result:
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """The checks that did not hold."""
+        """The checks that failed."""
         return tuple(check for check in self.checks if check.status is Status.FAILED)
 
     @property
     def passed(self) -> bool:
-        """Whether every check was made, and held."""
+        """Whether every check was made and held."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """Why the test failed, in one sentence; empty where it passed."""
+        """The reason of the first check that failed, or ""."""
         return next((check.reason for check in self.failures), "")
 
 
 def to_json(result: Result) -> str:
-    """result.json."""
+    """The text of result.json: all fields of the result, the verdict and its reason."""
     data: dict[str, Any] = {"passed": result.passed, "reason": result.reason, **asdict(result)}
     data["logs"] = str(result.logs)
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def to_junit(result: Result) -> str:
-    """junit.xml: a test case for each check, its evidence in system-out."""
+    """The text of junit.xml: a test case for each check, with its evidence in system-out."""
     statuses = [check.status for check in result.checks]
     suite = ET.Element(
         "testsuite",

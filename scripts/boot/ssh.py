@@ -12,8 +12,7 @@ from scripts.system import process
 
 ADDRESS = "127.0.0.1"
 
-# The guest is one we have just started, so its host key is not checked here;
-# the checks look at it by itself.
+# We have just started the guest, so ssh need not verify its host key; a check judges that.
 OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "20",
@@ -28,33 +27,23 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Key:
-    """An SSH key made for one test: the file of its private half, and its public half."""
+    """An SSH key for one test: the file with its private half, and its public half as text."""
 
     private: Path
     public: str
 
 
 def make_key(tools: Tools, folder: Path) -> Key:
-    """A new key in folder."""
+    """Generate a key in folder."""
     private = folder / "key"
-    make: list[process.Arg] = [
-        "ssh-keygen",
-        "-q",
-        "-t",
-        "ed25519",
-        "-N",
-        "",
-        "-C",
-        "boot-test",
-        "-f",
-        private,
-    ]
+    make: list[process.Arg] = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boot-test",
+                               "-f", private]  # fmt: skip
     process.run(tools.command(make, write=[folder]))
     return Key(private, private.with_suffix(".pub").read_text().strip())
 
 
 def command(private: Path, port: int, remote: str) -> list[str]:
-    """The command line that runs remote in the guest."""
+    """The command line that runs the shell command remote in the guest."""
     options = [arg for name, value in OPTIONS.items() for arg in ("-o", f"{name}={value}")]
     return ["ssh", "-F", "none", *options, "-i", str(private), "-p", str(port),
             f"{USER}@{ADDRESS}", remote]  # fmt: skip
@@ -63,20 +52,20 @@ def command(private: Path, port: int, remote: str) -> list[str]:
 def start_script(
     tools: Tools, key: Key, port: int, script: Path, output: Path
 ) -> subprocess.Popen[bytes]:
-    """Run a script as root in the guest; all that it prints, and ssh too, goes to output."""
+    """Start a script as root in the guest. Whatever it and ssh print goes to the file output."""
     ssh = tools.command(command(key.private, port, "sudo -n sh -s"), read=[key.private])
     with script.open("rb") as stdin, output.open("wb") as out:
         return process.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
 
 
 def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[bytes]:
-    """Fetch the guest's host key into output."""
+    """Start to fetch the guest's host key into the file output."""
     scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
     with output.open("wb") as out:
         return process.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
 
 
 def parse_keyscan(text: str) -> str:
-    """The key, as `ssh-ed25519 AAAA…`, in ssh-keyscan's output; empty where there is none."""
+    """The key in ssh-keyscan's output, as `ssh-ed25519 AAAA…`, or "" if it found none."""
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return next((" ".join(words[1:3]) for words in lines if len(words) > 2), "")

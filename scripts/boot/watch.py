@@ -1,4 +1,4 @@
-"""Watching a guest: nothing is waited for without its console, its life and the clock in view."""
+"""Watching a guest: every wait keeps an eye on its console, its signs of life and the clock."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.boot.console import Finding, Scanner, why_no_ssh
-from scripts.boot.machine import Vm
+from scripts.boot.machine import Machine
 from scripts.boot.ssh import ADDRESS
 
 TICK = 0.2  # seconds between looks
 
-# After a line that ends the test, for the lines that explain it to arrive.
+# The time for explaining lines to arrive after a line that ends the test.
 AFTERMATH_SECONDS = 3.0
 
-# From cloud-init's end, when the guest has said that sshd runs, to sshd's answer;
-# and from the login prompt to any sign of cloud-init. Both pass within 15 s on
-# two busy cores under TCG.
+# The time from the guest's report that sshd runs to sshd's answer, and from the login prompt to the
+# first sign of cloud-init. Both take less than 15 s under TCG on two busy cores.
 SSH_GRACE_SECONDS = 60.0
 CLOUD_INIT_GRACE_SECONDS = 120.0
+
+# The time from the guest's report that no sshd runs to the end of the test.
+NO_SSH_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: without a sign of life, to the first sign of it, and (by time.monotonic) the end."""
+    """The limits of a boot.
+
+    silence and first_sign are the seconds without a sign of life and until the first one; deadline
+    is the end of the test by time.monotonic.
+    """
 
     silence: float
     first_sign: float
@@ -36,9 +42,10 @@ class Limits:
 
 
 class BootFailure(Exception):
-    """The guest failed: the reason in one sentence, the last console lines, whether it panicked.
+    """The guest failed.
 
-    flaky says that emulation may be to blame, so that another try tells more.
+    reason is one sentence, and console holds the last console lines. flaky tells whether emulation
+    may be to blame, in which case another attempt tells more.
     """
 
     def __init__(self, reason: str, console: str, *, flaky: bool = False) -> None:
@@ -49,18 +56,17 @@ class BootFailure(Exception):
 
 
 class AcceleratorFailure(Exception):
-    """The accelerator, not the guest, failed."""
+    """The accelerator failed, and not the guest."""
 
 
 class Cancelled(Exception):
-    """The boot is not wanted any more."""
+    """The boot is no longer needed."""
 
 
 class Greeter:
-    """Asks the forwarded port, without blocking, whether an SSH server greets.
+    """Asks the forwarded port for an SSH server's greeting, without blocking.
 
-    QEMU accepts the connection whether or not the guest does, so only the
-    greeting counts.
+    QEMU accepts the connection whether or not the guest does, so only the greeting counts.
     """
 
     RETRY_SECONDS = 1.0
@@ -72,7 +78,7 @@ class Greeter:
         self._opened = 0.0
 
     def greeted(self) -> bool:
-        """Whether the greeting has come."""
+        """Return whether the greeting has arrived."""
         age = time.monotonic() - self._opened
         if self._connection is None:
             if age > self.RETRY_SECONDS:
@@ -84,7 +90,7 @@ class Greeter:
         return False
 
     def close(self) -> None:
-        """Drop the connection, if there is one."""
+        """Close the connection, if there is one."""
         if self._connection:
             self._connection.close()
             self._connection = None
@@ -107,16 +113,15 @@ class Greeter:
 
 
 class Watch:
-    """One boot of a machine, from QEMU's start to its end.
+    """The watch over one boot of a machine, from QEMU's start to its end.
 
-    console is the file that QEMU writes the serial console to; step is called
-    with each milestone of the boot as it is passed. cancelled ends it from
-    another thread.
+    console is the file that QEMU writes the serial console to. step is called with each milestone
+    when the boot reaches it. Another thread ends the watch by setting cancelled.
     """
 
     def __init__(
         self,
-        vm: Vm,
+        machine: Machine,
         console: Path,
         limits: Limits,
         step: Callable[[str], None],
@@ -124,7 +129,7 @@ class Watch:
         accelerator: str,
         cancelled: threading.Event,
     ) -> None:
-        self.vm = vm
+        self.machine = machine
         self.step = step
         self._cancelled = cancelled
         self.scanner = Scanner()
@@ -140,26 +145,30 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Since the start of the boot."""
+        """The seconds since the start of the boot."""
         return time.monotonic() - self._started
 
     def until(self, reached: Callable[[], bool]) -> None:
-        """Watch until reached. Raises BootFailure, AcceleratorFailure."""
+        """Watch until reached returns true. Raises what `tick` raises."""
         while not reached():
             self.tick()
 
     def tick(self) -> None:
-        """Watch for a moment. Raises BootFailure, AcceleratorFailure, Cancelled."""
+        """Watch for a moment.
+
+        Raises BootFailure if the guest fails, AcceleratorFailure if KVM does, and Cancelled if
+        another thread wants the boot to end.
+        """
         if self._cancelled.is_set():
             raise Cancelled
-        # Asked before the events are read: QEMU tells why it ends just before it does.
-        self._ended = self.vm.ended
-        events = self.vm.events(TICK)
+        # Asked before the events are read, since QEMU gives the reason just before it ends.
+        self._ended = self.machine.ended
+        events = self.machine.events(TICK)
         self._read_console()
         for event in events:
             if event["event"] == "SHUTDOWN":
                 self._shutdown = str(event["data"].get("reason", "unknown"))
-            elif event["event"] == "STOP" and self.vm.status() == "internal-error":
+            elif event["event"] == "STOP" and self.machine.status() == "internal-error":
                 self._broken("QEMU stopped the guest with an internal error")
         if self.scanner.findings:
             self._report_finding()
@@ -168,15 +177,15 @@ class Watch:
         self._check_time()
 
     def milestone(self, name: str) -> None:
-        """The guest has come to something that its console does not show."""
+        """Record a milestone that the guest's console does not show."""
         self.scanner.milestones[name] = self.seconds
 
     def sign_of_life(self) -> None:
-        """The guest did something that its console does not show."""
+        """Record a sign of life that the guest's console does not show."""
         self._alive = time.monotonic()
 
     def until_sshd(self, port: int) -> None:
-        """Watch until sshd greets. Raises BootFailure with the cause where it never will."""
+        """Watch until sshd greets. Raises BootFailure with the cause if it never will."""
         greeter = Greeter(port)
         try:
             while not ("kernel" in self.scanner.milestones and greeter.greeted()):
@@ -186,14 +195,17 @@ class Watch:
             greeter.close()
 
     def until_power_off(self, seconds: float) -> str:
-        """Watch until QEMU has ended; returns the reason that QEMU gives, or what happened."""
+        """Watch until QEMU ends, for at most seconds. Returns the reason that QEMU gives.
+
+        If the guest is still up afterwards, returns that.
+        """
         self._may_end = True
         end = time.monotonic() + seconds
         self.until(lambda: self._ended or time.monotonic() > end)
         return self._shutdown if self._ended else f"still up after {seconds:.0f} s"
 
     def fail(self, reason: str, *, flaky: bool = False) -> None:
-        """Raise BootFailure with what the console shows."""
+        """Raise BootFailure with reason and the last lines of the console."""
         raise BootFailure(reason, self.scanner.tail, flaky=flaky)
 
     def _read_console(self) -> None:
@@ -212,31 +224,31 @@ class Watch:
 
     def _report_finding(self) -> None:
         end = time.monotonic() + AFTERMATH_SECONDS
-        while time.monotonic() < end and not self.vm.ended:
-            self.vm.events(TICK)
+        while time.monotonic() < end and not self.machine.ended:
+            self.machine.events(TICK)
             self._read_console()
         findings = self.scanner.findings
         self.fail(findings[0].reason, flaky=_is_flaky(findings))
 
     def _report_end(self) -> None:
-        """Say why QEMU ended where it should not have."""
+        """Raise the reason why QEMU ended although nobody asked it to."""
         if self._shutdown:
             self.fail(f"the guest went down by itself {self._where()} ({self._shutdown})")
-        self._broken(f"QEMU ended with status {self.vm.process.returncode}")
+        self._broken(f"QEMU ended with status {self.machine.process.returncode}")
 
     def _broken(self, what: str) -> None:
-        complaints = self.vm.complaints()
+        complaints = self.machine.complaints()
         reason = f"{what}: {complaints}" if complaints else what
         if self._accelerator == "kvm":
             raise AcceleratorFailure(reason)
         self.fail(reason)
 
     def _check_guest(self) -> None:
-        """Give up early where the console tells that sshd is not going to answer."""
+        """Give up early if the console shows that sshd is not going to answer."""
         milestones = self.scanner.milestones
         if self.scanner.reported_at is not None:
             runs = self.scanner.sshd_runs
-            grace = SSH_GRACE_SECONDS if runs else 2.0
+            grace = SSH_GRACE_SECONDS if runs else NO_SSH_GRACE_SECONDS
             gave_up = self.seconds - self.scanner.reported_at > grace
         else:
             waited = self.seconds - milestones.get("login", self.seconds)
@@ -257,7 +269,7 @@ class Watch:
         if now - self._alive > self._limits.silence:
             self.fail(f"no sign of life for {self._limits.silence:.0f} s {self._where()}")
         if now > self._limits.deadline:
-            self.fail(f"the test's time was up {self._where()}")
+            self.fail(f"the test ran out of time {self._where()}")
 
     def _where(self) -> str:
         step = self.scanner.step

@@ -1,7 +1,7 @@
-"""What a disk image holds, read on the host without mounting it.
+"""Reads disk images on the host without mounting them.
 
-Layouts: GPT from UEFI 2.10, 5.3; the ext4 superblock from the kernel's
-Documentation/filesystems/ext4/super.rst.
+The layout of the GPT is from UEFI 2.10, section 5.3; that of the ext4 superblock is from the
+kernel's Documentation/filesystems/ext4/super.rst.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pathlib import Path
 from scripts.mkosi.sandbox import Tools
 from scripts.system import process
 
-SECTOR = 512  # bytes; systemd-repart's default, and what QEMU's virtio-blk presents
+SECTOR = 512  # bytes; the default of systemd-repart and of QEMU's virtio-blk
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 
+# Flags of the ext4 superblock. Only ext4 has extents, so they tell it from ext2 and ext3.
 COMPAT_ORPHAN_FILE = 0x1000
 INCOMPAT_RECOVER = 0x4
+INCOMPAT_EXTENTS = 0x40
 STATE_CLEAN = 0x1
 
-# How a file system is known: name, offset in bytes from the start of the
-# partition, and the bytes there.
+# The marks of file systems: name, offset in bytes from the start of the partition, bytes there.
 MAGICS = (
     ("ext4", 1024 + 0x38, b"\x53\xef"),
     ("xfs", 0, b"XFSB"),
@@ -34,16 +35,16 @@ MAGICS = (
     ("vfat", 54, b"FAT1"),
     ("LUKS", 0, b"LUKS\xba\xbe"),
 )
-PROBE = 0x11000  # bytes: covers every magic
+PROBE = 0x11000  # bytes from the start of a partition that contain every mark
 
 
 class DiskError(Exception):
-    """The image holds no readable partition table."""
+    """The image has no readable partition table."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """An entry of the GPT; offset and size in bytes, type and uuid in lower case."""
+    """An entry of the GPT: offset and size in bytes, type and uuid in lower case."""
 
     number: int
     type: str
@@ -55,7 +56,10 @@ class Partition:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What stands in a partition: `name` is empty for one of zeros, else "unknown" or a type."""
+    """The contents of a partition.
+
+    name is the type of the file system, "unknown" for other data, or "" if there are only zeros.
+    """
 
     name: str
     orphan_file: bool = False
@@ -63,7 +67,7 @@ class FileSystem:
 
 
 def partitions(image: Path) -> tuple[Partition, ...]:
-    """The GPT of image. Raises DiskError."""
+    """The entries of image's GPT. Raises DiskError if it has none."""
     with image.open("rb") as file:
         file.seek(SECTOR)
         header = file.read(92)
@@ -89,12 +93,12 @@ def _partition(number: int, entry: bytes) -> Partition:
 
 
 def of_type(table: Sequence[Partition], type_: str) -> Partition | None:
-    """The first partition of the GPT type."""
+    """The first partition of a type (a UUID in lower case), or None."""
     return next((partition for partition in table if partition.type == type_), None)
 
 
 def file_system(image: Path, partition: Partition) -> FileSystem:
-    """What stands in partition."""
+    """Recognise the file system in a partition of image."""
     with image.open("rb") as file:
         file.seek(partition.offset)
         data = file.read(min(PROBE, partition.size))
@@ -108,14 +112,14 @@ def _ext4(superblock: bytes) -> FileSystem:
     (state,) = struct.unpack_from("<H", superblock, 0x3A)
     compat, incompat = struct.unpack_from("<II", superblock, 0x5C)
     return FileSystem(
-        "ext4" if incompat & 0x40 else "ext2 or ext3",  # 0x40: extents, which only ext4 has
+        "ext4" if incompat & INCOMPAT_EXTENTS else "ext2 or ext3",
         orphan_file=bool(compat & COMPAT_ORPHAN_FILE),
         clean=bool(state & STATE_CLEAN) and not incompat & INCOMPAT_RECOVER,
     )
 
 
 def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: Path) -> str:
-    """Copy the file path of the ESP to target; returns what mtools complains of, or ""."""
+    """Copy the file at path on the ESP to target. Returns mtools' complaint, or ""."""
     copy: list[process.Arg] = ["mcopy", "-n", "-i", f"{image}@@{esp.offset}", f"::/{path}", target]
     try:
         process.run(tools.command(copy, read=[image], write=[target.parent]))
@@ -125,7 +129,7 @@ def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: 
 
 
 def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str | None:
-    """The text of the file at path of an ext4 partition, None where it cannot be read."""
+    """The text of the file at path in an ext4 partition, or None if it cannot be read."""
     done = process.run(
         tools.command(
             ["debugfs", "-R", f"cat {path}", f"{image.absolute()}?offset={partition.offset}"],
@@ -133,5 +137,5 @@ def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str
         ),
         check=False,
     )
-    # debugfs greets on stderr, complains there, and ends with 0 all the same.
+    # debugfs prints a greeting on stderr, then its complaints, and ends with status 0 all the same.
     return done.stdout if not done.returncode and len(done.stderr.splitlines()) < 2 else None

@@ -1,8 +1,13 @@
-"""A unified kernel image: what its PE sections say (UAPI specification UKI)."""
+"""Reads unified kernel images (UKIs): PE files whose sections hold kernel, initrd and command line.
+
+The UAPI Group's specification "Unified Kernel Image" names the sections.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,27 +17,27 @@ from scripts.system.digests import file_digest
 
 
 class UkiError(Exception):
-    """The file is no UKI."""
+    """The file is not a UKI."""
 
 
 @dataclass(frozen=True)
 class Uki:
-    """The kernel command line and release that a UKI carries, and its digest in hex."""
+    """The kernel command line and release in a UKI, and the SHA-256 of its file in hex."""
 
     cmdline: str
     uname: str
     sha256: str
 
 
-# Sections that hold text, of which a person wants to see more than the digest.
+# Sections that hold text, which tells a person more than a digest.
 TEXTS = (".cmdline", ".osrel", ".sbat", ".uname")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a PE file: its size in bytes, sha256 in hex, and what it says, if that is text.
+    """A section of a PE file: its size in bytes, its SHA-256 in hex, and its text if it holds text.
 
-    Of several sections with one name the second is called ".name 2", and so on.
+    If several sections have the same name, the second is called ".name 2", and so on.
     """
 
     name: str
@@ -42,49 +47,56 @@ class Section:
 
 
 def read(path: Path) -> Uki:
-    """The UKI at path. Raises UkiError."""
-    try:
-        with pefile.PE(str(path), fast_load=True) as image:
-            sections = {
-                section.Name.rstrip(b"\0"): section
-                for section in image.sections
-                if section.Name.rstrip(b"\0") in (b".cmdline", b".uname")
-            }
-            return Uki(
-                cmdline=_text(sections[b".cmdline"]),
-                uname=_text(sections[b".uname"]),
-                sha256=file_digest(path),
-            )
-    except KeyError as error:
-        raise UkiError(f"{path.name} has no section {error.args[0].decode()}") from None
-    except pefile.PEFormatError as error:
-        raise UkiError(f"{path.name} is no PE file: {error}") from None
+    """Read the UKI at path. Raises UkiError."""
+    with _opened(path) as image:
+        found = {_name(section): section for section in image.sections}
+        try:
+            cmdline, uname = _text(found[".cmdline"]), _text(found[".uname"])
+        except KeyError as error:
+            raise UkiError(f"{path.name} has no section {error.args[0]}") from None
+    return Uki(cmdline, uname, file_digest(path))
 
 
 def sections(path: Path) -> list[Section]:
     """The sections of the UKI at path, in their order. Raises UkiError."""
     found: list[Section] = []
     names: list[str] = []
-    try:
-        with pefile.PE(str(path), fast_load=True) as image:
-            for section in image.sections:
-                name = section.Name.rstrip(b"\0").decode(errors="replace")
-                names.append(name)
-                count = names.count(name)
-                data: bytes = section.get_data()[: section.Misc_VirtualSize]
-                found.append(
-                    Section(
-                        name if count == 1 else f"{name} {count}",
-                        len(data),
-                        hashlib.sha256(data).hexdigest(),
-                        _text(section) if name in TEXTS else "",
-                    )
+    with _opened(path) as image:
+        for section in image.sections:
+            name = _name(section)
+            names.append(name)
+            count = names.count(name)
+            data = _data(section)
+            found.append(
+                Section(
+                    name if count == 1 else f"{name} {count}",
+                    len(data),
+                    hashlib.sha256(data).hexdigest(),
+                    _text(section) if name in TEXTS else "",
                 )
-    except pefile.PEFormatError as error:
-        raise UkiError(f"{path.name} is no PE file: {error}") from None
+            )
     return found
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pefile.PE]:
+    try:
+        with pefile.PE(str(path), fast_load=True) as image:
+            yield image
+    except pefile.PEFormatError as error:
+        raise UkiError(f"{path.name} is not a PE file: {error}") from None
+
+
+def _name(section: pefile.SectionStructure) -> str:
+    name: bytes = section.Name
+    return name.rstrip(b"\0").decode(errors="replace")
+
+
+def _data(section: pefile.SectionStructure) -> bytes:
+    """The contents of a section, without the padding that its file has after it."""
+    data: bytes = section.get_data()
+    return data[: section.Misc_VirtualSize]
+
+
 def _text(section: pefile.SectionStructure) -> str:
-    data: bytes = section.get_data()[: section.Misc_VirtualSize]
-    return data.decode().strip("\0 \n")
+    return _data(section).decode().strip("\0 \n")

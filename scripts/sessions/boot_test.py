@@ -15,6 +15,7 @@ from scripts.boot.results import Status
 from scripts.build import build
 from scripts.build.workshop import Workshop
 from scripts.description import report
+from scripts.emulation import emulators
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Boot, Build, Folders, Options, Sources, Target
 from scripts.sessions import arguments
@@ -42,11 +43,13 @@ def main(argv: Sequence[str]) -> None:
 def run(opts: Options, progress: Progress) -> None:
     """Boot what opts ask for and show each check. Raises HarnessError if one fails."""
     target = opts.target
+    table = emulators.Table.read(opts.folders.root / emulators.TABLE)
     subject = Subject(
         target.distribution.name,
         target.arch,
         opts.artifacts / catalog.DISK_IMAGE,
         opts.artifacts / catalog.DISK_UKI,
+        [emulated.name for emulated in table.foreign_to(target.arch)],
         artifacts.contents(opts.artifacts),
     )
     tools = _tools(opts, progress)

@@ -11,6 +11,7 @@ import pytest
 from scripts import arch
 from scripts.boot import Subject
 from scripts.build.workshop import Workshop as BuildWorkshop
+from scripts.emulation.emulators import TABLE, Table
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
@@ -36,11 +37,13 @@ def tools(opts: Options) -> Tools:
 @pytest.fixture(scope="session")
 def built(opts: Options) -> Subject:
     """The finished Debian image for this machine's architecture."""
+    table = Table.read(opts.folders.root / TABLE)
     subject = Subject(
         opts.target.distribution.name,
         opts.target.arch,
         opts.artifacts / "os-image.raw",
         opts.artifacts / "os-image.efi",
+        [target.name for target in table.foreign_to(opts.target.arch)],
     )
     for path in (subject.disk, subject.uki):
         if not path.exists():

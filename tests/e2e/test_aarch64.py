@@ -72,7 +72,7 @@ def built_there(theirs: Options) -> Subject:
             f"./nox -s \"build-3.12(arch='{FOREIGN}')\" -- --distribution debian",
             pytrace=False,
         )
-    return Subject("debian", FOREIGN, target / catalog.DISK_IMAGE, target / catalog.DISK_UKI)
+    return Subject("debian", FOREIGN, target / catalog.DISK_IMAGE, target / catalog.DISK_UKI, [])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from scripts import arch, catalog
-from scripts.boot.checks import LEFT_OUT
+from scripts.boot.checks.programs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
 from tests import wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ

@@ -1,5 +1,6 @@
 """QEMU, mtools and SSH as fakes.py has them play: the program's name decides which one."""
 
+import fcntl
 import json
 import os
 import re
@@ -57,13 +58,17 @@ def greet(port: int) -> None:
         connection.close()
 
 
-def next_play() -> str:
-    """What to play under this accelerator: the next one, of which the last is kept."""
-    path = PROGRAM.with_name("plays.json")
-    plays: dict[str, list[str]] = json.loads(path.read_text())
-    queue = plays[value("-accel").partition(",")[0]]
-    play = queue.pop(0) if len(queue) > 1 else queue[0]
-    path.write_text(json.dumps(plays))
+def next_play(name: str) -> str:
+    """The next play in the list called name, of which the last is kept; "good" without a list."""
+    with PROGRAM.with_name("plays.json").open("r+") as file:
+        # Two guests play at once.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        plays: dict[str, list[str]] = json.load(file)
+        queue = plays.get(name, ["good"])
+        play = queue.pop(0) if len(queue) > 1 else queue[0]
+        file.seek(0)
+        json.dump(plays, file)
+        file.truncate()
     return play
 
 
@@ -89,7 +94,7 @@ def perform(play: str) -> None:
 
 
 def qemu() -> None:
-    play = next_play()
+    play = next_play(value("-accel").partition(",")[0])
     PROGRAM.with_name("qemu.pid").write_text(str(os.getpid()))
     if play == "refuse":
         sys.exit("fake: could not set up this machine")
@@ -110,6 +115,14 @@ def qemu() -> None:
 
 
 def ssh() -> None:
+    """SSH into the guest, which may refuse it (255 is ssh's own status) or break off the script."""
+    play = next_play("ssh")
+    if play == "refused":
+        print("ssh: connect to host 127.0.0.1: Connection refused")
+        sys.exit(255)
+    if play == "broken":
+        print("sudo: a password is required")
+        sys.exit(1)
     asked = re.findall("echo '(boot-test-[0-9a-f]+) begin (.*)'", sys.stdin.read())
     for mark, name in asked:
         print(f"{mark} begin {name}\nfake\n\n{mark} end 0")
@@ -124,13 +137,20 @@ def main() -> None:
             Path(sys.argv[-1]).touch()
             Path(sys.argv[-1] + ".pub").write_text("ssh-ed25519 AAAA boot-test\n")
         case "ssh-keyscan":
-            print("[127.0.0.1]:1 ssh-ed25519 AAAA")
+            if next_play("keyscan") == "good":
+                print("[127.0.0.1]:1 ssh-ed25519 AAAA")
         case "mcopy":
+            if next_play("mcopy") != "good":
+                sys.exit("mcopy: File not found")
             shutil.copy(PROGRAM.with_name("uki.efi"), sys.argv[-1])
         case "ssh":
             ssh()
         case "debugfs":
             print("debugfs 1.47.2 (1-Jan-2025)", file=sys.stderr)
+            if next_play("debugfs") != "good":
+                print("/etc/machine-id: File not found by ext2_lookup", file=sys.stderr)
+            else:
+                print("machine-id of the image")
         case _:
             qemu()
 

@@ -1,7 +1,8 @@
 """A tools tree of stand-ins for QEMU, mtools and SSH: programs that play a scripted guest.
 
-They are started as the real ones are. What QEMU plays under each accelerator
-is a list: one play for each start, the last one again and again.
+They are started as the real ones are. What QEMU plays under each accelerator is a list: one play
+for each start, the last one again and again. "ssh", "keyscan", "mcopy" and "debugfs" may have such
+a list too; without one, they do what they should.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class FakeTools(Tools):
 
     @property
     def qemu_runs(self) -> bool:
-        """Whether the QEMU that was started last is still there."""
+        """Whether a QEMU was started, and the last one is still there."""
+        if not (self.bin / "qemu.pid").exists():
+            return False
         status = Path("/proc") / (self.bin / "qemu.pid").read_text() / "status"
         return status.exists() and "zombie" not in status.read_text()
 
@@ -55,7 +58,7 @@ class FakeTools(Tools):
 
 
 def make_tools(tree: Path, uki: Path, **plays: Sequence[str]) -> FakeTools:
-    """Fake tools at tree, whose QEMU plays plays and whose mcopy finds uki on the ESP."""
+    """Fake tools at tree, which perform plays, and whose mcopy finds uki on the ESP."""
     tools = FakeTools(tree, Path("/nowhere"))
     tools.bin.mkdir(parents=True)
     for name in NAMES:

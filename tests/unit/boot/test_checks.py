@@ -12,7 +12,8 @@ import pytest
 from scripts import catalog
 from scripts.arch import X86_64
 from scripts.boot import checks, cidata
-from scripts.boot.checks import Facts, Verdict
+from scripts.boot.checks import amazonlinux, programs
+from scripts.boot.facts import Facts, Verdict
 from scripts.boot.machine import ROOM
 from scripts.boot.probes import GREETING, Answer
 from scripts.boot.results import Status
@@ -20,6 +21,9 @@ from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
 from scripts.formats.uki import Uki
 from scripts.packages import thirdparty
 from scripts.stages.artifacts import PACKAGES, THIRD_PARTY, Contents
+
+DEBIAN = catalog.DISTRIBUTIONS["debian"]
+AMAZON_LINUX = catalog.DISTRIBUTIONS["amazonlinux"]
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, 512 * MIB)
@@ -77,7 +81,7 @@ FIRST = {
     "mounts-entry": "\t".join(
         [*cidata.MOUNT[:3], f"{cidata.MOUNT[3]},comment=cloudconfig", "0", "0"]
     )
-    + f"\n{checks.NO_9P}",
+    + f"\n{programs.NO_9P}",
     "sshfs": "SSHFS version 3.7.3\nFUSE library version 3.17.2",
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
     "programs": "cosign 0 GitVersion: v3.0.5\ndocker-credential-pass 0 0.9.8\n"
@@ -98,7 +102,7 @@ AMAZON = FIRST | {
     "mirrorlist=https://cdn.amazonlinux.com/al2023/core/mirrors/$releasever/mirror.list",
     "selinux-policy": "policy/policy.33\ncontexts/files/file_contexts",
     "unit-files": "\n".join(
-        [f"{unit} {state} enabled" for unit, state in checks.UNIT_STATES.items()]
+        [f"{unit} {state} enabled" for unit, state in amazonlinux.UNIT_STATES.items()]
         + ["cloud-init-hotplugd.service static -", "fstrim.timer disabled enabled"]
         + ["cloud-init.service enabled enabled", "sshd.socket disabled enabled"]
     ),
@@ -113,6 +117,7 @@ def answers(texts: dict[str, str]) -> dict[str, Answer]:
 def good() -> Facts:
     return Facts(
         X86_64,
+        DEBIAN,
         Uki(cmdline=FIRST["cmdline"], uname=FIRST["kernel"], sha256="33188c8b"),
         disk_before="20eee7d6",
         contents=CONTENTS,
@@ -148,70 +153,74 @@ def with_facts(**changes: Any) -> Callable[[Facts], Facts]:
     return lambda facts: dataclasses.replace(facts, **changes)
 
 
-@pytest.mark.parametrize(
-    ("change", "name", "reason"),
-    [
-        (with_facts(partitions=(ROOT,)), "partitions", "no EFI system partition"),
-        (with_facts(partitions=(ESP,)), "partitions", "no partition of the type of a x86_64 root"),
-        (with_facts(esp_uki="", esp_complaint="mcopy: not found"), "uki-on-esp", "missing on"),
-        (with_facts(esp_uki="00"), "uki-on-esp", "is not the built one"),
-        (with_facts(root=FileSystem("")), "root-file-system", "holds no file system"),
-        (with_facts(root=FileSystem("xfs")), "root-file-system", "is xfs, not ext4"),
-        (with_facts(root=FileSystem("ext4", orphan_file=True)), "root-file-system", "orphan_file"),
-        (with_facts(root=FileSystem("ext4", clean=False)), "root-file-system", "not left clean"),
-        (in_first(efi=""), "uefi", "no EFI variable tells of systemd-stub"),
-        (in_first(efi=FIRST["efi"].replace("BOOTX64", "LINUX\\X")), "uefi", "loaded from"),
-        (in_first(uki="00  /boot/efi/x"), "uki-in-guest", "not the built one"),
-        (in_first(cmdline="quiet"), "kernel-command-line", "not the UKI's"),
-        (in_first(kernel="6.1"), "kernel-release", "not the UKI's"),
-        (in_first(mounts=mounts(ROOT_MOUNT | {"fstype": "btrfs"}, ESP_MOUNT)),
-         "root-mounted", "/ is btrfs, not ext4"),
-        (in_first(blocks=blocks(ROOT_BLOCK | {"parttype": "0fc63daf"})),
-         "root-mounted", "on a partition of type 0fc63daf"),
-        (in_first(superblock="Filesystem features: extent orphan_file"),
-         "root-mounted", "has orphan_file"),
-        (in_first(blocks=blocks(ROOT_BLOCK | {"size": ROOT.size})),
-         "root-grown", "the root partition did not grow"),
-        (in_first(mounts=mounts(ROOT_MOUNT | {"size": ROOT.size}, ESP_MOUNT)),
-         "root-grown", "the root file system did not grow"),
-        (in_first(mounts=mounts(ROOT_MOUNT)), "esp-mounted", "nothing is mounted at /boot/efi"),
-        (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"options": "rw,fmask=0077,dmask=0022"})),
-         "esp-mounted", "without dmask=0077, shortname=winnt"),
-        (in_first(state="degraded", failed_units="chrony.service loaded failed failed chrony"),
-         "system-running", "failed units: chrony.service; systemd is degraded"),
-        (in_first(cloud_init=""), "cloud-init", "did not finish"),
-        (in_first(mounts_entry=checks.NO_9P), "mounts", "not in /etc/fstab"),
-        (in_first(mounts_entry="finch-share /mnt 9p ro 0 0"), "mounts", "came out as finch-share"),
-        (in_first(mounts_entry="\t".join(cidata.MOUNT) + "\nmount: bad"), "mounts",
-         "cannot be mounted"),
-        (in_first(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
-        (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
-        (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
-         "cloud-init", "DataSourceNone"),
-        (in_first(programs="gpg 0 2.4"), "programs", "pass is not there"),
-        (in_first(programs=FIRST["programs"].replace("gpg 0", "gpg 127")), "programs",
-         "gpg ends with status 127"),
-        (with_facts(host_keys={"first": ""}), "sshd", "no ed25519 host key"),
-        (with_facts(power_offs={"first": "still up after 90 s"}), "power-off", "still up"),
-        (in_second(file_systems="EXT4-fs (vda2): mounted filesystem\nvda2: recovering journal"),
-         "second-boot-clean", "recovering journal"),
-        (in_second(file_systems="grep: nothing"), "second-boot-clean", "no ext4 file system"),
-        (in_second(state="maintenance"), "second-boot-running", "systemd is maintenance"),
-        (in_second(machine_id="other"), "second-boot-same", "the machine ID changed"),
-        (in_second(boot_id="one"), "second-boot-same", "not another boot"),
-        (with_facts(host_keys={"first": "A", "second": "C", "other": "B"}),
-         "second-boot-same", "the SSH host key changed"),
-        (with_facts(host_keys={"first": "A", "second": "A", "other": "A"}),
-         "host-keys-differ", "same SSH host key"),
-        (in_first(emulators=FIRST["emulators"].replace("enabled", "disabled")),
-         "emulators", "nothing is registered for programs of aarch64"),
-        (in_first(emulators=FIRST["emulators"].replace("POCF", "POC")),
-         "emulators", "without flag F, no container has the emulator: qemu-aarch64"),
-        (in_first(foreign_program="Exec format error"), "foreign-program", "does not run"),
-        (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
-        (with_facts(boots={"first": Verdict("first boot: panic", "…")}), "first-boot", "panic"),
-    ],
-)  # fmt: skip
+# One thing gone wrong, the check that notices, and a part of its reason.
+FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
+    (with_facts(partitions=(ROOT,)), "partitions", "no EFI system partition"),
+    (with_facts(partitions=(ESP,)), "partitions", "no partition of type 4f68bce3"),
+    (with_facts(esp_uki="", esp_complaint="mcopy: not found"), "uki-on-esp", "missing on"),
+    (with_facts(esp_uki="00"), "uki-on-esp", "is not the built one"),
+    (with_facts(root=FileSystem("")), "root-file-system", "holds no file system"),
+    (with_facts(root=FileSystem("xfs")), "root-file-system", "is xfs, not ext4"),
+    (with_facts(root=FileSystem("ext4", orphan_file=True)), "root-file-system", "orphan_file"),
+    (with_facts(root=FileSystem("ext4", clean=False)), "root-file-system", "did not leave"),
+    (in_first(efi=""), "uefi", "no EFI variable mentions systemd-stub"),
+    (in_first(efi=FIRST["efi"].replace("BOOTX64", "LINUX\\X")), "uefi", "loaded from"),
+    (in_first(uki="00  /boot/efi/x"), "uki-in-guest", "not the built one"),
+    (in_first(cmdline="quiet"), "kernel-command-line", "not the UKI's"),
+    (in_first(kernel="6.1"), "kernel-release", "not the UKI's"),
+    (in_first(mounts=mounts(ROOT_MOUNT | {"fstype": "btrfs"}, ESP_MOUNT)),
+     "root-mounted", "/ is btrfs, not ext4"),
+    (in_first(blocks=blocks(ROOT_BLOCK | {"parttype": "0fc63daf"})),
+     "root-mounted", "on a partition of type 0fc63daf"),
+    (in_first(superblock="Filesystem features: extent orphan_file"),
+     "root-mounted", "has orphan_file"),
+    (in_first(blocks=blocks(ROOT_BLOCK | {"size": ROOT.size})),
+     "root-grown", "the root partition did not grow"),
+    (in_first(mounts=mounts(ROOT_MOUNT | {"size": ROOT.size}, ESP_MOUNT)),
+     "root-grown", "the root file system did not grow"),
+    (in_first(mounts=mounts(ROOT_MOUNT)), "esp-mounted", "nothing is mounted at /boot/efi"),
+    (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"options": "rw,fmask=0077,dmask=0022"})),
+     "esp-mounted", "without dmask=0077, shortname=winnt"),
+    (in_first(state="degraded", failed_units="chrony.service loaded failed failed chrony"),
+     "system-running", "failed units: chrony.service; systemd is degraded"),
+    (in_first(cloud_init=""), "cloud-init", "did not finish"),
+    (in_first(mounts_entry=programs.NO_9P), "mounts", "not in /etc/fstab"),
+    (in_first(mounts_entry="finch-share /mnt 9p ro 0 0"), "mounts", "came out as finch-share"),
+    (in_first(mounts_entry="finch-share"), "mounts", "came out as finch-share"),
+    (in_first(mounts_entry="\t".join(cidata.MOUNT) + "\nmount: bad"), "mounts",
+     "cannot be mounted"),
+    (in_first(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
+    (in_first(cloud_init=cloud_init(errors=["boom"])), "cloud-init", "boom"),
+    (in_first(cloud_init=cloud_init(errors=[], datasource="DataSourceNone")),
+     "cloud-init", "DataSourceNone"),
+    (in_first(programs="gpg 0 2.4"), "programs", "pass is not there"),
+    (in_first(programs=FIRST["programs"].replace("gpg 0", "gpg 127")), "programs",
+     "gpg ends with status 127"),
+    (with_facts(host_keys={"first": ""}), "sshd", "no ed25519 host key"),
+    (with_facts(power_offs={"first": "still up after 90 s"}), "power-off", "still up"),
+    (in_second(file_systems="EXT4-fs (vda2): mounted filesystem\nvda2: recovering journal"),
+     "second-boot-clean", "recovering journal"),
+    (in_second(file_systems="grep: nothing"), "second-boot-clean", "no ext4 file system"),
+    (in_second(state="maintenance"), "second-boot-running", "systemd is maintenance"),
+    (in_second(machine_id="other"), "second-boot-same", "the machine ID changed"),
+    (in_second(boot_id="one"), "second-boot-same", "did not boot again"),
+    (with_facts(host_keys={"first": "A", "second": "C", "other": "B"}),
+     "second-boot-same", "the SSH host key changed"),
+    (with_facts(host_keys={"first": "A", "second": "A", "other": "A"}),
+     "host-keys-differ", "same SSH host key"),
+    (in_first(emulators=FIRST["emulators"].replace("enabled", "disabled")),
+     "emulators", "no emulator is registered for programs of aarch64"),
+    (in_first(emulators=FIRST["emulators"].replace("POCF", "POC")),
+     "emulators", "without flag F, containers cannot use the emulator: qemu-aarch64"),
+    (in_first(foreign_program="Exec format error"), "foreign-program", "does not run"),
+    (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
+    (with_facts(boots={"first": Verdict("first boot: panic", "…")}), "first-boot", "panic"),
+    (with_facts(boots={"second": Verdict("second boot: no sshd", "…")}), "second-boot", "no sshd"),
+    (with_facts(boots={"other": Verdict("other boot: oops", "…")}), "other-instance", "oops"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "name", "reason"), FAULTS)
 def test_one_thing_wrong_fails_its_check_with_the_cause(
     change: Callable[[Facts], Facts], name: str, reason: str
 ) -> None:
@@ -224,7 +233,7 @@ def amazon(**changes: str) -> Facts:
     named = {name.replace("_", "-"): text for name, text in changes.items()}
     return dataclasses.replace(
         good(),
-        distribution="amazonlinux",
+        distribution=AMAZON_LINUX,
         machine_id="",
         first=answers(AMAZON | named),
         second=answers(SECOND | {"machine-id": MACHINE_ID}),
@@ -246,37 +255,37 @@ def test_debian_is_not_asked_what_only_amazon_linux_can_answer() -> None:
     assert not {"os-release", "packages"} & {check.name for check in checks.check_all(good())}
 
 
-@pytest.mark.parametrize(
-    ("facts", "name", "reason"),
-    [
-        (amazon(os_release='ID="fedora"\nVERSION_ID=43'), "os-release", "says fedora 43"),
-        (amazon(rpm_missing="missing     /usr/bin/tar"), "packages", "1 files are missing"),
-        (amazon(rpm_packages=""), "packages", "knows of 0 packages only"),
-        (amazon(rpm_packages="bash-5.2.15-1.amzn2023"), "rpm-knows",
-         "finch1.noarch, cosign-3.0.5-1.x86_64"),
-        (amazon(repositories="amazonlinux x\nbaseurl=http://127.0.0.1:8023/al2023"),
-         "repositories", "not on Amazon's CDN: http://127.0.0.1:8023"),
-        (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),
-         "repositories", "names no amazonlinux"),
-        (amazon(selinux_policy="ls: cannot access"), "selinux-policy", "no binary policy"),
-        (amazon(unit_files=AMAZON["unit-files"].replace("sshd.service enabled", "sshd.service ~")),
-         "presets", "sshd.service is ~, not enabled"),
-        (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service disabled enabled"),
-         "presets", "cloud-init-main.service is disabled, its preset enabled"),
-        (amazon(unit_files=AMAZON["unit-files"].replace("sshd.socket dis", "sshd.socket en")),
-         "presets", "sshd.socket is enabled"),
-        (amazon(unit_files=AMAZON["unit-files"].replace("cloud-init.service e", "x.service e")),
-         "presets", "neither cloud-init-network.service nor cloud-init.service is enabled"),
-        (amazon(rpm_packages=AMAZON["rpm-packages"].replace(".finch1", "")), "rpm-knows",
-         "no cloud-init with .finch"),
-        (amazon(programs="gpg 0 2.4.7\npass 0 1.7.4"), "programs", "cosign is not there"),
-        (amazon(credentials="gpg: decryption failed"), "credentials", "keeps no password"),
-        (amazon(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
-        (dataclasses.replace(amazon(), machine_id=MACHINE_ID), "machine-id", "all would share"),
-        (dataclasses.replace(amazon(), machine_id=None), "machine-id", "cannot be read"),
-        (amazon(machine_id="uninitialized"), "machine-id", "the guest's machine ID is"),
-    ],
-)  # fmt: skip
+AMAZON_FAULTS: list[tuple[Facts, str, str]] = [
+    (amazon(os_release='ID="fedora"\nVERSION_ID=43'), "os-release", "says fedora 43"),
+    (amazon(rpm_missing="missing     /usr/bin/tar"), "packages", "1 files are missing"),
+    (amazon(rpm_packages=""), "packages", "lists only 0 packages"),
+    (amazon(rpm_packages="bash-5.2.15-1.amzn2023"), "rpm-knows",
+     "finch1.noarch, cosign-3.0.5-1.x86_64"),
+    (amazon(repositories="amazonlinux x\nbaseurl=http://127.0.0.1:8023/al2023"),
+     "repositories", "not on Amazon's CDN: http://127.0.0.1:8023"),
+    (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),
+     "repositories", "does not list amazonlinux"),
+    (amazon(selinux_policy="ls: cannot access"), "selinux-policy", "no binary policy"),
+    (amazon(unit_files=AMAZON["unit-files"].replace("sshd.service enabled", "sshd.service ~")),
+     "presets", "sshd.service is ~, not enabled"),
+    (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service disabled enabled"),
+     "presets", "cloud-init-main.service is disabled, its preset enabled"),
+    (amazon(unit_files=AMAZON["unit-files"].replace("sshd.socket dis", "sshd.socket en")),
+     "presets", "sshd.socket is enabled"),
+    (amazon(unit_files=AMAZON["unit-files"].replace("cloud-init.service e", "x.service e")),
+     "presets", "neither cloud-init-network.service nor cloud-init.service is enabled"),
+    (amazon(rpm_packages=AMAZON["rpm-packages"].replace(".finch1", "")), "rpm-knows",
+     "no cloud-init with .finch"),
+    (amazon(programs="gpg 0 2.4.7\npass 0 1.7.4"), "programs", "cosign is not there"),
+    (amazon(credentials="gpg: decryption failed"), "credentials", "did not keep a password"),
+    (amazon(sshfs="sshfs: not found"), "sshfs", "does not say its version"),
+    (dataclasses.replace(amazon(), machine_id=MACHINE_ID), "machine-id", "all would share"),
+    (dataclasses.replace(amazon(), machine_id=None), "machine-id", "cannot be read"),
+    (amazon(machine_id="uninitialized"), "machine-id", "the guest's machine ID is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "name", "reason"), AMAZON_FAULTS)
 def test_one_thing_wrong_with_amazon_linux_fails_its_check(
     facts: Facts, name: str, reason: str
 ) -> None:
@@ -313,7 +322,7 @@ def test_of_pins_of_somebodys_own_only_what_was_added_is_asked_for() -> None:
 
 def test_every_program_is_of_a_pin_that_there_is() -> None:
     pins = {pin.name for pin in thirdparty.read_pins(catalog.ROOT / thirdparty.PINS)}
-    assert {*checks.PROGRAMS["amazonlinux"].values()} == pins
+    assert {*programs.expected(AMAZON_LINUX).values()} == pins
 
 
 def test_an_image_whose_manifest_says_nothing_has_to_hold_everything() -> None:
@@ -341,7 +350,7 @@ def test_an_amazon_image_without_our_packages_is_not_asked_for_what_they_bring()
 
 
 def test_what_the_test_has_not_come_to_is_skipped() -> None:
-    facts = Facts(X86_64, Uki("", "", ""), disk_before="")
+    facts = Facts(X86_64, DEBIAN, Uki("", "", ""), disk_before="")
     assert {check.status for check in checks.check_all(facts)} == {Status.SKIPPED}
 
 
@@ -350,3 +359,11 @@ def test_a_disk_without_a_file_system_is_not_worth_booting() -> None:
     assert not checks.fatal(facts)
     facts.root = FileSystem("")
     assert checks.fatal(facts)
+
+
+def test_what_cloud_init_recovered_from_is_evidence_and_no_failure() -> None:
+    status = {"v1": {"init": {"recoverable_errors": {"WARNING": ["a key is deprecated"]}}}}
+    facts = in_first(cloud_init_status=json.dumps(status))(good())
+    [check] = [check for check in checks.check_all(facts) if check.name == "cloud-init"]
+    assert check.passed
+    assert "a key is deprecated" in check.evidence

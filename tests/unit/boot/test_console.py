@@ -163,3 +163,8 @@ def test_a_guest_without_any_sshd_is_told_apart() -> None:
 
 def test_a_guest_without_cloud_init_is_told_apart() -> None:
     assert "does not run cloud-init" in why_no_ssh(scan("localhost login: "))
+
+
+def test_a_cloud_init_that_started_and_never_reported_did_not_finish() -> None:
+    scanner = scan("cloud-init[364]: Cloud-init v. 25.1.4 running\r\nlocalhost login: ")
+    assert why_no_ssh(scanner) == "cloud-init did not finish"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot.firmware import FIRMWARE
-from scripts.boot.machine import Machine
+from scripts.boot.machine import MachineSpec
 
 FOLDER = Path("/home/jörg, o/my work")
 
 
 def command(arch: Arch = X86_64, accelerator: str = "tcg") -> list[str]:
-    machine = Machine(
+    machine = MachineSpec(
         arch=arch,
         firmware=FIRMWARE[arch][0],
         base=FOLDER / "os-image.raw",

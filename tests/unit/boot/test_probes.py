@@ -5,20 +5,31 @@ from __future__ import annotations
 import itertools
 import subprocess
 
-from scripts.arch import AARCH64, X86_64
-from scripts.boot import probes
+from scripts import catalog
+from scripts.arch import AARCH64, X86_64, Arch
+from scripts.boot import checks, probes
+from scripts.boot.checks import programs
 from scripts.boot.probes import Answer
+
+DISTRIBUTIONS = catalog.DISTRIBUTIONS.values()
+BOOTS = ("first", "second")
+
+
+def run(*names: str, arch: Arch = X86_64) -> subprocess.CompletedProcess[str]:
+    """The script that asks names, run on this machine."""
+    script = probes.script("mark", arch, names)
+    return subprocess.run(
+        ["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True, timeout=60
+    )
 
 
 def test_the_script_is_one_that_any_shell_reads() -> None:
-    for distribution, again in itertools.product(("amazonlinux", "debian"), (False, True)):
-        script = probes.script("mark", X86_64, distribution=distribution, again=again)
-        subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+    script = probes.script("mark", X86_64, probes.table().keys())
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 
 def test_the_answers_of_a_real_run_are_told_apart() -> None:
-    script = probes.script("mark", X86_64, distribution="debian", again=False)
-    ran = subprocess.run(["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True)
+    ran = run("kernel", "uki")
     answers = probes.parse("mark", ran.stdout)
     assert probes.is_complete("mark", ran.stdout)
     release = subprocess.run(["uname", "-r"], text=True, stdout=subprocess.PIPE, check=True)
@@ -28,22 +39,59 @@ def test_the_answers_of_a_real_run_are_told_apart() -> None:
 
 def test_a_program_of_this_machines_architecture_comes_through_the_script_whole() -> None:
     guest = next(arch for arch in (X86_64, AARCH64) if not arch.is_native)
-    script = probes.script("mark", guest, distribution="debian", again=False)
-    ran = subprocess.run(["sh", "-s"], input=script, text=True, stdout=subprocess.PIPE, check=True)
-    assert probes.parse("mark", ran.stdout)["foreign-program"] == Answer(probes.GREETING, 0)
+    ran = run("foreign-program", arch=guest)
+    assert probes.parse("mark", ran.stdout) == {"foreign-program": Answer(probes.GREETING, 0)}
+
+
+def test_only_the_named_probes_are_asked_in_the_order_of_the_table() -> None:
+    script = probes.script("mark", X86_64, ["kernel", "state"])
+    assert "begin journal" not in script
+    assert script.index("begin state") < script.index("begin kernel")
+
+
+def test_the_probe_that_waits_until_the_boot_is_complete_is_the_first() -> None:
+    assert next(iter(probes.table())) == "state"
+    for distribution, boot in itertools.product(DISTRIBUTIONS, BOOTS):
+        assert "state" in checks.probes_read(distribution, boot)
 
 
 def test_a_second_boot_is_asked_less() -> None:
-    again = probes.script("mark", X86_64, distribution="debian", again=True)
-    assert "begin machine-id" in again
-    assert "begin journal" not in again
+    for distribution in DISTRIBUTIONS:
+        again = checks.probes_read(distribution, "second")
+        assert again == {"state", "failed-units", "machine-id", "file-systems", "boot-id"}
 
 
 def test_a_guest_is_asked_what_its_distribution_is_about() -> None:
-    debian = probes.script("mark", X86_64, distribution="debian", again=False)
-    amazon = probes.script("mark", X86_64, distribution="amazonlinux", again=False)
-    assert "rpm -Va" not in debian
-    assert "rpm -Va" in amazon
+    asked = {
+        name: checks.probes_read(each, "first") for name, each in catalog.DISTRIBUTIONS.items()
+    }
+    assert "rpm-missing" not in asked["debian"]
+    assert "rpm-missing" in asked["amazonlinux"]
+
+
+def test_every_probe_is_read_by_a_check_or_kept_for_people() -> None:
+    read = {
+        name for each in DISTRIBUTIONS for boot in BOOTS for name in checks.probes_read(each, boot)
+    }
+    assert read | probes.kept() == probes.table().keys()
+
+
+def test_what_people_read_is_kept() -> None:
+    table = probes.table()
+    assert [name for name, probe in table.items() if probe.shown] == [
+        "os",
+        "kernel",
+        "time",
+        "blame",
+    ]
+    files = {name: probe.file for name, probe in table.items() if probe.file}
+    assert files == {"plot": "boot.svg", "journal": "journal.txt"}
+
+
+def test_the_guest_is_asked_for_each_program_that_it_must_hold() -> None:
+    command = probes.table()["programs"].command
+    wanted = {name for each in DISTRIBUTIONS for name in programs.expected(each)}
+    assert [name for name in wanted if f'"{name} ' not in command] == []
 
 
 def test_an_answer_cut_off_is_no_answer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.arch import native
+from scripts.arch import ARCHES, native
 from scripts.boot import Result, Subject, boot_test, watch
+from scripts.boot import boot as guests
 from scripts.boot import rehearsal as under_test
+from scripts.boot.firmware import FIRMWARE
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools, make_tools
@@ -30,7 +33,7 @@ Boot = Callable[..., Result]
 def subject(tmp_path: Path) -> Subject:
     uki = write_uki(tmp_path / "os-image.efi", cmdline="fake", uname="fake")
     disk = write_native_disk(tmp_path / "os-image.raw", root=superblock(), at=1024)
-    return Subject("debian", native(), disk, uki)
+    return Subject("debian", native(), disk, uki, emulated=[])
 
 
 @pytest.fixture
@@ -125,7 +128,131 @@ def test_a_silent_guest_is_given_up(boot: Boot, monkeypatch: pytest.MonkeyPatch)
 def test_a_test_that_takes_too_long_is_ended(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "TOTAL", {"tcg": 1.0})
     result = boot("tcg", tcg=["silent"])
-    assert "the test's time was up" in result.reason
+    assert "the test ran out of time" in result.reason
+
+
+def test_the_answers_that_people_read_are_kept(boot: Boot, out: Path) -> None:
+    result = boot("tcg", tcg=["good"])
+    assert result.guest == {"os": "fake", "kernel": "fake", "time": "fake", "blame": "fake"}
+    assert (out / "journal.txt").read_text() == "fake\n"
+    assert (out / "boot.svg").read_text() == "fake\n"
+
+
+def test_a_disk_that_cannot_boot_is_not_booted(boot: Boot, subject: Subject) -> None:
+    write_native_disk(subject.disk, root=b"XFSB", at=0)
+    result = boot("tcg", tcg=["good"])
+    assert result.reason == "the root file system is xfs, not ext4"
+    assert result.accelerator == "none"
+    assert statuses(result)["first-boot"] == "skipped"
+
+
+def test_a_disk_without_partitions_is_left_to_the_firmware(boot: Boot, subject: Subject) -> None:
+    subject.disk.write_bytes(bytes(1 << 20))
+    found = statuses(boot("tcg", tcg=["good"]))
+    assert found["partitions"] == found["uki-on-esp"] == "skipped"
+    assert found["first-boot"] == "passed"
+
+
+def test_a_uki_that_cannot_be_read_is_to_be_built_again(subject: Subject, tmp_path: Path) -> None:
+    tools = make_tools(tmp_path / "tree", subject.uki, tcg=["good"])
+    subject.uki.write_bytes(b"rubbish")
+    with pytest.raises(HarnessError, match="is not a PE file") as caught:
+        boot_test(subject, tools, tmp_path / "out", Progress(live=False))
+    assert caught.value.hint == "build the os-image again with -- --force"
+
+
+def test_an_accelerator_that_does_not_exist_is_wrong_usage(boot: Boot) -> None:
+    with pytest.raises(UsageError, match="unknown accelerator 'hvf'"):
+        boot("hvf", tcg=["good"])
+
+
+def test_a_tools_tree_without_qemu_is_the_machines_lack(subject: Subject, tmp_path: Path) -> None:
+    tools = make_tools(tmp_path / "tree", subject.uki, tcg=["good"])
+    (tools.bin / f"qemu-system-{subject.arch}").unlink()
+    with pytest.raises(MachineError, match="the tools tree has no qemu-system"):
+        boot_test(subject, tools, tmp_path / "out", Progress(live=False), accel="tcg")
+
+
+def test_a_tools_tree_without_firmware_is_the_machines_lack(
+    subject: Subject, tmp_path: Path
+) -> None:
+    tools = make_tools(tmp_path / "tree", subject.uki, tcg=["good"])
+    for firmware in FIRMWARE[subject.arch]:
+        (tools.tree / firmware.code.relative_to("/")).unlink(missing_ok=True)
+    with pytest.raises(MachineError, match="has no UEFI firmware for"):
+        boot_test(subject, tools, tmp_path / "out", Progress(live=False), accel="tcg")
+
+
+def test_the_boot_test_never_looks_at_the_checkout(checkout: Path) -> None:
+    """The subject brings along what the checkout's tables say of it."""
+    sources = [path.read_text() for path in (checkout / "scripts/boot").rglob("*.py")]
+    reached = re.compile(r"\bROOT\b|scripts\.options|import options|emulation\.emulators")
+    assert not [text for text in sources if reached.search(text)]
+
+
+def test_a_guest_that_refuses_ssh_at_first_is_asked_again(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SSH_RETRY_SECONDS", 0.1)
+    result = boot("tcg", tcg=["good"], ssh=["refused", "refused", "good"])
+    assert statuses(result)["first-boot"] == "passed"
+    assert result.guest["kernel"] == "fake"
+
+
+def test_a_guest_that_breaks_off_the_questions_is_a_failure(boot: Boot) -> None:
+    result = boot("tcg", tcg=["good"], ssh=["broken"])
+    assert "could not be asked over SSH: sudo: a password is required" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("plays", "status"), [(["silent", "good"], "passed"), (["silent"], "failed")]
+)
+def test_an_sshd_that_presents_no_host_key_is_asked_a_few_times(
+    boot: Boot, plays: list[str], status: str
+) -> None:
+    assert statuses(boot("tcg", tcg=["good"], keyscan=plays))["sshd"] == status
+
+
+def test_an_esp_without_the_uki_is_reported_with_mtools_complaint(boot: Boot) -> None:
+    result = boot("tcg", tcg=["good"], mcopy=["missing"])
+    [check] = [check for check in result.checks if check.name == "uki-on-esp"]
+    assert "the UKI is missing on the ESP" in check.reason
+    assert "mcopy: File not found" in check.evidence
+
+
+@pytest.mark.parametrize(
+    ("accel", "exists", "may_open", "expected"),
+    [
+        ("auto", True, True, (["kvm", "tcg"], "KVM works")),
+        ("auto", True, False, (["tcg"], "this user may not open KVM")),
+        ("auto", False, True, (["tcg"], "there is no KVM")),
+        ("kvm", False, True, (["kvm"], "asked for")),
+        ("tcg", True, True, (["tcg"], "asked for")),
+    ],
+)
+def test_the_choice_of_an_accelerator_has_a_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accel: str,
+    exists: bool,
+    may_open: bool,
+    expected: tuple[list[str], str],
+) -> None:
+    kvm = tmp_path / "kvm"
+    monkeypatch.setattr(under_test, "KVM", kvm)
+    monkeypatch.setattr(os, "access", lambda *_: may_open)
+    if exists:
+        kvm.touch()
+    accelerators, reason = under_test._accelerators(native(), accel)
+    assert (accelerators, reason.replace(str(kvm), "KVM")) == expected
+
+
+def test_a_guest_of_another_architecture_is_emulated() -> None:
+    foreign = next(arch for arch in ARCHES if not arch.is_native)
+    assert under_test._accelerators(foreign, "auto") == (
+        ["tcg"],
+        f"{foreign} is not this machine's architecture",
+    )
 
 
 def test_reports_are_written_for_a_failed_test_in_place_of_older_ones(
@@ -162,6 +289,26 @@ def test_what_a_killed_test_left_is_removed(boot: Boot, out: Path) -> None:
     assert boot("tcg", tcg=["reset"]).failures
 
 
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 30) -> None:
+    """Wait until process has made a file. Fails if it ends first, or does not do it in time."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if process.poll() is not None:
+            pytest.fail(f"it ended with {process.returncode}: {process.communicate()[1]}")
+        if time.monotonic() > end:
+            pytest.fail(f"no {path.name} after {seconds} s")
+        time.sleep(0.05)
+
+
+def test_waiting_for_a_program_that_has_died_comes_to_an_end(tmp_path: Path) -> None:
+    fails = [sys.executable, "-c", "raise SystemExit('no tools')"]
+    with (
+        subprocess.Popen(fails, stderr=subprocess.PIPE, text=True) as process,
+        pytest.raises(pytest.fail.Exception, match="it ended with 1: no tools"),
+    ):
+        wait_for(tmp_path / "never", process)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_qemu_and_no_files(
     subject: Subject, tmp_path: Path, out: Path, number: signal.Signals, checkout: Path
@@ -174,7 +321,8 @@ from scripts.system import errors
 from scripts.boot import Subject, boot_test
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import FakeTools
-subject = Subject("debian", arch.native(), Path({str(subject.disk)!r}), Path({str(subject.uki)!r}))
+disk, uki = Path({str(subject.disk)!r}), Path({str(subject.uki)!r})
+subject = Subject("debian", arch.native(), disk, uki, emulated=[])
 tools = FakeTools(Path({str(tools.tree)!r}), Path("/nowhere"))
 out = Path({str(out)!r})
 errors.main(lambda _: boot_test(subject, tools, out, Progress(live=False), accel="tcg"))
@@ -182,11 +330,13 @@ errors.main(lambda _: boot_test(subject, tools, out, Progress(live=False), accel
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=checkout, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not (tools.bin / "qemu.pid").exists():
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(number)
-        _, complaints = process.communicate(timeout=30)
+        try:
+            wait_for(tools.bin / "qemu.pid", process)
+            time.sleep(0.5)
+            process.send_signal(number)
+            _, complaints = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number, complaints
     assert "Traceback" not in complaints
     assert not tools.qemu_runs

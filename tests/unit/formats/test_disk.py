@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from scripts.arch import X86_64, native
 from scripts.formats import disk
 from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
+from tests.unit.boot.fakes import FakeTools, make_tools
+from tests.unit.formats.test_uki import write_uki
 
 MIB = 1 << 20
 ESP = Partition(1, ESP_TYPE, "e495767f-d734-4659-b124-14318989e484", "esp", MIB, MIB)
@@ -87,3 +90,42 @@ def test_the_file_system_of_a_partition_is_recognised(
 ) -> None:
     image = write_disk(tmp_path / "disk", ESP, ROOT, root=data, at=at)
     assert disk.file_system(image, ROOT) == expected
+
+
+def test_a_disk_without_a_partition_of_a_type_has_none(tmp_path: Path) -> None:
+    table = disk.partitions(write_disk(tmp_path / "disk", ESP))
+    assert disk.of_type(table, X86_64.root_type) is None
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Callable[..., FakeTools]:
+    """A tools tree whose mcopy and debugfs play what they are told."""
+    uki = write_uki(tmp_path / "uki.efi", cmdline="quiet")
+    return lambda **plays: make_tools(tmp_path / "tree", uki, **plays)
+
+
+def test_a_file_is_copied_from_the_esp(tools: Callable[..., FakeTools], tmp_path: Path) -> None:
+    target = tmp_path / "copy.efi"
+    assert disk.copy_from_esp(tools(), tmp_path / "disk", ESP, "EFI/BOOT/X.EFI", target) == ""
+    assert target.read_bytes() == (tmp_path / "uki.efi").read_bytes()
+
+
+def test_the_complaint_about_a_file_that_the_esp_lacks_is_returned(
+    tools: Callable[..., FakeTools], tmp_path: Path
+) -> None:
+    target = tmp_path / "copy.efi"
+    complaint = disk.copy_from_esp(
+        tools(mcopy=["missing"]), tmp_path / "disk", ESP, "EFI/BOOT/X.EFI", target
+    )
+    assert complaint == "mcopy: File not found"
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("play", "text"), [("good", "machine-id of the image\n"), ("missing", None)]
+)
+def test_a_file_of_the_root_is_read_if_it_is_there(
+    tools: Callable[..., FakeTools], tmp_path: Path, play: str, text: str | None
+) -> None:
+    found = disk.read_file(tools(debugfs=[play]), tmp_path / "disk", ROOT, "/etc/machine-id")
+    assert found == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 
@@ -45,5 +46,36 @@ def test_a_pe_file_that_is_no_uki_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_pe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "uki.efi").write_bytes(b"not a kernel")
-    with pytest.raises(uki.UkiError, match="is no PE file"):
+    with pytest.raises(uki.UkiError, match="is not a PE file"):
         uki.read(tmp_path / "uki.efi")
+
+
+def test_the_digest_is_that_of_the_whole_file(tmp_path: Path) -> None:
+    path = write_uki(tmp_path / "uki.efi", cmdline="quiet", uname="6.12.1")
+    assert uki.read(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_sections_are_listed_in_their_order_without_their_padding(tmp_path: Path) -> None:
+    path = write_uki(tmp_path / "uki.efi", osrel="ID=debian\n", linux="kernel", uname="6.12.1")
+    osrel, linux, uname = uki.sections(path)
+    assert [section.name for section in (osrel, linux, uname)] == [".osrel", ".linux", ".uname"]
+    assert linux.size == len("kernel")
+    assert linux.sha256 == hashlib.sha256(b"kernel").hexdigest()
+
+
+def test_only_sections_that_hold_text_are_shown_as_text(tmp_path: Path) -> None:
+    path = write_uki(tmp_path / "uki.efi", osrel="ID=debian\n", linux="kernel")
+    assert [section.text for section in uki.sections(path)] == ["ID=debian", ""]
+
+
+def test_sections_of_one_name_are_numbered(tmp_path: Path) -> None:
+    path = write_uki(tmp_path / "uki.efi", one="1", two="2", dtb="3")
+    data = path.read_bytes().replace(b".one", b".dtb").replace(b".two", b".dtb")
+    path.write_bytes(data)
+    assert [section.name for section in uki.sections(path)] == [".dtb", ".dtb 2", ".dtb 3"]
+
+
+def test_the_sections_of_a_file_that_is_no_pe_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "uki.efi").write_bytes(b"MZ")
+    with pytest.raises(uki.UkiError, match="is not a PE file"):
+        uki.sections(tmp_path / "uki.efi")

@@ -1,0 +1,41 @@
+"""The checks: what must hold of a booted image, judged by the collected facts alone."""
+
+from __future__ import annotations
+
+from scripts.boot.checks import (
+    amazonlinux,
+    boots,
+    disk,
+    emulators,
+    image,
+    mounts,
+    programs,
+    services,
+    start,
+)
+from scripts.boot.checks.rule import rules_of
+from scripts.boot.facts import Facts
+from scripts.boot.results import Check, Status
+from scripts.catalog import Distribution
+
+# The subjects, in the order in which results list their checks: that of a test's course.
+SUBJECTS = (disk, start, mounts, services, programs, boots, emulators, amazonlinux, image)
+
+RULES = tuple(rule for subject in SUBJECTS for rule in rules_of(subject))
+
+
+def probes_read(distribution: Distribution, boot: str) -> frozenset[str]:
+    """The names of the probes that a distribution's checks read in boot, "first" or "second"."""
+    return frozenset(
+        name for rule in RULES if rule.is_for(distribution) for name in rule.asks(boot)
+    )
+
+
+def check_all(facts: Facts) -> list[Check]:
+    """The outcome of each check that applies to the image's distribution."""
+    return [rule.outcome(facts) for rule in RULES if rule.is_for(facts.distribution)]
+
+
+def fatal(facts: Facts) -> bool:
+    """Return whether a check has failed without which booting is pointless."""
+    return any(rule.outcome(facts).status is Status.FAILED for rule in RULES if rule.fatal)

@@ -1,0 +1,99 @@
+"""Checks across boots: reaching the guest, switching it off, booting again, another instance."""
+
+from __future__ import annotations
+
+import re
+
+from scripts.boot.checks import services
+from scripts.boot.checks.rule import check, failed_if
+from scripts.boot.facts import Facts, Verdict
+from scripts.boot.probes import Answers
+
+# Lines of the log that show that a file system was not left clean.
+UNCLEAN = (
+    r"recovery (complete|required)|orphan cleanup|recovering journal|with errors|Dirty bit is set"
+    r"|not (properly|cleanly) unmounted|clearing orphaned|file system was modified"
+)
+
+
+@check("sshd", "sshd presents a host key", needs=["host_keys.first"])
+def sshd(_facts: Facts, key: str) -> Verdict:
+    """The key is made at the first boot, since images carry none."""
+    return failed_if({"sshd presented no ed25519 host key": not key}, key)
+
+
+@check("power-off", "the power button powers the guest off", needs=["power_offs.first"])
+def power_off(facts: Facts, _first: str) -> Verdict:
+    """QEMU sees the guest switch itself off, in every boot that was switched off."""
+    ends = facts.power_offs
+    bad = {boot: end for boot, end in ends.items() if end != "guest-shutdown"}
+    return failed_if({f"the guest did not power off by itself: {bad}": bad}, str(ends))
+
+
+@check("second-boot", "the second boot completes", needs=["boots.second"])
+def second_boot(_facts: Facts, boot: Verdict) -> Verdict:
+    """The guest boots again from the disk that its first boot left."""
+    return boot
+
+
+@check(
+    "second-boot-clean",
+    "the second boot finds clean file systems",
+    needs=["second"],
+    probes=["file-systems"],
+)
+def second_boot_clean(_facts: Facts, second: Answers) -> Verdict:
+    """The first boot's power-off unmounted every file system."""
+    text = second["file-systems"].text
+    unclean = [line for line in text.splitlines() if re.search(UNCLEAN, line)]
+    problems = {
+        f"a file system was not clean: {'; '.join(unclean)}": unclean,
+        "the log mentions no ext4 file system that was mounted": "mounted filesystem" not in text,
+    }
+    return failed_if(problems, text)
+
+
+@check(
+    "second-boot-running",
+    "systemd is running and no unit has failed in the second boot",
+    needs=["second"],
+    probes=["state", "failed-units"],
+)
+def second_boot_running(_facts: Facts, second: Answers) -> Verdict:
+    """Units also start where the first boot's work is already done."""
+    return services.running(second)
+
+
+@check(
+    "second-boot-same",
+    "machine ID and host key survive a reboot",
+    needs=["first", "second"],
+    probes=["machine-id", "boot-id"],
+)
+def second_boot_same(facts: Facts, first: Answers, second: Answers) -> Verdict:
+    """What the first boot made for this instance is kept."""
+    keys = [facts.host_keys.get(boot, "") for boot in ("first", "second")]
+    ids = [answers["machine-id"].text for answers in (first, second)]
+    problems = {
+        "the machine ID changed": ids[0] != ids[1],
+        "the SSH host key changed": keys[0] != keys[1],
+        "the guest did not boot again": first["boot-id"] == second["boot-id"],
+    }
+    return failed_if(problems, "\n".join([*ids, *keys]))
+
+
+@check("other-instance", "another instance boots", needs=["boots.other"])
+def other_instance(_facts: Facts, boot: Verdict) -> Verdict:
+    """A second guest, with a disk of its own, boots from the same image."""
+    return boot
+
+
+@check(
+    "host-keys-differ",
+    "two instances have different SSH host keys",
+    needs=["host_keys.first", "host_keys.other"],
+)
+def host_keys_differ(_facts: Facts, first: str, other: str) -> Verdict:
+    """A key that is part of the image would let one guest pose as another."""
+    problems = {"two instances have the same SSH host key": first == other}
+    return failed_if(problems, f"first: {first}\nother: {other}")

@@ -1,0 +1,126 @@
+"""Checks of what Finch and Lima use in the guest: programs, passwords, mounts."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from scripts.boot import cidata
+from scripts.boot.checks.rule import check, failed_if
+from scripts.boot.checks.text import json_object
+from scripts.boot.facts import Facts, Verdict
+from scripts.boot.probes import Answers
+from scripts.catalog import Distribution
+
+# How evidence begins that something is not there because the build left it out on purpose.
+LEFT_OUT = "the image was built without"
+
+# What the mounts-entry probe says of a guest that cannot mount 9p.
+NO_9P = "the kernel has no 9p"
+
+# 3.7.6 broke `nerdctl cp --follow-link`, so RPM images get this one, built from Fedora's source.
+SSHFS = "3.7.3"
+
+
+@cache
+def _table() -> Mapping[str, Mapping[str, str]]:
+    return tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
+
+
+def expected(distribution: Distribution) -> Mapping[str, str]:
+    """The programs that an image of distribution holds for Finch: name → pin (see the table)."""
+    return _table().get(distribution.name, {})
+
+
+@check("programs", "the programs that Finch uses run", needs=["first"], probes=["programs"])
+def programs(facts: Facts, first: Answers) -> Verdict:
+    """Each program is installed and can tell its version, unless it was left out on purpose."""
+    text = first["programs"].text
+    answers = {line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if " " in line}
+    wanted = [
+        name
+        for name, pin in expected(facts.distribution).items()
+        if not pin or facts.must_hold_third_party(pin)
+    ]
+    problems = {
+        **{f"{name} is not there": name not in answers for name in wanted},
+        **{f"{name} ends with status {answers.get(name)}": answers.get(name, "0") != "0"
+           for name in wanted},
+    }  # fmt: skip
+    return failed_if(problems, text or f"{LEFT_OUT} any")
+
+
+@check(
+    "credentials",
+    "docker-credential-pass stores a password and returns it",
+    needs=["first"],
+    probes=["credentials"],
+)
+def credentials(facts: Facts, first: Answers) -> Verdict:
+    """The probe sends a password through docker-credential-pass, pass and gpg, and back."""
+    text = first["credentials"].text
+    pins = {"docker-credential-pass", "pass"}
+    is_wanted = pins <= set(expected(facts.distribution).values()) and all(
+        facts.must_hold_third_party(pin) for pin in pins
+    )
+    is_lost = json_object(text).get("Secret") != "swordfish"
+    return failed_if(
+        {"docker-credential-pass did not keep a password": is_wanted and is_lost}, text
+    )
+
+
+@check(
+    "mounts",
+    "an entry of cloud-init's mounts: is in fstab and, if the kernel has 9p, can be mounted",
+    needs=["first"],
+    probes=["mounts-entry"],
+)
+def mounts(facts: Facts, first: Answers) -> Verdict:
+    """Lima passes the host's folders to the guest this way."""
+    if facts.distribution.has_rpms and not facts.must_hold_package("cloud-init"):
+        return Verdict("", f"{LEFT_OUT} our cloud-init; Amazon Linux's own ignores mounts:")
+    text = first["mounts-entry"].text
+    lines = text.splitlines()
+    entry = next((line.split() for line in lines if line.startswith(cidata.SHARE_TAG)), [])
+    is_mountable = NO_9P in lines or cidata.SHARED in lines
+    problems = {
+        "the entry of mounts: is not in /etc/fstab": not entry,
+        f"the entry of mounts: came out as {' '.join(entry)}": (
+            entry and _without_comment(entry) != cidata.MOUNT
+        ),
+        "the 9p tag of mounts: cannot be mounted": entry and not is_mountable,
+    }
+    return failed_if(problems, text)
+
+
+def _without_comment(entry: Sequence[str]) -> list[str]:
+    """The fields of an fstab entry without the comment that cloud-init appends to its options."""
+    if len(entry) < 4:
+        return list(entry)
+    options = entry[3].rpartition(",comment=")[0] or entry[3]
+    return [*entry[:3], options, *entry[4:]]
+
+
+@check(
+    "sshfs",
+    "sshfs is installed, for Lima's reverse-sshfs mounts",
+    needs=["first"],
+    probes=["sshfs"],
+)
+def sshfs(facts: Facts, first: Answers) -> Verdict:
+    """Lima waits for sshfs in the guest. RPM images carry our build of one version."""
+    has_ours = facts.distribution.has_rpms
+    if has_ours and not facts.must_hold_package("fuse-sshfs"):
+        return Verdict("", f"{LEFT_OUT} it")
+    text = first["sshfs"].text
+    version = re.search(r"^SSHFS version (\S+)", text, re.MULTILINE)
+    seen = version[1] if version else ""
+    is_pinned = has_ours and not facts.has_other_packages
+    problems = {
+        "sshfs does not say its version": not seen,
+        f"sshfs is {seen}, not {SSHFS}": seen and is_pinned and seen != SSHFS,
+    }
+    return failed_if(problems, text)
