@@ -35,7 +35,7 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in catalog.images(name)]
 )
 
-GROUPS = ("nox", "harness", "boot", "publish", "test", "lint", "typecheck")
+GROUPS = ("nox", "harness", "boot", "publish", "test", "coverage", "lint", "typecheck")
 
 
 @nox.session
