@@ -109,7 +109,7 @@ def newest(mirror: str | None) -> str:
     except MissingError as error:
         raise HarnessError(
             f"the mirror does not say which release is the latest: {error.message}",
-            hint="-- --release names one",
+            hint=f"{catalog.option('release')} names one",
         ) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
@@ -151,7 +151,7 @@ def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) 
     if mirror and is_repository(mirror):
         return HarnessError(
             f"{mirror} is no repository: {error.message}",
-            hint="-- --mirror takes the base of a tree like Amazon's CDN too",
+            hint=f"{catalog.option('mirror')} takes the base of a tree like Amazon's CDN too",
         )
     try:
         listed = published(mirror)
@@ -159,7 +159,8 @@ def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) 
         return HarnessError(
             f"{_whose(mirror)} lacks what the release {release} begins with, and does not say "
             f"which releases it has: {error.message}",
-            hint=f"{WAYS_ON}; -- --release takes {', '.join(nearest(release, known()))} and others",
+            hint=f"{WAYS_ON}; -- {catalog.flag('release')} takes "
+            f"{', '.join(nearest(release, known()))} and others",
         )
     except HarnessError as unreachable:
         return _unreachable(unreachable, mirror)
