@@ -62,6 +62,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Measure which lines of scripts/ the tests run (minutes); takes pytest's arguments."""
+    environments.install(session, "coverage")
+    environments.check(session, "coverage", "erase")
+    environments.check(session, "coverage", "run", "-m", "pytest", *session.posargs)
+    environments.check(session, "coverage", "combine", "--quiet")
+    environments.check(session, "coverage", "html", "--quiet")
+    environments.check(session, "coverage", "json", "--quiet")
+    environments.check(session, "tests.rooms")
+
+
+@nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Run real builds and boots end to end (half an hour); `-- --full` runs the slowest too."""
     environments.install(session, "test")

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 PLAY = Path(sys.argv[1])
 
+PATIENCE_SECONDS = 20
+
 
 def value(option: str) -> str:
     return next(value for name, value in pairwise(sys.argv) if name == option)
@@ -66,8 +68,8 @@ def mkosi() -> None:
     note("start", stage, argv=sys.argv, env=dict(os.environ), given=given, cached=cached)
     for line in told.get("prints", []):
         print(line, flush=True)
-    while (other := told.get("waits_for")) and f'"start", "stage": "{other}"' not in read_events():
-        time.sleep(0.01)
+    if other := told.get("waits_for"):
+        wait_for(other)
     time.sleep(told.get("sleeps", 0))
     for name, text in told.get("packages", {}).items():
         write(packages / name, text)
@@ -77,8 +79,13 @@ def mkosi() -> None:
     sys.exit(told.get("status", 0))
 
 
-def read_events() -> str:
-    return (PLAY / "events").read_text()
+def wait_for(stage: str) -> None:
+    """Wait until stage has begun; a runner that does not begin it has failed."""
+    giving_up = time.monotonic() + PATIENCE_SECONDS
+    while f'"start", "stage": "{stage}"' not in (PLAY / "events").read_text():
+        if time.monotonic() > giving_up:
+            sys.exit(f"{stage} has not begun")
+        time.sleep(0.01)
 
 
 def sandboxed(argv: list[str]) -> None:
