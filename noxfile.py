@@ -65,6 +65,9 @@ def tests(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Measure which lines of scripts/ the tests run (minutes); takes pytest's arguments."""
     environments.install(session, "coverage")
+    measured = ROOT / catalog.WORK / "coverage"
+    measured.mkdir(parents=True, exist_ok=True)
+    measured.chmod(0o1777)  # some tests let another user's processes run
     environments.check(session, "coverage", "erase")
     environments.check(session, "coverage", "run", "-m", "pytest", *session.posargs)
     environments.check(session, "coverage", "combine", "--quiet")

@@ -10,9 +10,18 @@ from scripts.emulation.binfmt import setup, teardown
 from scripts.system import errors
 from scripts.system.errors import UsageError
 
+USAGE = """\
+usage: ./nox -s binfmt -- {setup,teardown}
+
+setup registers emulators that run the programs of other architectures on this machine, until it is
+started again; teardown removes them."""
+
 
 def main(argv: Sequence[str]) -> None:
     """Set up or tear down the emulators of the other architectures, as argv says."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return
     if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
         raise UsageError(
             f"binfmt takes setup or teardown, not {' '.join(argv)!r}",

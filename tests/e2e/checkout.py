@@ -122,7 +122,7 @@ class Copy:
         return self.root / ".work"
 
     def start(self, *args: Arg) -> Build:
-        """Start `python -m scripts.build.build` of Debian here."""
+        """Start `python -m scripts.sessions.build` of Debian here."""
         return Build(
             [sys.executable, "-m", "scripts.sessions.build", *DEBIAN, *args], self.root, environ()
         )
