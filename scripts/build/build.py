@@ -49,7 +49,7 @@ def dated(options: Options, progress: Progress) -> Options:
         return options
     if options.sources.offline:
         raise UsageError(
-            "the latest release cannot be looked up with --offline",
+            f"the latest release cannot be looked up with {catalog.flag('offline')}",
             hint=f"{catalog.option('release')} names one",
         )
     release = amazonlinux.newest(options.sources.mirror)
@@ -142,7 +142,7 @@ def _reason(stage: Stage, shop: Workshop) -> str:
     if not record:
         return "not built yet"
     if shop.options.build.force and stage.name != catalog.TOOLS_TREE:
-        return "--force"
+        return catalog.flag("force")
     if record.key != stage.key:
         return stages.difference(record.inputs, stage.inputs)
     changed = [made.name for made in record.artifacts if not made.stands_in(shop.options.artifacts)]

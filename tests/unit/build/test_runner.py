@@ -18,13 +18,16 @@ import pytest
 
 from scripts import arch
 from scripts.build import runner
-from scripts.build.runner import Builder
+from scripts.build.runner import Runner
+from scripts.build.workshop import Workshop
+from scripts.catalog import DISTRIBUTIONS, TOOLS_TREE
 from scripts.mkosi import workspaces
 from scripts.mkosi.source import Mkosi
-from scripts.options import Options, parse
+from scripts.options import Options
+from scripts.sessions import arguments
 from scripts.stages import artifacts
 from scripts.stages.places import Place, Places
-from scripts.stages.plan import TOOLS_TREE, Stage
+from scripts.stages.plan import Stage
 from scripts.stages.records import Package, Record
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, Terminated
@@ -84,25 +87,26 @@ class Play:
         folder = self.folder / "work" / name
         for part in ("stages", "packages", "sandbox"):
             (folder / part).mkdir(parents=True)
-        return Place(folder, "debian", "trixie", arch.native(), folder / "sandbox")
+        return Place(folder, DISTRIBUTIONS["debian"], "trixie", arch.native(), folder / "sandbox")
 
     def _options(self, *argv: str) -> Options:
         folders = ("--out", f"{self.folder}/out", "--work", f"{self.folder}/work")
-        return parse(["--distribution", "debian", *folders, *argv], {}, root=self.folder)
+        return arguments.parse(["--distribution", "debian", *folders, *argv], {}, root=self.folder)
 
     @property
     def out(self) -> Path:
         """The folder of the artifacts."""
-        return self.options.target
+        return self.options.artifacts
 
-    def builder(self, *argv: str) -> Builder:
-        """The builder under test, as the options in argv have it: the one place that makes one."""
-        mkosi = FakeMkosi(self.fake, "27.1", "a test", "0" * 64)
-        return Builder(self._options(*argv), mkosi, Progress(live=False), self.at)
+    def runner(self, *argv: str) -> Runner:
+        """The runner under test, with the options in argv: the one place that makes one."""
+        shop = Workshop(self._options(*argv), self.at, Progress(live=False))
+        vars(shop)["mkosi"] = FakeMkosi(self.fake, "27.1", "a test", "0" * 64)
+        return Runner(shop)
 
     def build(self, *planned: Stage, argv: Sequence[str] = ()) -> None:
         """Build planned, one after the other unless argv says otherwise."""
-        self.builder(*(argv or ("--jobs", "1"))).build(planned)
+        self.runner(*(argv or ("--jobs", "1"))).build(planned)
 
     def tell(self, stage: Stage, *attempts: dict[str, Any]) -> None:
         """Tell the fake what to do for stage, each time that it is called."""
@@ -128,7 +132,7 @@ class Play:
         """What should be there only while a build is running."""
         places = (self.at.images, self.at.tools)
         folders = [place.folder / "building" for place in places]
-        folders += workspaces.folders(self.options.work)
+        folders += workspaces.folders(self.options.folders.work)
         return [folder for folder in folders if folder.exists()]
 
 

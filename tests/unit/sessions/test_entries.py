@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from scripts import catalog
+
 SESSIONS = Path("scripts/sessions")
 
 # A module that is started: by the noxfile, and by a program of ours.
 STARTED = re.compile(r'harness\(session, "(\w+)"|"-m",\s+"scripts\.([\w.]+)"')
 
 MODULES = sorted(
-    path.stem
-    for path in (Path(__file__).parents[3] / SESSIONS).glob("*.py")
-    if path.stem != "__init__"
+    name.replace("-", "_")
+    for name in catalog.SESSIONS
+    if (catalog.ROOT / SESSIONS / f"{name.replace('-', '_')}.py").exists()
 )
 
 
