@@ -75,6 +75,8 @@ def mkosi() -> None:
         write(packages / name, text)
     for name, text in told.get("files", {stage: f"the image {stage}"}).items():
         write(output / name, text)
+    if source := told.get("copies"):
+        shutil.copytree(source, output, dirs_exist_ok=True)
     note("end", stage)
     sys.exit(told.get("status", 0))
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +20,6 @@ from scripts.build.runner import Runner
 from scripts.build.workshop import Workshop
 from scripts.catalog import DISTRIBUTIONS, TOOLS_TREE
 from scripts.mkosi import workspaces
-from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import artifacts
@@ -30,10 +27,9 @@ from scripts.stages.places import Place, Places
 from scripts.stages.plan import Stage
 from scripts.stages.records import Package, Record
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.process import Arg, Terminated
+from scripts.system.process import Terminated
 from scripts.system.progress import Progress
-
-FAKE = Path(__file__).with_name("fake_mkosi.py")
+from tests.unit.build.fakes import Event, FakeMkosi
 
 # What apt prints of a server that is overloaded, and of one that has no such file.
 OVERLOADED = "E: Failed to fetch http://mirror/bash.deb  503  Service Unavailable"
@@ -49,36 +45,12 @@ ROOTFS = Stage("wsl-rootfs", ("base",), {"rootfs": "tar"}, installs=False)
 PACKAGES = {"packages": [{"name": "bash", "version": "5.2", "architecture": "amd64"}]}
 
 
-class FakeMkosi(Mkosi):
-    """A mkosi whose command is the fake program, told what to do in the folder of the package."""
-
-    def command(self, *args: Arg) -> list[Arg]:
-        return [sys.executable, FAKE, self.folder, *args]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that the fake program told of; more is what it said besides."""
-
-    what: str
-    stage: str
-    more: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.stage}"
-
-
 class Play:
     """A build of stages of Debian below folder, with mkosi played by a fake."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fake = folder / "fake"
-        (self.fake / "mkosi").mkdir(parents=True)
-        (self.fake / "mkosi/sandbox.py").write_text(
-            f"import os, sys\nos.execv(sys.executable, "
-            f"[sys.executable, {os.fspath(FAKE)!r}, {os.fspath(self.fake)!r}, *sys.argv[1:]])\n"
-        )
+        self.fake = FakeMkosi.make(folder / "fake")
         self.at = Places(images=self._place("images"), tools=self._place("tools"))
         (self.at.tools_tree / "usr").mkdir(parents=True)
         self.options = self._options()
@@ -101,7 +73,7 @@ class Play:
     def runner(self, *argv: str) -> Runner:
         """The runner under test, with the options in argv: the one place that makes one."""
         shop = Workshop(self._options(*argv), self.at, Progress(live=False))
-        vars(shop)["mkosi"] = FakeMkosi(self.fake, "27.1", "a test", "0" * 64)
+        vars(shop)["mkosi"] = self.fake
         return Runner(shop)
 
     def build(self, *planned: Stage, argv: Sequence[str] = ()) -> None:
@@ -110,15 +82,10 @@ class Play:
 
     def tell(self, stage: Stage, *attempts: dict[str, Any]) -> None:
         """Tell the fake what to do for stage, each time that it is called."""
-        (self.fake / f"{stage.name}.json").write_text(json.dumps(attempts))
+        self.fake.tell(stage.name, *attempts)
 
     def events(self, *what: str) -> list[Event]:
-        """What the fake told of in order; of those kinds, if any are given."""
-        path = self.fake / "events"
-        lines = path.read_text().splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines]
-        told = [Event(event.pop("what"), event.pop("stage"), event) for event in events]
-        return [event for event in told if not what or event.what in what]
+        return self.fake.events(*what)
 
     def order(self) -> list[str]:
         return [str(event) for event in self.events()]

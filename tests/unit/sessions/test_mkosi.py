@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from scripts import arch
 from scripts.sessions import mkosi
 from scripts.system.errors import UsageError
+from tests.unit.sessions.conftest import Site
 
 MIRROR = "https://mirror.example/al2023"
 
@@ -65,3 +67,37 @@ def test_an_option_without_its_value_is_wrong_usage() -> None:
 def test_mkosi_builds_one_image_at_a_time() -> None:
     with pytest.raises(UsageError, match="one image at a time"):
         mkosi.split(["--arch", "x86_64", "--image", "base", "--image", "os-image", "build"])
+
+
+@pytest.fixture
+def executed(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that this process would have turned into; site builds with a fake mkosi."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+    monkeypatch.setattr(os, "chdir", lambda _: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert site.built == []
+    return commands
+
+
+def test_a_summary_needs_no_tools(site: Site, executed: list[list[str]]) -> None:
+    mkosi.main([*site.argv, "--image", "base", "summary"])
+
+    [command] = executed
+    assert command[-3:] == ["--image-id", "base", "summary"]
+    assert "--tools-tree" not in command
+    assert site.built == []
+    assert os.environ["FINCH_SANDBOX_TREE"] == os.fspath(site.places.images.sandbox_tree)
+
+
+def test_a_build_has_the_tools_tree_of_our_own_builds(
+    site: Site, executed: list[list[str]]
+) -> None:
+    mkosi.main([*site.argv, "--image", "base", "build"])
+
+    [command] = executed
+    tree = command[command.index("--tools-tree") + 1]
+    assert tree == os.fspath(site.places.tools_tree)
+    assert site.built == ["tools-tree"]
+    assert (site.places.images.emulators / "usr/bin").is_dir()
+    assert (site.places.images.additions / "mkosi.conf").is_file()
