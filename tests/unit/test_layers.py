@@ -17,9 +17,10 @@ import pytest
 
 Sources = Mapping[str, str]
 
-# A room is a folder of scripts/, or a module beside the folders. It imports rooms to its left only.
+# A room is a folder of scripts/, or a module beside the folders. It imports only rooms that stand
+# before it here.
 ROOMS = (
-    *("bootstrap", "system", "catalog", "arch", "origin", "options", "distributions", "mkosi"),
+    *("catalog", "bootstrap", "system", "arch", "origin", "options", "distributions", "mkosi"),
     *("formats", "stages", "packages", "emulation", "pins", "doctor", "build", "description"),
     *("boot", "publish", "sessions"),
 )
@@ -33,6 +34,8 @@ SPEAKERS = {"sessions", "catalog"}
 # Below the sessions, who reads the environment or the command line, and why.
 READERS = {
     "scripts.bootstrap.environments": "runs in Nox's process, beside the noxfile",
+    "scripts.packages.rpms": "Docker's own variables say which engine is meant",
+    "scripts.stages.places": "mkosi's PATH is the harness's, and more",
     "scripts.system.errors": "main() is what every session begins with, and hands the arguments on",
     "scripts.system.process": "a child has the harness's environment, and more",
     "scripts.system.progress": "$CI says that nobody watches the terminal",
@@ -269,9 +272,18 @@ def test_a_higher_room_may_import_a_lower_one() -> None:
     assert list(climbs(tree)) == []
 
 
-def test_the_system_room_imports_no_other() -> None:
-    tree = {"scripts.system.locks": "from scripts import catalog", "scripts.catalog": ""}
-    assert list(climbs(tree)) == ["scripts.system.locks imports scripts.catalog"]
+def test_the_catalogue_stands_on_nothing() -> None:
+    tree = {"scripts.catalog": "from scripts.system import errors", "scripts.system.errors": ""}
+    assert list(climbs(tree)) == ["scripts.catalog imports scripts.system.errors"]
+
+
+def test_the_system_room_knows_the_catalogue_only() -> None:
+    line = "from scripts import arch, catalog, options"
+    tree = {"scripts.system.locks": line, "scripts.arch": "", "scripts.catalog": ""}
+    assert list(climbs({**tree, "scripts.options": ""})) == [
+        "scripts.system.locks imports scripts.arch",
+        "scripts.system.locks imports scripts.options",
+    ]
 
 
 def test_a_new_room_needs_a_place() -> None:
