@@ -173,3 +173,15 @@ def test_the_release_that_is_built_is_a_known_one() -> None:
     pinned = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
     assert pinned in amazonlinux.known()
     assert pinned in amazonlinux.nearest(pinned, amazonlinux.known())
+
+
+def test_a_mirror_that_cannot_be_reached_has_no_latest() -> None:
+    with pytest.raises(HarnessError, match="cannot be reached") as caught:
+        amazonlinux.newest(NOBODY)
+
+    assert "quickstart" in caught.value.hint
+
+
+def test_a_release_of_a_day_that_there_is_not_is_no_release(mirror: str) -> None:
+    with pytest.raises(UsageError, match=r"no release 2023\.9\.20251399"):
+        amazonlinux.check("2023.9.20251399", X86_64, mirror)

@@ -1,0 +1,89 @@
+"""Whether the patches apply to the newest mkosi, which a server on loopback has."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from scripts.distributions import debian
+from scripts.options import Options
+from scripts.sessions import arguments, patch_check
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.progress import Progress
+from tests.unit.mkosi.test_source import PATCH, make_package
+from tests.unit.server import Server
+
+PIN = """\
+version = "27.1"
+
+[upstream]
+url = "{url}/27.1.tar.gz"
+sha256 = "{digest}"
+newest = "{url}/main.tar.gz"
+
+[debian]
+package = "mkosi"
+suites = ["unstable"]
+"""
+
+
+@pytest.fixture
+def checkout_of_patches(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """A checkout that is nothing but a pin and a patch, on a machine without Debian's archive."""
+
+    def lacks(*_: object, **__: object) -> NoReturn:
+        raise MachineError("this machine has no Debian archive")
+
+    monkeypatch.setattr(debian, "download", lacks)
+    folder = tmp_path / "checkout/mkosi"
+    folder.mkdir(parents=True)
+    (folder / "pin.toml").write_text(PIN.format(url=server.url, digest="0" * 64))
+    (folder / "0001-Know.patch").write_text(PATCH)
+    return arguments.parse([], {}, root=folder.parent)
+
+
+def packed(tree: Path) -> bytes:
+    """A tarball of tree, as upstream has it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        archive.add(tree, "mkosi-main")
+    return file.getvalue()
+
+
+def test_a_source_that_answers_is_patched_and_one_that_does_not_is_named(
+    checkout_of_patches: Options,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.files["/main.tar.gz"] = packed(make_package(tmp_path / "main", "28~devel"))
+
+    patch_check.check_newest(checkout_of_patches, Progress(live=False))
+
+    said = capsys.readouterr().err
+    assert "the Debian archive cannot be asked for its newest: this machine has no" in said
+    assert "0001-Know.patch applies to mkosi 28~devel, the newest of upstream's main" in said
+
+
+def test_a_patch_that_the_newest_does_not_take_is_an_error(
+    checkout_of_patches: Options, server: Server, tmp_path: Path
+) -> None:
+    tree = make_package(tmp_path / "main", "28~devel")
+    (tree / "mkosi/config.py").write_text("something else\n")
+    server.files["/main.tar.gz"] = packed(tree)
+
+    with pytest.raises(HarnessError, match=r"0001-Know\.patch does not apply to mkosi 28~devel"):
+        patch_check.check_newest(checkout_of_patches, Progress(live=False))
+
+
+def test_offline_nobody_is_asked(checkout_of_patches: Options, server: Server) -> None:
+    offline = replace(checkout_of_patches.sources, offline=True)
+
+    patch_check.check_newest(replace(checkout_of_patches, sources=offline), Progress(live=False))
+
+    assert server.asked == []
