@@ -232,9 +232,9 @@ def test_a_connection_on_which_nothing_comes_is_opened_anew(
     with socket.create_server(("127.0.0.1", 0)) as server:
         greeter = Greeter(server.getsockname()[1])
         assert not greeter.greeted()
-        assert greeter._connection
+        assert greeter._connection is not None
         assert not greeter.greeted()
-        assert not greeter._connection
+        assert greeter._connection is None
 
 
 def test_a_port_on_which_nobody_listens_has_no_greeting() -> None:
