@@ -21,7 +21,7 @@ from scripts.boot.machine import Machine, Vm
 from scripts.boot.results import Result, to_json, to_junit
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.catalog import ROOT
-from scripts.emulation.emulators import TABLE, Table, Target
+from scripts.emulation.emulators import TABLE, Emulated, EmulationTable
 from scripts.formats import disk, uki
 from scripts.mkosi.sandbox import Tools
 from scripts.stages.artifacts import Contents
@@ -350,8 +350,8 @@ class _Test:
         )
 
 
-def _emulated(arch: Arch) -> list[Target]:
-    return Table.read(ROOT / TABLE).foreign_to(arch)
+def _emulated(arch: Arch) -> list[Emulated]:
+    return EmulationTable.read(ROOT / TABLE).foreign_to(arch)
 
 
 def _guest(facts: Facts) -> dict[str, str]:
