@@ -181,7 +181,7 @@ def test_each_distribution_is_told_its_own_packages(release: dict[str, str], com
 def test_where_a_distribution_lacks_them_docker_s_own_are_named(release: dict[str, str]) -> None:
     for only_buildx in (False, True):
         said = engine.installation(release, only_buildx=only_buildx)
-        assert said.startswith("https://docs.docker.com/engine/install ")
+        assert said.startswith("see https://docs.docker.com/engine/install")
 
 
 def test_who_lacks_buildx_alone_is_told_no_more() -> None:
@@ -268,7 +268,7 @@ def test_an_engine_that_is_not_there_is_to_be_started_or_installed(
 def test_an_engine_that_is_down_is_to_be_started(checkout: Path, folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(f"{folder}/dead.sock")
-    assert "does not run" in asked(checkout, f"{folder}/dead.sock")
+    assert "is not running" in asked(checkout, f"{folder}/dead.sock")
 
 
 def test_an_engine_that_answers_nonsense_is_one_sentence(checkout: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from scripts import catalog
+
 HOOKS = ".pre-commit-config.yaml"
 
 # A fenced block of Markdown, with what is in it.
@@ -119,16 +121,31 @@ def test_every_link_between_documents_leads_somewhere(checkout: Path) -> None:
     assert not broken
 
 
+def shown(part: ast.expr) -> str:
+    """A part of an f-string as a user sees it."""
+    match part:
+        case ast.Constant(value=text):
+            return str(text)
+        case ast.FormattedValue(
+            value=ast.Call(
+                func=ast.Attribute(value=ast.Name("catalog"), attr=name),
+                args=[ast.Constant(value=first)],
+            )
+        ):
+            return str(getattr(catalog, name)(first))
+    return "…"
+
+
 def sentences(checkout: Path) -> str:
-    """Every text in the harness, one on a line, with "…" where a value is filled in."""
+    """Every text in the harness, one on a line, with "…" where a value is filled in.
+
+    Options and commands that come from the catalogue are as a user sees them.
+    """
     texts = []
     for path in [checkout / "nox", checkout / "noxfile.py", *(checkout / "scripts").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                parts = node.values
-                texts.append(
-                    "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in parts)
-                )
+                texts.append("".join(map(shown, node.values)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(re.sub(r"%[sd.]+", "…", node.value))
     texts += [path.read_text() for path in (checkout / "scripts").rglob("*.toml")]
