@@ -152,6 +152,28 @@ def test_a_context_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         engine.find({})
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"Name": "mine"}', '{"Endpoints": 1}'])
+def test_a_context_whose_description_is_damaged_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    ContextAPI.create_context("mine", host="unix:///nowhere")
+    [meta] = tmp_path.rglob("meta.json")
+    meta.write_text(text)
+
+    with pytest.raises(MachineError, match="Docker's context mine cannot be read") as caught:
+        engine.find({"DOCKER_CONTEXT": "mine"})
+
+    assert str(meta) in caught.value.message
+    assert "docker context use default" in caught.value.hint
+
+
+@pytest.mark.parametrize(("error", "cause"), [(OSError(), "OSError"), (OSError("a\nb\n"), "b")])
+def test_an_error_without_words_is_told_by_its_kind(error: OSError, cause: str) -> None:
+    assert engine._unreachable("", error).message.endswith(f"does not answer: {cause}")
+
+
 def test_the_engine_is_that_of_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")

@@ -85,6 +85,16 @@ def test_a_source_may_have_several_addresses(tmp_path: Path) -> None:
     assert "baseurl=http://b.test/ http://old.test/" in lines
 
 
+@pytest.mark.parametrize("baseurl", [3, None, {}, ["http://a.test/", 3]])
+def test_addresses_that_are_no_strings_are_refused(baseurl: object) -> None:
+    with pytest.raises(ValueError, match=r"^must be a string or a list of strings, not "):
+        recipes.base_urls(baseurl)
+
+
+def test_one_address_stands_for_a_list_of_one() -> None:
+    assert recipes.base_urls("http://a.test/") == recipes.base_urls(["http://a.test/"])
+
+
 def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is not TOML"):

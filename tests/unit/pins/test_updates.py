@@ -443,6 +443,16 @@ def test_of_several_places_of_source_rpms_the_first_that_answers_counts(
     assert f"{ARCHIVE}{FOLDER}" not in server.asked
 
 
+def test_a_repository_whose_address_is_no_string_is_named_with_its_key(root: Path) -> None:
+    text = ours(root)
+    (root / OURS).write_text(re.sub(r"^baseurl = .*$", "baseurl = 3", text, flags=re.MULTILINE))
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="fuse-sshfs"):
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "source.fedora.baseurl must be a string or a list of strings, not 3" in said.getvalue()
+
+
 def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server: Server) -> None:
     with_an_archive(root, server)
     del server.files[LISTING]
