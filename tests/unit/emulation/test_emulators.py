@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.arch import AARCH64, X86_64, Arch
+from scripts.distributions import debian
+from scripts.distributions.debian import Archive
 from scripts.emulation import emulators
 from scripts.emulation.emulators import RECORD, TABLE, EmulationTable, Emulators
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
+from scripts.system.process import CommandError
 from scripts.system.progress import Progress
 
 
@@ -99,3 +104,67 @@ def test_a_broken_table_is_named(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(UsageError, match="is not a table of emulators"):
         EmulationTable.read(path)
+
+
+def package(folder: Path, *programs: str) -> Path:
+    """A Debian package with programs of these names, and nothing in them."""
+    tree = folder / "package"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: qemu-user\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: none\n"
+    )
+    (tree / "usr/bin").mkdir(parents=True)
+    for name in programs:
+        (tree / "usr/bin" / name).touch()
+    subprocess.run(["dpkg-deb", "--build", tree, folder / "qemu.deb"], check=True)
+    return folder / "qemu.deb"
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, reply: Callable[[], Path]) -> None:
+    """Have the Debian archive, which apt would ask, answer so."""
+    monkeypatch.setattr(debian, "find", lambda _: Archive("http://nowhere.test/"))
+    monkeypatch.setattr(debian, "download", lambda *_, **__: reply())
+
+
+def test_what_is_downloaded_is_recorded_with_its_digests(
+    checkout: Path, table: EmulationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = [one.program for one in table.emulated.values()]
+    deb = package(tmp_path, "qemu-riscv64", *programs)
+    answer(monkeypatch, lambda: deb)
+
+    found = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
+
+    assert found.package == "qemu.deb"
+    assert found.digests == dict.fromkeys(programs, text_digest(""))
+    assert [found.program(one).name for one in table.emulated.values()] == programs
+    assert not (found.folder / "qemu-riscv64").exists()
+    again = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(), offline=True)
+    assert again == found
+
+
+def test_a_package_without_an_emulator_is_named_and_nothing_kept(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deb = package(tmp_path, "qemu-aarch64")
+    answer(monkeypatch, lambda: deb)
+
+    with pytest.raises(HarnessError, match=r"qemu\.deb does not contain /usr/bin/qemu-x86_64"):
+        emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
+
+    assert list((tmp_path / "work/emulators").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"), [("one\nE: no such package\n\n", "E: no such package"), ("", "status 100")]
+)
+def test_an_archive_that_does_not_answer_is_told_by_the_last_line_or_the_status(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, cause: str
+) -> None:
+    def fail() -> Path:
+        raise CommandError(["apt-get"], 100, output)
+
+    answer(monkeypatch, fail)
+
+    with pytest.raises(HarnessError, match=f"for aarch64 cannot be downloaded: .*{cause}$"):
+        emulators.download(checkout, tmp_path, AARCH64, Progress(live=False))

@@ -11,7 +11,7 @@ from scripts.emulation import registrar
 from scripts.emulation.emulators import TABLE, EmulationTable, Emulators
 from scripts.emulation.registrar import Registrar
 from scripts.system.digests import text_digest
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, MachineError
 from scripts.system.progress import Progress
 
 
@@ -63,3 +63,26 @@ def test_an_entry_that_cannot_be_removed_is_named_with_the_command_that_does(
     said = capsys.readouterr().err
     assert "finch-build-arm stays registered (No such file or directory); to remove it: " in said
     assert said.endswith("sudo sh -c 'echo -1 > /mount/finch-build-arm'\n")
+
+
+def test_an_entry_that_the_kernel_refuses_is_told_with_the_reason_and_the_script(
+    aarch64: Registrar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar, "MOUNT", tmp_path)
+    (tmp_path / "register").mkdir()
+
+    with pytest.raises(MachineError, match="cannot be registered: Is a directory") as caught:
+        aarch64.register("name")
+
+    assert "have an administrator run this once" in caught.value.hint
+
+
+def test_a_binfmt_misc_that_another_build_has_just_unmounted_is_no_error(
+    aarch64: Registrar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar, "MOUNT", tmp_path / "nothing")
+
+    aarch64.register("name")
+
+    assert registrar.mounted_from() == ""
+    assert not (tmp_path / "nothing").exists()
