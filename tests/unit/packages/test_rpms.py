@@ -8,25 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts import catalog, options
-from scripts.arch import X86_64
+from scripts import options
 from scripts.catalog import ROOT
 from scripts.options import Options
 from scripts.packages import recipes, rpms
 from scripts.packages.rpms import RpmPlan
-from scripts.stages import places
-from scripts.stages.places import Place
 from scripts.system.errors import HarnessError, UsageError
-from tests.unit.packages.given import opts
-
-RELEASE = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
-
-
-def place(folder: Path, mirror: str | None = None, release: str = RELEASE) -> Place:
-    target = folder / "work/amazonlinux/x86_64"
-    return Place(
-        target, catalog.DISTRIBUTIONS["amazonlinux"], release, X86_64, target / "sandbox", mirror
-    )
+from tests.unit.packages.given import RELEASE, opts, place
 
 
 def planned(folder: Path, *argv: str) -> RpmPlan:

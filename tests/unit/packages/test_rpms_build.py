@@ -12,8 +12,7 @@ from scripts.packages.engine import Engine
 from scripts.packages.rpms import RpmPlan
 from scripts.system.errors import HarnessError
 from scripts.system.progress import Progress
-from tests.unit.packages.given import opts
-from tests.unit.packages.test_rpms import place
+from tests.unit.packages.given import opts, place
 
 ENGINE = Engine("Docker", "28", "1.48", "unix:///nowhere", "default", True, True)
 
