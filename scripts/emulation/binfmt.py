@@ -41,7 +41,7 @@ def emulated_here(root: Path, work: Path) -> list[str]:
 
 
 def _runs(arch: Arch, root: Path, work: Path) -> bool:
-    """Whether programs of arch run here. Raises MachineError where no build could run them."""
+    """Whether programs of arch run here. Raises MachineError if no build could run them."""
     entry = entries.find(_emulated(arch, root))
     if entry:
         _require_usable(arch, entry, work)

@@ -22,7 +22,7 @@ OF_BUILDS = "finch-build-"
 class Entry:
     """An entry: a program whose first bytes equal magic, in the bits of mask, goes to interpreter.
 
-    flags are the letters of binfmt_misc. is_enabled is false where an administrator switched the
+    flags are the letters of binfmt_misc. is_enabled is false if an administrator switched the
     entry off.
     """
 
@@ -78,7 +78,7 @@ def removal(path: Path) -> str:
 
 
 def registered(folder: Path = MOUNT) -> list[Entry]:
-    """Return all entries in folder, the newest first; none where binfmt_misc is not mounted.
+    """Return all entries in folder, the newest first; none if binfmt_misc is not mounted.
 
     The kernel lists them in that order (dcache_readdir() in fs/libfs.c). The times of their files
     say nothing: `echo 1 >` changes them.

@@ -19,7 +19,7 @@ from scripts.system.progress import Progress
 # The source of our mount, a mere name. A mount of that name is unmounted by the last build.
 MOUNT_OF_BUILDS = "finch-builds"
 
-# What an administrator runs where a user's build may not register anything.
+# What an administrator runs if a user's build may not register anything.
 SCRIPT = """\
 #!/bin/sh
 # Have this machine run {name} programs until its next start.
@@ -165,7 +165,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write text to a file of binfmt_misc, without creating the file where none is mounted."""
+    """Write text to a file of binfmt_misc, without creating it if none is mounted."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

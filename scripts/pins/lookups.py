@@ -54,7 +54,7 @@ LOOK = Settings(attempts=3, pause=1, connect=10, stall=30)
 class Update:
     """The pinned and the newest version of something, in words, and the edits that pin the newest.
 
-    There are no edits if the pin is up to date. note is for the person who reads the table.
+    There are no edits if the pin is up to date. note is shown to the person who runs this.
     """
 
     name: str
