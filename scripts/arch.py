@@ -1,4 +1,4 @@
-"""CPU architectures: our two names, and what each tool calls them."""
+"""CPU architectures: our two names, and the names that tools have for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from scripts.system.errors import UsageError
 class Arch:
     """An architecture that images are built for.
 
-    name is ours (and uname's), mkosi and debian are what those projects call
-    it. efi is the suffix of the removable-media boot path (UEFI 2.10, 3.5.1.1),
-    root_type the partition type UUID of a root partition (Discoverable
-    Partitions Specification), console the first serial port.
+    name is our name for it, and uname's; mkosi and debian are the names in those projects. efi is
+    the suffix of the removable-media boot path (UEFI 2.10, 3.5.1.1), root_type the partition type
+    UUID of a root partition (Discoverable Partitions Specification), console the first serial port.
     """
 
     name: str
@@ -30,7 +29,7 @@ class Arch:
 
     @property
     def boot_file(self) -> str:
-        """The path on the ESP that firmware boots where no boot entry is set."""
+        """The path on the ESP that firmware boots if no boot entry is set."""
         return f"EFI/BOOT/BOOT{self.efi}.EFI"
 
     @property
@@ -62,15 +61,15 @@ ALIASES = {alias: arch for arch in ARCHES for alias in (arch.name, arch.mkosi, a
 
 
 def parse(name: str) -> Arch:
-    """The architecture called name. Raises UsageError that lists what is accepted."""
+    """Return the architecture called name. Raises UsageError that lists the accepted names."""
     try:
         return ALIASES[name]
     except KeyError:
         raise UsageError(
-            f"unknown architecture {name!r}", hint=f"accepted are {', '.join(ALIASES)}"
+            f"unknown architecture {name!r}", hint=f"use one of {', '.join(ALIASES)}"
         ) from None
 
 
 def native() -> Arch:
-    """This machine's architecture. Raises UsageError where no image is built for it."""
+    """Return this machine's architecture. Raises UsageError if no image is built for it."""
     return parse(platform.machine())

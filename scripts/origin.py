@@ -1,4 +1,4 @@
-"""Where a build comes from: the checkout, and who ran it."""
+"""Where a build comes from: its checkout, and who ran it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 
 from scripts.system.process import Arg, CommandError, run
 
+# The builder of everything that a person builds, in provenance (SLSA's builder.id).
 LOCAL = "https://github.com/runfinch/finch-core/finch-os-images/a-persons-machine"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The checkout: its commit in hex ("" where git knows of none), and what differs from it."""
+class Checkout:
+    """The checkout that was built.
+
+    commit is in hex, or "" if git knows of none. modified are the files that differ from it.
+    """
 
     commit: str
     modified: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, root: Path) -> Source:
-        """What git says of the checkout at root."""
+    def of(cls, root: Path) -> Checkout:
+        """Return the state of the checkout at root, as git sees it."""
         git: list[Arg] = ["git", "-C", root]
         try:
             commit = run([*git, "rev-parse", "--verify", "HEAD"]).stdout.strip()
@@ -32,9 +36,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Builder:
-    """Who ran the build: id, a URI, and the run of it ("" for a person's machine).
+    """Who ran the build.
 
-    repository is the URI of the sources, "" where only this machine has them.
+    id and invocation are the URIs of the builder and of its run ("" on a person's machine).
+    repository is the URI of the sources, or "" if only this machine has them.
     """
 
     id: str = LOCAL
@@ -43,7 +48,7 @@ class Builder:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Builder:
-        """The builder that GitHub Actions tells of in environ, else a person's machine.
+        """Return the builder: GitHub Actions if environ is its environment, or a person's machine.
 
         https://docs.github.com/actions/reference/workflows-and-actions/variables
         """

@@ -20,7 +20,7 @@ from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
-from scripts.origin import Builder, Source
+from scripts.origin import Builder, Checkout
 from scripts.stages import artifacts, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.plan import Target
@@ -73,7 +73,7 @@ def write_provenance(out: Path) -> None:
     """Write the provenance of the artifacts that the manifest in out lists."""
     manifest = json.loads((out / artifacts.MANIFEST).read_text())
     listed = [Artifact(**entry, mtime_ns=0) for entry in manifest["artifacts"]]
-    text = provenance.to_json(listed, manifest, {}, PIN, Source("c0ffee"), Builder(), made=0)
+    text = provenance.to_json(listed, manifest, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
     (out / artifacts.PROVENANCE).write_text(text)
 
 

@@ -1,1 +1,1 @@
-"""What `./nox` and the noxfile need, in terms of the standard library and Nox alone."""
+"""What `./nox` and the noxfile need. It imports only the standard library and Nox."""

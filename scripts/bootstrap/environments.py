@@ -1,7 +1,6 @@
-"""What every Nox session needs: an interpreter, the pinned packages, and a status that says enough.
+"""What all Nox sessions share: interpreters, pinned packages, and the exit status.
 
-noxfile.py says which sessions there are; this module is the little that they share. It runs in
-Nox's own process, with the standard library and Nox only.
+This module runs in Nox's own process and imports only the standard library and Nox.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ from scripts.bootstrap import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# How long the harness may take to end QEMU, mkosi and their mounts after Ctrl-C, in seconds; each
-# of its children gets GRACE_SECONDS of scripts.run.
+# How long the harness may take to end QEMU, mkosi and their mounts after Ctrl-C, in seconds. Each
+# of its children gets GRACE_SECONDS of scripts/system/process.py.
 PATIENCE_SECONDS = 60
 
 ATTEMPTS = 3
 
-# What Nox says before it ends with 3 for arguments that fit nothing. Here 3 is for the machine.
+# How Nox begins a message before it ends with 3, because the arguments match no session. For us, 3
+# means that the machine lacks something.
 REFUSALS = (
     "Error while collecting sessions",
     "Python version selection caused no",
@@ -40,11 +40,10 @@ REFUSALS = (
     "No sessions selected",
 )
 
-# What the harness itself ends with (scripts.errors); any other program's failure is a plain 1.
+# Exit statuses of the harness itself (scripts/system/errors.py). Any other failure is a plain 1.
 USAGE, MACHINE = 2, 3
 
-
-# pip's options, and the variables of uv that mean the same.
+# Options of pip, and the variables that tell uv the same.
 UV_VARIABLES = {
     "index-url": "UV_DEFAULT_INDEX",
     "trusted-host": "UV_INSECURE_HOST",
@@ -55,10 +54,10 @@ UV_VARIABLES = {
 
 @dataclass
 class Outcome:
-    """What the sessions of this run came to.
+    """The outcome of this run's sessions.
 
-    status is the first failure's, for the process to end with; 0 leaves it to Nox. ran counts the
-    sessions that did their work, idle holds why the others had none.
+    status is the exit status of the first failure, or 0 to leave the status to Nox. ran counts the
+    sessions that did something, and idle says why each of the others did not.
     """
 
     status: int = 0
@@ -66,7 +65,7 @@ class Outcome:
     idle: list[str] = field(default_factory=list)
 
     def failed(self, status: int) -> None:
-        """Note a failure's exit status; that of a signal is negative."""
+        """Note the exit status of a failure, which is negative for a signal."""
         if not self.status:
             self.status = 128 - status if status < 0 else status
 
@@ -75,11 +74,10 @@ outcome = Outcome()
 
 
 def setup(hint: str) -> None:
-    """Make Nox find interpreters our way and end with the harness's exit code.
+    """Make Nox find interpreters our way, and end with the exit status of the harness.
 
-    hint is shown where the arguments name no session. Nox knows no status but 1 for a session that
-    failed. Its process ends with the harness's own from an exit hook, which is the one place that
-    plain `nox` and `./nox` share.
+    hint is shown if the arguments match no session. Nox ends with 1 whenever a session fails, so an
+    exit hook sets the status: it is the one place that plain `nox` and `./nox` share.
     """
     for backend in ("uv", "virtualenv"):
         ALL_VENVS[backend] = functools.partial(Environment, venv_backend=backend)
@@ -88,9 +86,9 @@ def setup(hint: str) -> None:
 
 
 def install(session: nox.Session, group: str) -> None:
-    """Install the packages that requirements/<group>.txt pins, unless they are there already."""
+    """Install what requirements/<group>.txt pins, unless the session has it already."""
     environment = session.virtualenv
-    if not isinstance(environment, VirtualEnv):  # --no-venv: what is there must do
+    if not isinstance(environment, VirtualEnv):  # --no-venv: use what is there
         return
     pins = ROOT / "requirements" / f"{group}.txt"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()
@@ -108,47 +106,47 @@ def install(session: nox.Session, group: str) -> None:
             if attempt == ATTEMPTS:
                 raise
             session.warn("The installation failed: trying again.")
-    # Like the installation itself, this is left out with --no-install.
+    # With --no-install, Nox skips this as well as the installation.
     program = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
     session.run_install("python", "-I", "-c", program, stamp, digest, log=False)
 
 
 def harness(session: nox.Session, module: str, *args: str) -> None:
-    """Run scripts.sessions.<module>; the process ends with its exit code where that is not 0."""
+    """Run scripts.sessions.<module>. If it fails, the process ends with its exit status."""
     _run(session, "python", "-m", f"scripts.sessions.{module}", *args, keeps_status=True)
 
 
 def lab(session: nox.Session, *args: str) -> None:
-    """Run the lab; the process ends with its exit code where that is not 0."""
+    """Run the lab. If it fails, the process ends with its exit status."""
     _run(session, "python", "-m", "tests.lab", *args, keeps_status=True)
 
 
 def check(session: nox.Session, *command: str) -> None:
-    """Run a tool that is installed in the session's environment as a module, such as ruff."""
+    """Run a tool that is installed in the session's environment, such as ruff, as a module."""
     _run(session, "python", "-m", *command, keeps_status=False)
 
 
 def skip(session: nox.Session, reason: str) -> NoReturn:
-    """Leave the session out, by name. A run that left out all of them has failed."""
+    """Skip the session and say why. A run that skips all of its sessions fails."""
     outcome.idle.append(reason)
     session.skip(reason)
 
 
 class Environment(VirtualEnv):
-    """Nox's virtual environment, of an interpreter that is looked for in more places.
+    """Nox's virtual environment, with an interpreter that is looked for in more places.
 
-    Nox asks PATH, where pyenv's shims may be that fail, and shows all that uv says of a download
-    that failed.
+    Nox itself looks on PATH, where pyenv may have shims that fail, and prints everything that uv
+    says about a failed download.
     """
 
     def create(self) -> bool:
-        """Create the environment, or reuse the one that is there."""
+        """Create the environment, or reuse it; return whether it was created."""
         wanted = self.interpreter
         if wanted and interpreters.is_version(wanted) and not Path(self.bin, "python").exists():
             _, uv, _ = nox.virtualenv.find_uv()
             download = self.download_python != "never"
             try:
-                found = interpreters.obtain(wanted, Path(uv), os.environ, download=download)
+                found = interpreters.find_or_fetch(wanted, Path(uv), os.environ, download=download)
             except interpreters.Lacking as error:
                 outcome.failed(MACHINE)
                 print(f"error: {error.message}\n hint: {error.hint}", file=sys.stderr)
@@ -158,7 +156,7 @@ class Environment(VirtualEnv):
 
 
 class _Refusals(logging.Handler):
-    """Listens for Nox's saying that the arguments fit nothing."""
+    """Notices when Nox logs that the arguments match no session."""
 
     def __init__(self, hint: str) -> None:
         super().__init__(logging.ERROR)
@@ -171,6 +169,7 @@ class _Refusals(logging.Handler):
 
 
 def _run(session: nox.Session, *command: str, keeps_status: bool) -> None:
+    """Run command; if it fails, note its status, or a plain 1 if keeps_status is false."""
     outcome.ran += 1
     try:
         session.run(
@@ -185,7 +184,7 @@ def _run(session: nox.Session, *command: str, keeps_status: bool) -> None:
 
 
 def _end() -> None:
-    """End the process with the harness's status, if that says more than Nox's."""
+    """End the process with the status of the harness, unless that is left to Nox."""
     if outcome.idle and not outcome.ran and not outcome.status:
         print(f"error: nothing was done: {'; '.join(outcome.idle)}", file=sys.stderr)
         outcome.status = 1
@@ -196,9 +195,9 @@ def _end() -> None:
 
 
 def _pip_settings() -> dict[str, str]:
-    """What pip is told about index, proxy and certificates, for uv, which does not ask pip.
+    """Return the variables that tell uv pip's settings for index, proxy and certificates.
 
-    What the environment tells uv itself comes first.
+    uv does not read pip's configuration.
     """
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
@@ -210,16 +209,17 @@ def _pip_settings() -> dict[str, str]:
 
 
 def uv_settings(listing: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that tell uv what `pip config list` printed as listing, but environ does not.
+    """Return the variables that tell uv the settings in listing, the output of `pip config list`.
 
-    pip prefers its environment to the section of a command, and that to the global one.
+    pip prefers its environment to the section of a command, and that to the global one. A variable
+    that environ has already is left out.
     """
     sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
     for line in listing.splitlines():
         key, _, value = line.partition("=")
         section, _, option = key.partition(".")
         if section in sections and option in UV_VARIABLES:
-            # A list is printed as the repr of its lines; uv takes them with spaces between.
+            # pip prints a list as the repr of its lines; uv takes it separated by spaces.
             sections[section][option] = value.strip("'\"").replace("\\n", " ").strip()
     told = sections["global"] | sections["install"] | sections[":env:"]
     variables = {UV_VARIABLES[option]: value for option, value in told.items()}

@@ -1,7 +1,7 @@
-"""Where a Python interpreter of a wanted version is on this machine.
+"""Finding a Python interpreter of a given version on this machine, or fetching one with uv.
 
-Standard library only, and only what Python 3.9 knows: `./nox` imports this before anything is
-installed.
+`./nox` imports this module before anything is installed, so it uses only the standard library of
+Python 3.9.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# A pyenv shim answers in 0.2 s; one that hangs is of no use.
+# A pyenv shim answers in 0.2 s; one that hangs is useless.
 PROBE_SECONDS = 20
 
 _VERSION = re.compile(r"3\.\d+")
 
 
 class Lacking(Exception):
-    """No interpreter of the version is on the machine and none could be fetched.
+    """This machine has no interpreter of the version, and none could be fetched.
 
-    message says so in one sentence, hint how to get one.
+    message says so in one sentence, and hint says how to get one.
     """
 
     def __init__(self, version: str, cause: str = "") -> None:
         tried = f", and uv could not fetch it ({cause})" if cause else ""
-        self.message = f"Python {version} is neither on PATH nor among pyenv's nor uv's{tried}"
+        self.message = f"Python {version} is not on PATH, nor in pyenv's or uv's folders{tried}"
         self.hint = (
-            f"`apt-get install python{version}` or `dnf install python{version}`, where the "
-            f"distribution has it, else `pyenv install {version}`"
+            f"`apt-get install python{version}` or `dnf install python{version}` if your "
+            f"distribution has it, otherwise `pyenv install {version}`"
         )
         super().__init__(self.message)
 
 
 def find(version: str, environ: Mapping[str, str]) -> Path | None:
-    """The interpreter of version, such as 3.12, that is here and runs; None where there is none.
+    """Return an interpreter of version, such as 3.12, that is here and runs, or None.
 
-    environ is the environment to look with: PATH, PYENV_ROOT, UV_PYTHON_INSTALL_DIR, XDG_DATA_HOME
-    and HOME of it are heeded.
+    It is looked for where PATH, PYENV_ROOT, UV_PYTHON_INSTALL_DIR, XDG_DATA_HOME and HOME of the
+    environment environ say.
     """
     for candidate in candidates(version, environ):
         found = _probe(candidate, version, environ)
@@ -49,7 +49,7 @@ def find(version: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
-    """The files that may be an interpreter of version, in the order of preference."""
+    """Yield the files that may be an interpreter of version, the preferred ones first."""
     program = f"python{version}"
     for entry in environ.get("PATH", os.defpath).split(os.pathsep):
         path = Path(entry or ".", program)
@@ -60,7 +60,7 @@ def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     uv = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     for root, pattern in ((pyenv / "versions", f"{version}*"), (uv, f"cpython-{version}*")):
-        # glob.glob, unlike Path.glob, is silent where a folder may not be read.
+        # glob.glob, unlike Path.glob, ignores a folder that this user may not read.
         found = glob.glob(str(Path(glob.escape(str(root)), pattern, "bin", program)))
         for path in sorted((Path(name) for name in found), key=_patch, reverse=True):
             if os.access(path, os.X_OK):
@@ -68,9 +68,9 @@ def candidates(version: str, environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def fetch(version: str, uv: Path, environ: Mapping[str, str]) -> Path:
-    """Have uv install an interpreter of version for this user. Raises Lacking where it cannot.
+    """Have uv install an interpreter of version for this user, but not on PATH.
 
-    Nothing is put on PATH.
+    Raises Lacking if it cannot.
     """
     try:
         _uv(uv, ["python", "install", "--no-bin", version], environ)
@@ -83,8 +83,13 @@ def fetch(version: str, uv: Path, environ: Mapping[str, str]) -> Path:
         raise Lacking(version, str(error)) from None
 
 
-def obtain(version: str, uv: Path, environ: Mapping[str, str], *, download: bool = True) -> Path:
-    """The interpreter of version: the one found, else one that uv fetches. Raises Lacking."""
+def find_or_fetch(
+    version: str, uv: Path, environ: Mapping[str, str], *, download: bool = True
+) -> Path:
+    """Return an interpreter of version that is here, or else one that uv fetches.
+
+    Raises Lacking if there is none and uv cannot fetch one, or may not because download is false.
+    """
     found = find(version, environ)
     if found:
         return found
@@ -94,12 +99,12 @@ def obtain(version: str, uv: Path, environ: Mapping[str, str], *, download: bool
 
 
 def is_version(text: str) -> bool:
-    """Whether text is a version this module looks for: 3.12, but not 3.12.1, pypy3.11 or a path."""
+    """Whether text is a version that can be found: 3.12, but not 3.12.1, pypy3.11 or a path."""
     return _VERSION.fullmatch(text) is not None
 
 
 def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
-    """What path, which may be a shim, really runs, if that is an interpreter of version."""
+    """Return what path, which may be a shim, runs, if that is an interpreter of version."""
     program = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
     try:
         answer = subprocess.run(
@@ -120,12 +125,13 @@ def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _patch(path: Path) -> tuple[int, ...]:
-    """What to sort versions by: 3.12.10/bin/python3.12 comes after 3.12.9/bin/python3.12."""
+    """Return what to sort by, so that 3.12.10/bin/python3.12 comes after 3.12.9/bin/python3.12."""
     match = re.search(r"\d+(\.\d+)*", path.parent.parent.name)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def _uv(uv: Path, arguments: list[str], environ: Mapping[str, str]) -> str:
+    """Run uv and return what it prints. Raises CalledProcessError if it fails."""
     finished = subprocess.run(
         [str(uv), *arguments],
         env=dict(environ),

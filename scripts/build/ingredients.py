@@ -41,11 +41,11 @@ def add(shop: Workshop, *, session: str) -> Additions:
     if is_due or thirdparty.lacking(options):
         require(session, shop)
     if planned and is_due:
-        planned = rpms.ready(planned)
-    added = thirdparty.obtain(options, shop.progress)
+        planned = rpms.with_engine(planned)
+    added = thirdparty.download(options, shop.progress)
     if planned:
         with shop.emulation() if is_due else nullcontext():
-            added += rpms.obtain(planned, shop.progress)
+            added += rpms.build(planned, shop.progress)
     added.lay_out(shop.places.images.additions)
     return added
 
@@ -64,14 +64,14 @@ def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
 def obtain_emulators(shop: Workshop) -> Emulators:
     """Obtain the emulators that the images carry."""
     options = shop.options
-    return emulators.obtain(
+    return emulators.download(
         options.folders.root,
         options.folders.work,
         options.target.arch,
+        shop.progress,
         mirror=options.sources.mirror if options.target.distribution.mirror == "debian" else None,
         given=options.sources.mkosi_source,
         offline=options.sources.offline,
-        say=shop.progress.say,
     )
 
 

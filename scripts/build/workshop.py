@@ -51,9 +51,9 @@ class Workshop:
             options.target.arch,
             options.folders.root,
             options.folders.work,
+            self.progress,
             may_register=options.build.binfmt,
             offline=options.sources.offline,
-            say=self.progress.say,
         )
 
     def install_mkosi(self) -> Mkosi:

@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
-from scripts.origin import Builder, Source
+from scripts.origin import Builder, Checkout
 from scripts.stages.artifacts import Artifact
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -28,7 +28,7 @@ def to_json(
     manifest: Mapping[str, Any],
     materials: Mapping[str, str],
     pin: Pin,
-    source: Source,
+    checkout: Checkout,
     builder: Builder,
     made: float,
 ) -> str:
@@ -58,10 +58,10 @@ def to_json(
                     "stage_keys": {
                         name: image["stage_key"] for name, image in manifest["images"].items()
                     },
-                    "modified": list(source.modified),
+                    "modified": list(checkout.modified),
                 },
                 "resolvedDependencies": _materials(
-                    manifest["mkosi"], materials, pin, source, builder
+                    manifest["mkosi"], materials, pin, checkout, builder
                 ),
             },
             "runDetails": {
@@ -80,7 +80,7 @@ def _materials(
     mkosi: Mapping[str, Any],
     materials: Mapping[str, str],
     pin: Pin,
-    source: Source,
+    checkout: Checkout,
     builder: Builder,
 ) -> Sequence[Mapping[str, Any]]:
     """What the images were made of, each with a digest that anybody can compare.
@@ -88,9 +88,9 @@ def _materials(
     Of a mkosi that is not the pinned tarball there is none: apt or the user answers for it.
     """
     found: list[Mapping[str, Any]] = []
-    if source.commit:
+    if checkout.commit:
         uri = {"uri": builder.repository} if builder.repository else {}
-        found.append({"name": "sources", **uri, "digest": {"gitCommit": source.commit}})
+        found.append({"name": "sources", **uri, "digest": {"gitCommit": checkout.commit}})
     if mkosi["source"] == UPSTREAM:
         found.append({"name": "mkosi", "uri": pin.url, "digest": {"sha256": pin.sha256}})
     files = [

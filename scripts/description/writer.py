@@ -53,7 +53,7 @@ def write(
         manifest,
         {name: digest for record in records.values() for name, digest in _added(record).items()},
         Pin.read(opts.folders.root / MKOSI_PIN),
-        origin.Source.of(opts.folders.root),
+        origin.Checkout.of(opts.folders.root),
         opts.builder,
         max(image.made for image in images),
     )

@@ -1,1 +1,1 @@
-"""Running programs of another architecture: while images are built, and inside them."""
+"""Running programs of another architecture, during a build and inside the images."""

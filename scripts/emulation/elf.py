@@ -1,7 +1,7 @@
-"""The smallest programs there are, to see whether a machine runs those of an architecture.
+"""The smallest possible programs, which show whether a machine runs those of an architecture.
 
-The layout is that of the ELF specification (System V ABI, chapters 4 and 5); the system calls
-write(2) and exit(2) have the numbers of Linux' arch/x86/entry/syscalls/syscall_64.tbl and
+Their layout is that of the ELF specification (System V ABI, chapters 4 and 5). The numbers of the
+system calls write(2) and exit(2) are in Linux' arch/x86/entry/syscalls/syscall_64.tbl and
 include/uapi/asm-generic/unistd.h.
 """
 
@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping
 
 from scripts.arch import AARCH64, X86_64, Arch
 
-# Where the file is loaded, and the sizes of the ELF header and of its one program header, in bytes.
+# The address at which the file is loaded.
 BASE = 0x400000
+
+# The sizes of the ELF header and of the one program header, in bytes.
 HEADERS = 64 + 56
 
 ET_EXEC, EM_X86_64, EM_AARCH64, PT_LOAD, READ_AND_EXECUTE = 2, 62, 183, 1, 5
 
 
 def _x86_64(size: int) -> bytes:
-    """Code that writes the size bytes right after itself to stdout and ends with 0."""
+    """Return code that writes the size bytes after itself to stdout and exits with 0."""
     head = bytes.fromhex("b801000000 bf01000000")  # mov eax, write; mov edi, stdout
     rest = b"\xba" + struct.pack("<I", size)  # mov edx, size
     rest += bytes.fromhex("0f05 b83c000000 31ff 0f05")  # syscall; mov eax, exit; xor edi, edi; …
@@ -29,14 +31,14 @@ def _x86_64(size: int) -> bytes:
 
 
 def _aarch64(size: int) -> bytes:
-    """As `_x86_64`."""
+    """Return the same code as `_x86_64` does, for aarch64."""
 
     def mov(register: int, value: int) -> int:
         return 0xD2800000 | value << 5 | register
 
     svc = 0xD4000001
     rest = [mov(2, size), mov(8, 64), svc, mov(0, 0), mov(8, 93), svc]
-    # adr x1: counts from its own address, in bytes that are a multiple of 4
+    # adr x1: its operand counts from its own address, in multiples of 4 bytes
     adr = 0x10000001 | (len(rest) + 1) << 5
     return struct.pack("<8I", mov(0, 1), adr, *rest)
 
@@ -48,7 +50,7 @@ _CODE: Mapping[Arch, tuple[int, Callable[[int], bytes]]] = {
 
 
 def says(arch: Arch, text: str) -> bytes:
-    """A static program of arch that prints text, of at most 64 KiB, and ends with status 0."""
+    """Return a static program of arch that prints text, at most 64 KiB of it, and exits with 0."""
     machine, code = _CODE[arch]
     data = text.encode()
     body = code(len(data)) + data

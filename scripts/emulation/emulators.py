@@ -1,8 +1,8 @@
-"""The emulators of foreign programs, QEMU's static user-mode programs, and how images carry them.
+"""The emulators for foreign programs: downloading them, and putting them into images.
 
-binfmt/targets.toml says for which architectures there are some, and where they come from. Those
-that go into an image are programs of the image's architecture; `binfmt` registers one of this
-machine's.
+They are QEMU's static user-mode programs. binfmt/targets.toml lists the architectures that can be
+emulated and says where the emulators come from. The emulators in an image are programs of the
+image's own architecture; `binfmt` registers emulators of this machine's.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from scripts import catalog
 from scripts.arch import Arch
 from scripts.distributions import debian as debian_archive
 from scripts.distributions.debian import Archive
@@ -25,16 +27,20 @@ from scripts.system.files import write_text
 from scripts.system.process import CommandError, last_line, run
 from scripts.system.progress import Progress
 
+# In the checkout.
 TABLE = Path("binfmt/targets.toml")
+
+# What names the package and the digests, beside the emulators of one architecture.
 RECORD = "emulators.json"
 
 
 @dataclass(frozen=True)
-class Target:
-    """An architecture whose programs are emulated.
+class Emulated:
+    """An architecture whose programs can be emulated.
 
-    program is the name of its emulator, magic and mask tell its programs by their first bytes,
-    native are the architectures whose kernels run them without one.
+    program is the name of the emulator. A program of the architecture is recognized by its first
+    bytes, which equal magic in the bits of mask. native are the architectures whose kernels run
+    such programs without an emulator.
     """
 
     name: str
@@ -43,171 +49,178 @@ class Target:
     mask: bytes
     native: tuple[str, ...]
 
-    def entry(self, name: str, interpreter: str, flags: str) -> str:
-        """The line that has the kernel hand such programs to interpreter, under an entry's name.
+    def registration(self, name: str, interpreter: str, flags: str) -> str:
+        """Return the line that has the kernel hand such programs to interpreter.
 
-        Linux' Documentation/admin-guide/binfmt-misc.rst has the format; the separator is any
-        character that the line does not hold.
+        name is what the entry is called. Linux' Documentation/admin-guide/binfmt-misc.rst has the
+        format, in which any character that occurs nowhere else separates the fields.
         """
-        mark = next(character for character in ":|;,%" if character not in interpreter)
+        separator = next(character for character in ":|;,%" if character not in interpreter)
         magic, mask = (
-            "".join(f"\\x{byte:02x}" for byte in text) for text in (self.magic, self.mask)
+            "".join(f"\\x{byte:02x}" for byte in data) for data in (self.magic, self.mask)
         )
-        return mark + mark.join([name, "M", "", magic, mask, interpreter, flags])
+        return separator + separator.join([name, "M", "", magic, mask, interpreter, flags])
 
 
 @dataclass(frozen=True)
-class Table:
-    """The contents of binfmt/targets.toml; digest is that of the file."""
+class EmulationTable:
+    """The contents of binfmt/targets.toml.
+
+    package, in the first of suites that has it, contains the emulators, which are registered with
+    flags. emulated are the architectures by name, digest is the sha256 of the file.
+    """
 
     flags: str
     package: str
     suites: tuple[str, ...]
-    targets: Mapping[str, Target]
+    emulated: Mapping[str, Emulated]
     digest: str
 
     @classmethod
-    def read(cls, path: Path) -> Table:
-        """The table at path. Raises UsageError that says what is wrong with it."""
+    def read(cls, path: Path) -> EmulationTable:
+        """Return the table in the file at path. Raises UsageError if it is not one."""
         try:
             text = path.read_text()
             data = tomllib.loads(text)
-            targets = {
-                name: Target(
-                    name,
-                    entry["program"],
-                    bytes.fromhex(entry["magic"]),
-                    bytes.fromhex(entry["mask"]),
-                    tuple(entry["native"]),
-                )
-                for name, entry in data["targets"].items()
-            }
             debian = data["debian"]
             return cls(
                 data["flags"],
                 debian["package"],
                 tuple(debian["suites"]),
-                targets,
+                {name: _emulated(name, entry) for name, entry in data["targets"].items()},
                 text_digest(text),
             )
         except (OSError, tomllib.TOMLDecodeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path} is no table of emulators: {error!r}") from error
+            raise UsageError(f"{path} is not a table of emulators: {error!r}") from error
 
-    def foreign_to(self, arch: Arch) -> list[Target]:
-        """The targets that an image of arch carries emulators for."""
-        return [target for target in self.targets.values() if arch.name not in target.native]
+    def foreign_to(self, arch: Arch) -> list[Emulated]:
+        """Return the architectures that an image of arch carries emulators for."""
+        return [one for one in self.emulated.values() if arch.name not in one.native]
+
+
+def _emulated(name: str, entry: Mapping[str, Any]) -> Emulated:
+    magic, mask = (bytes.fromhex(entry[key]) for key in ("magic", "mask"))
+    return Emulated(name, entry["program"], magic, mask, tuple(entry["native"]))
 
 
 @dataclass(frozen=True)
 class Emulators:
-    """The emulators that run on one architecture.
+    """The downloaded emulators that run on one architecture.
 
-    folder holds them, package is the file they came from, digests are their sha256 as they were
-    fetched, by name.
+    folder contains them and package is the name of the file they came from. digests maps the name
+    of each to its sha256, as it was downloaded.
     """
 
     folder: Path
-    table: Table
+    table: EmulationTable
     package: str
     digests: Mapping[str, str]
 
     @property
     def digest(self) -> str:
-        """The sha256 over all that an image has of them."""
+        """The sha256 of everything that an image gets from them."""
         return text_digest(json.dumps([self.table.digest, self.digests], sort_keys=True))
 
-    def program(self, target: Target) -> Path:
-        """The emulator of target. Raises HarnessError where it is not the one that was fetched."""
-        path = self.folder / target.program
-        is_whole = path.is_file() and file_digest(path) == self.digests.get(target.program)
+    def program(self, emulated: Emulated) -> Path:
+        """Return the path of the emulator for emulated. Raises HarnessError if it has changed."""
+        path = self.folder / emulated.program
+        is_whole = path.is_file() and file_digest(path) == self.digests.get(emulated.program)
         if not is_whole:
             raise HarnessError(
-                f"the emulator {path} is not what was fetched: its digest differs",
+                f"the emulator {path} is not the one that was downloaded: its digest differs",
                 hint=f"rm -r '{self.folder}', then build again",
             )
         return path
 
 
-def obtain(
+def download(
     root: Path,
     work: Path,
     arch: Arch,
+    progress: Progress,
     *,
     mirror: str | None = None,
     given: Path | None = None,
     offline: bool = False,
-    say: Callable[[str], None] = print,
 ) -> Emulators:
-    """The emulators that run on arch, fetched into work where they are not there.
+    """Return the emulators that run on arch, downloaded into work unless they are there already.
 
-    root is the checkout. They come from mirror, else from this machine's archive, else from the one
-    that mkosi knows: the pinned one, or what MKOSI_SOURCE has given instead. Raises HarnessError
-    where they cannot be had.
+    root is the checkout. The Debian archive they come from is mirror, or this machine's own, or
+    else the one that mkosi knows: the pinned mkosi, or given, a copy of it. Raises HarnessError if
+    they cannot be downloaded.
     """
-    table = Table.read(root / TABLE)
+    table = EmulationTable.read(root / TABLE)
     folder = work / "emulators" / f"{arch.debian}-{table.digest[:16]}"
     record = folder / RECORD
     if not record.exists():
         if offline:
             raise HarnessError(
-                f"the emulators for {arch} have not been fetched yet, and --offline forbids it now",
-                hint="run once without --offline",
+                f"the emulators for {arch} have not been downloaded yet, "
+                f"and {catalog.flag('offline')} forbids it now",
+                hint=f"run once without {catalog.flag('offline')}",
             )
         archive = (
             debian_archive.find(mirror)
-            or mkosis.obtain(root / "mkosi", work, Progress(), given=given).archive()
+            or mkosis.obtain(root / "mkosi", work, progress, given=given).archive()
         )
-        say(f"fetching the emulators for {arch}")
-        _fetch(table, arch, archive, folder)
+        progress.say(f"downloading the emulators for {arch}")
+        _download(table, arch, archive, folder)
     data = json.loads(record.read_text())
     return Emulators(folder, table, data["package"], data["digests"])
 
 
 def write_tree(emulators: Emulators, arch: Arch, tree: Path) -> None:
-    """Write to tree what the base image of arch has of its emulators.
+    """Write to the folder tree what the base image of arch gets from emulators.
 
-    That is each as /usr/bin/qemu-<target>-static, and beside it the line for systemd-binfmt(8).
-    Raises HarnessError where one of them is not what was fetched.
+    Each becomes /usr/bin/qemu-<architecture>-static, with a file that registers it for
+    systemd-binfmt(8). Raises HarnessError if an emulator is not the one that was downloaded.
     """
     shutil.rmtree(tree, ignore_errors=True)
     programs = tree / "usr/bin"
     programs.mkdir(parents=True)
-    for target in emulators.table.foreign_to(arch):
-        name = f"qemu-{target.name}-static"
-        shutil.copyfile(emulators.program(target), programs / name)
+    for one in emulators.table.foreign_to(arch):
+        name = f"qemu-{one.name}-static"
+        shutil.copyfile(emulators.program(one), programs / name)
         (programs / name).chmod(0o755)
-        line = target.entry(f"qemu-{target.name}", f"/usr/bin/{name}", emulators.table.flags)
+        line = one.registration(f"qemu-{one.name}", f"/usr/bin/{name}", emulators.table.flags)
         write_text(tree / f"usr/lib/binfmt.d/{name}.conf", f"{line}\n")
 
 
-def _fetch(table: Table, arch: Arch, archive: Archive, folder: Path) -> None:
+def _download(table: EmulationTable, arch: Arch, archive: Archive, folder: Path) -> None:
+    """Make folder contain the emulators for arch, from archive, and their record."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as name:
         scratch = Path(name)
-        try:
-            package = debian_archive.download(
-                table.package,
-                list(table.suites),
-                scratch / "apt",
-                arch=arch.debian,
-                archive=archive,
-            )
-            run(["dpkg-deb", "--extract", package, scratch / "tree"])
-        except CommandError as error:
-            cause = error.output.strip() or str(error)
-            raise HarnessError(
-                f"{table.package} for {arch} cannot be fetched: {last_line(cause)}",
-                hint="it comes from the Debian archive that this machine's apt is configured with, "
-                "where it has none from mkosi's default; check the network",
-            ) from error
+        package = _unpack(table, arch, archive, scratch)
         made = scratch / "made"
         made.mkdir()
-        for target in table.targets.values():
-            source = scratch / "tree/usr/bin" / target.program
+        for one in table.emulated.values():
+            source = scratch / "tree/usr/bin" / one.program
             if not source.exists():
-                raise HarnessError(f"{package.name} holds no /usr/bin/{target.program}")
+                raise HarnessError(f"{package} does not contain /usr/bin/{one.program}")
             shutil.copy(source, made)
         digests = {path.name: file_digest(path) for path in made.iterdir()}
-        write_text(made / RECORD, json.dumps({"package": package.name, "digests": digests}))
+        write_text(made / RECORD, json.dumps({"package": package, "digests": digests}))
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
+
+
+def _unpack(table: EmulationTable, arch: Arch, archive: Archive, scratch: Path) -> str:
+    """Download the package of table for arch, extract it to scratch/tree and return its name."""
+    try:
+        package = debian_archive.download(
+            table.package,
+            list(table.suites),
+            scratch / "apt",
+            arch=arch.debian,
+            archive=archive,
+        )
+        run(["dpkg-deb", "--extract", package, scratch / "tree"])
+    except CommandError as error:
+        cause = last_line(error.output) or str(error)
+        raise HarnessError(
+            f"{table.package} for {arch} cannot be downloaded: {cause}",
+            hint="check the network; the package comes from the Debian archive that this machine's "
+            "apt is configured with, or else from mkosi's default",
+        ) from error
+    return package.name

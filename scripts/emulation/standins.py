@@ -1,10 +1,11 @@
-"""Stand-ins: what maintainer scripts of foreign packages call and would be emulated.
+"""Stand-ins for programs that maintainer scripts call, which would otherwise run under emulation.
 
-A maintainer script is a program of the image, and so are all that it calls. Under emulation each
-start takes 50 ms, one of Perl half a second, and byte-compiling Python minutes. Here are programs
-of this machine's architecture that are first on the PATH of the scripts (`sources.APT_CONF`):
-those that do nothing, since mkosi.images/base/debian-natively.sh or mkosi itself does the same
-natively afterwards, and those that run a Perl program of the image with the Perl of the tools tree.
+A maintainer script is a program of the image, and so is everything that it calls. Under emulation
+each program takes 50 ms to start, one in Perl half a second, and byte-compiling Python minutes. The
+stand-ins are programs of this machine's architecture, and the scripts find them first on their PATH
+(APT_CONF in scripts/distributions/debian.py). Some do nothing, because
+mkosi.images/base/debian-natively.sh or mkosi does the same natively afterwards; the others run a
+Perl program of the image with the Perl of the tools tree.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from scripts.arch import Arch, native
 from scripts.catalog import Distribution
 from scripts.emulation import elf
 from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError
 
-# Where they are in an image while it is built; mkosi.profiles/foreign.sh removes all of it.
+# Where the stand-ins are in an image while it is built; mkosi.profiles/foreign.sh removes them.
 FOLDER = "usr/lib/finch-natively"
 
 DO_NOTHING = ("depmod", "py3compile", "update-ca-certificates")
-# Called a hundred times for a base, they are half of what is left; others that are in Perl, such as
-# adduser and debconf, spend their time in programs that stay emulated.
+# A base calls these a hundred times, which is half of the time that is left. Other Perl programs,
+# such as adduser and debconf, spend their time in programs that stay emulated.
 IN_PERL = ("deb-systemd-helper", "update-rc.d")
 
-# Debian's perl-base, and what it is linked with, below usr/lib/<triplet>.
+# Debian's perl-base and the libraries it is linked with, below usr/lib/<triplet>.
 PERL = ("perl-base", "libc.so.6", "libcrypt.so.1", "libm.so.6")
 
-# The loader is the interpreter, as the one whose path is in perl's ELF header is not in the image.
+# The loader is the interpreter, because the one that perl's ELF header names is not in the image.
 LAUNCHER = f"""\
 #!/{FOLDER}/ld.so /{FOLDER}/perl
 my ($name) = $0 =~ m{{([^/]+)$}};
@@ -41,14 +43,17 @@ DIGEST = text_digest(repr((FOLDER, DO_NOTHING, IN_PERL, PERL, LAUNCHER)))
 
 
 def are_for(distribution: Distribution, arch: Arch) -> bool:
-    """Whether images of it have stand-ins while they are built: the scripts are Debian's."""
+    """Whether images of distribution for arch are built with stand-ins.
+
+    The scripts that would need them are Debian's.
+    """
     return distribution.packages == "deb" and not arch.is_native
 
 
 def write_tree(tree: Path, tools: Path) -> None:
-    """Write to tree the stand-ins, for images that this machine does not run natively.
+    """Write the stand-ins to the folder tree, which is laid over an image while it is built.
 
-    tools is the root of the tools tree.
+    tools is the root of the tools tree. Raises HarnessError if it has no loader.
     """
     shutil.rmtree(tree, ignore_errors=True)
     folder = tree / FOLDER
@@ -57,8 +62,7 @@ def write_tree(tree: Path, tools: Path) -> None:
         (folder / name).write_bytes(elf.says(native(), ""))
         (folder / name).chmod(0o755)
     libraries = Path("usr/lib") / f"{native()}-linux-gnu"
-    [loader] = [path for path in tools.glob("usr/lib*/ld-linux-*.so.*") if path.exists()][:1]
-    shutil.copy(loader, folder / "ld.so")
+    shutil.copy(_loader(tools), folder / "ld.so")
     shutil.copy(tools / "usr/bin/perl", folder / "perl")
     shutil.copytree(tools / libraries / PERL[0], tree / libraries / PERL[0])
     for name in PERL[1:]:
@@ -66,3 +70,14 @@ def write_tree(tree: Path, tools: Path) -> None:
     for name in IN_PERL:
         (folder / name).write_text(LAUNCHER)
         (folder / name).chmod(0o755)
+
+
+def _loader(tools: Path) -> Path:
+    """Return the dynamic loader of the tools tree at tools. Raises HarnessError if it has none."""
+    for path in tools.glob("usr/lib*/ld-linux-*.so.*"):
+        if path.exists():
+            return path
+    raise HarnessError(
+        f"the tools tree {tools} has no loader usr/lib*/ld-linux-*.so.*",
+        hint=f"rm -r '{tools.parent}', then build again",
+    )

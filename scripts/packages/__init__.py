@@ -1,1 +1,1 @@
-"""What Amazon Linux lacks: packages of our own, built in Docker, and releases of others."""
+"""What Amazon Linux lacks: our own packages, built in Docker, and releases of other projects."""

@@ -1,4 +1,4 @@
-"""docker buildx: its command line, its layer cache, and what its output says."""
+"""docker buildx: its command line, its layer cache, and reading its output."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from urllib.parse import urlsplit
 from scripts.distributions import amazonlinux
 from scripts.options import NO_PROXY, Options, with_scheme
 from scripts.packages.engine import Engine
-from scripts.packages.recipes import Pins
+from scripts.packages.recipes import PackagePins
 from scripts.system.process import CommandError, Log, stream
 from scripts.system.progress import Progress, Task
 
-# Lines of a step that failed that are worth showing.
+# How many of the last lines of a failed step are worth showing.
 TAIL_LINES = 40
 
-# By this name too buildx knows the BuildKit of the engine itself.
+# Another name by which buildx knows the BuildKit of the engine itself.
 DEFAULT_BUILDER = "default"
 
-# What the form of a layer cache is that ECR takes.
+# The form of a layer cache that ECR accepts.
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
 
 
 def attempt(
     command: Sequence[str], cache: Cache, task: Task, log: Log, progress: Progress
 ) -> Failure | None:
-    """Run command, which builds with cache; why that failed, None where it did not."""
+    """Run command, which builds with cache; return why it failed, or None if it did not."""
     steps = Steps(task)
     try:
         stream(command, log=log, on_line=steps.read)
@@ -47,10 +47,11 @@ def attempt(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why buildx failed: the step that did ("" for none), and the last lines that it printed.
+    """Why buildx failed.
 
-    may_be_the_caches says that a layer cache may be to blame: it is not where a program of the
-    Dockerfile failed, before any layer was asked for, and where the disk is full.
+    step is the step that failed ("" for none), and tail the last lines that it printed.
+    may_be_the_caches says whether the layer cache may be to blame. It is not if a program of the
+    Dockerfile failed, if BuildKit had not asked for a layer yet, or if the disk is full.
     """
 
     step: str
@@ -60,11 +61,11 @@ class Failure:
 
     @classmethod
     def of(cls, steps: Steps, error: CommandError) -> Failure:
-        """The failure of a run of buildx that ended with error, and had printed steps."""
+        """Return why a run of buildx failed that printed steps and ended with error."""
         output = error.output.strip().splitlines()
         name, why, tail = steps.failed or ("", "", output)
         said = [line for line in tail if line.startswith(PACKAGE_FAILS)]
-        # After its reason buildx may print what to read about it.
+        # After the reason, buildx may print where to read about it.
         errors = [line for line in output if line.startswith(BUILDX_FAILS)]
         last = (errors or output or [str(error)])[-1].removeprefix(BUILDX_FAILS)
         reason = said[-1].removeprefix(PACKAGE_FAILS) if said else why or last
@@ -74,7 +75,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Cache:
-    """The layer cache: buildx's values for --cache-from and --cache-to ("" for none)."""
+    """The layer cache, which may be none.
+
+    reads and writes are the values of buildx's options --cache-from and --cache-to, or "".
+    """
 
     name: str = ""
     reads: str = ""
@@ -82,12 +86,12 @@ class Cache:
 
     @property
     def is_used(self) -> bool:
-        """Whether a build has to do with it."""
+        """Whether a build reads or writes it."""
         return bool(self.reads or self.writes)
 
     @classmethod
     def of(cls, opts: Options, found: Engine) -> Cache:
-        """The cache that opts asks for, as far as the engine allows it."""
+        """Return the cache that opts asks for, as far as the engine found supports it."""
         if not opts.packages.layer_cache:
             return cls()
         tag = f"package-build-{opts.target.arch}"
@@ -112,7 +116,7 @@ class Cache:
 
 
 def _fields(**values: str) -> str:
-    """Values as buildx takes them: one line of CSV."""
+    """Return values in the form that buildx takes: one line of CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(
         f"{name}={value}" for name, value in values.items()
@@ -121,9 +125,9 @@ def _fields(**values: str) -> str:
 
 
 def build_command(
-    opts: Options, pins: Pins, context: Path, target: Path, found: Engine, cache: Cache
+    opts: Options, pins: PackagePins, context: Path, target: Path, found: Engine, cache: Cache
 ) -> list[str]:
-    """The command that builds context for exactly opts' platform, its RPMs going into target."""
+    """Return the command that builds context for the platform of opts and puts RPMs into target."""
     urls = [
         opts.sources.mirror or amazonlinux.CDN,
         *(url for source in pins.sources.values() for url in source.urls),
@@ -134,13 +138,13 @@ def build_command(
         "--builder", opts.packages.buildx_builder or found.builder,
         "--platform", f"linux/{opts.target.arch.debian}",
         "--progress", "plain",
-        # Without it a file that is no RPM would come out beside them.
+        # Otherwise another file would come out beside the RPMs.
         "--provenance", "false",
         "--build-arg", f"BASE_IMAGE={pins.reference}",
-        # Their values, which may hold a password, come from the environment. BuildKit knows them,
-        # and leaves them out of the keys of its cache.
+        # Their values, which may contain a password, come from the environment. BuildKit leaves
+        # them out of the keys of its cache.
         *(word for name in opts.packages.proxies for word in ("--build-arg", name)),
-        # A mirror or a proxy on this machine is out of sight of any other network.
+        # No other network can see a mirror or a proxy on this machine.
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),
         *(["--cache-to", cache.writes] if cache.writes else []),
@@ -150,7 +154,7 @@ def build_command(
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the server of url, which may lack its scheme as a proxy's does, is this machine."""
+    """Whether the server of url is this machine. url may lack its scheme, as a proxy's may."""
     host = urlsplit(with_scheme(url)).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -166,35 +170,36 @@ class _Step:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
 
-# A line of `--progress plain`: the step's number, and what it says; the seconds before its output.
+# A line of `--progress plain` has the step's number and a text; output has a number of seconds
+# first.
 LINE = re.compile(r"#(\d+) (.*)")
 OUTPUT = re.compile(r"\d+\.\d+ (.*)")
 
 RUNS = re.compile(r"\[\S+ +\d+/\d+\] RUN")
 
-# How the reason is marked where buildx and where build-package fails.
+# How a line begins in which buildx, and build-package, says why it failed.
 BUILDX_FAILS, PACKAGE_FAILS = "ERROR: ", "build-package: "
 
-# What BuildKit says of a step whose program failed, and not what it was to run on.
+# What BuildKit says of a step whose program failed, as opposed to the preparation of its layer.
 PROGRAM_FAILED = "did not complete successfully"
 
 DISK_FULL = "no space left on device"
 
-# Steps that are not of the Dockerfile; the internal ones read it, its context and its base image.
+# Steps that are not in the Dockerfile. The internal ones read it, its context and its base image.
 INTERNAL = "[internal]"
 READS, WRITES = "importing cache", "exporting cache"
 
 
 class Steps:
-    """What buildx says with `--progress plain`, by step."""
+    """The output of buildx with `--progress plain`, by step."""
 
     def __init__(self, task: Task | None = None) -> None:
-        """task shows the steps of the Dockerfile as they come."""
+        """task, if given, shows the steps of the Dockerfile as they begin."""
         self._task = task
         self._steps: dict[str, _Step] = {}
 
     def read(self, line: str) -> None:
-        """Take a line of its output."""
+        """Take in one line of the output."""
         if not (match := LINE.fullmatch(line)):
             return
         number, text = match.groups()
@@ -211,7 +216,7 @@ class Steps:
 
     @property
     def failed(self) -> tuple[str, str, list[str]] | None:
-        """The step that failed: its name, why, and the last lines of its output."""
+        """The step that failed, if one did: its name, the reason, the last lines of its output."""
         return next(
             (
                 (step.name, step.error, list(step.tail))
@@ -230,7 +235,7 @@ class Steps:
         )
 
     def warnings(self, cache: Cache) -> Iterable[str]:
-        """What went wrong with the layer cache, in a sentence each."""
+        """Yield what went wrong with the layer cache, in a sentence each."""
         for step in self._steps.values():
             does = {READS: "read", WRITES: "written"}
             verb = next((does[kind] for kind in does if step.name.startswith(kind)), "")
@@ -239,4 +244,4 @@ class Steps:
         read = [step for step in self._steps.values() if step.name.startswith(READS)]
         ran = [step for step in self._steps.values() if RUNS.match(step.name)]
         if read and not any(step.error for step in read) and not any(step.cached for step in ran):
-            yield f"the layer cache {cache.name} has nothing that fits this build: it is a cold one"
+            yield f"the layer cache {cache.name} has nothing that this build can use"

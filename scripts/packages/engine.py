@@ -1,4 +1,4 @@
-"""The container engine: whether one answers, what it can, and what to do where it cannot."""
+"""The container engine: finding it, what it can do, and what to do if it cannot."""
 
 from __future__ import annotations
 
@@ -15,39 +15,44 @@ from pathlib import Path
 from typing import Any
 
 from scripts.system.errors import MachineError
-from scripts.system.process import CommandError, run
+from scripts.system.process import CommandError, last_line, run
 
 # An engine that is up answers in well under a second.
 SECONDS = 20
 
-# What `docker info` calls the store that BuildKit exports its cache from.
+# What `docker info` calls the one store from which BuildKit can export its cache.
 CONTAINERD_STORE = "io.containerd.snapshotter.v1"
 
-# Of the version of the builder that an engine prefers, in its answer to a ping: BuildKit.
+# An engine answers a ping with the version of its builder. This one is BuildKit.
 BUILDKIT = "2"
 
-# What installs packages, and what they are called that have the engine with Docker's command line,
-# and buildx, by the ID of os-release(5). Amazon Linux has all of it in one.
-PACKAGES = {
+# By the ID in os-release(5): the program that installs packages, the package of the engine with
+# Docker's command line, and the package of buildx. Amazon Linux has one package for all.
+INSTALLATION = {
     "amzn": ("dnf", "docker", "docker"),
     "debian": ("apt-get", "docker.io", "docker-buildx"),
     "fedora": ("dnf", "moby-engine", "docker-buildx"),
     "ubuntu": ("apt-get", "docker.io", "docker-buildx"),
 }
 
-# The first release of Debian that has buildx: trixie.
+# The first release of Debian with a package of buildx: trixie.
 FIRST_DEBIAN = 13
 
-# How Docker's own packages are installed, which any distribution takes.
-MANUAL = "https://docs.docker.com/engine/install says how it is installed here"
+# How to install Docker's own packages, which work on any distribution.
+MANUAL = "see https://docs.docker.com/engine/install"
+
+# What to do about a context that cannot be used.
+OTHER_CONTEXT = (
+    "`docker context use default` selects this machine's engine, unless DOCKER_CONTEXT is set"
+)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that answers.
+    """An engine that answers at the address host.
 
-    host is its address, version and api its own and that of its API. builder is the name that
-    buildx knows its BuildKit by; exports_cache says whether that writes a layer cache.
+    version is its own version and api that of its API. builder is the name by which buildx knows
+    its BuildKit, and exports_cache says whether that can write a layer cache.
     """
 
     name: str
@@ -65,12 +70,12 @@ class Engine:
 
 
 def find(environ: Mapping[str, str]) -> Engine:
-    """The engine that Docker's command line would use with environ.
+    """Return the engine that Docker's command line would use with the environment environ.
 
-    It need not be Docker's own: whatever speaks its API will do. Raises MachineError that says
-    what is in the way and how to mend it.
+    Any engine that speaks Docker's API will do. Raises MachineError, with a remedy, if none
+    answers.
     """
-    # Most runs need no engine, and a third of a second to import this.
+    # Importing it takes a third of a second, and most runs need no engine.
     import docker  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
@@ -102,23 +107,23 @@ def find(environ: Mapping[str, str]) -> Engine:
 
 
 def find_fit(environ: Mapping[str, str], builder: str) -> Engine:
-    """The engine, as `find` finds it, if packages can be built with it.
+    """Return the engine that `find` finds, if it can build packages.
 
-    builder is the one that a person names in BUILDX_BUILDER, "" for the engine's own. Raises
-    MachineError.
+    builder is the one named in BUILDX_BUILDER, or "" for the engine's own. Raises MachineError,
+    with a remedy, if there is no such engine.
     """
     found = find(environ)
     if not found.has_buildkit and not builder:
         raise MachineError(
             f"the engine at {found.host} has no BuildKit: {found}",
-            hint="use Docker 23 or newer, or name a builder of buildx in BUILDX_BUILDER "
+            hint="use Docker 23 or newer, or set BUILDX_BUILDER to a builder of buildx "
             "(`docker buildx create` makes one)",
         )
     return found
 
 
 def check_buildx(environ: Mapping[str, str]) -> None:
-    """Raise MachineError where Docker's command line, or its front end to BuildKit, is lacking."""
+    """Raise MachineError unless Docker's command line and buildx are installed."""
     if not shutil.which("docker", path=environ.get("PATH")):
         raise MachineError("Docker's command line is not installed", hint=_installation_here())
     try:
@@ -131,29 +136,32 @@ def check_buildx(environ: Mapping[str, str]) -> None:
 
 
 def require(environ: Mapping[str, str], builder: str) -> Engine:
-    """The engine, once it is sure that packages can be built with it: see `find_fit`."""
+    """Return the engine that builds packages. Raises MachineError, with a remedy, if there is none.
+
+    environ and builder are those of `find_fit`. Buildx has to be there too.
+    """
     check_buildx(environ)
     return find_fit(environ, builder)
 
 
 def installation(release: Mapping[str, str], *, only_buildx: bool = False) -> str:
-    """What installs the engine with Docker's command line and buildx, or only the latter.
+    """Return the command that installs an engine, Docker's command line and buildx, or only buildx.
 
-    release is what os-release(5) says of the machine, empty where it has none.
+    release are the fields of the machine's os-release(5), none if it has no such file.
     """
     name, number = release.get("ID", ""), release.get("VERSION_ID", "")
     if name == "debian" and number.isdecimal() and int(number) < FIRST_DEBIAN:
-        return f"{MANUAL}; Debian has docker-buildx from {FIRST_DEBIAN} on"
-    if name not in PACKAGES:
+        return f"{MANUAL}; Debian has docker-buildx since release {FIRST_DEBIAN}"
+    if name not in INSTALLATION:
         return MANUAL
-    program, whole, buildx = PACKAGES[name]
+    program, whole, buildx = INSTALLATION[name]
     packages = dict.fromkeys([buildx] if only_buildx else [whole, buildx])
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}{program} install {' '.join(packages)}"
 
 
 def _installation_here(*, only_buildx: bool = False) -> str:
-    """What `installation` says of this machine."""
+    """Return the command of `installation` for this machine."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
@@ -162,26 +170,34 @@ def _installation_here(*, only_buildx: bool = False) -> str:
 
 
 def _context(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The name and the host of the context that Docker's command line would use."""
+    """Return the name and the host of the context that Docker's command line would use.
+
+    Raises MachineError if there is no such context, or the file that describes it is damaged.
+    """
     from docker.context import ContextAPI  # noqa: PLC0415 - see `find`
-    from docker.context.config import get_current_context_name  # noqa: PLC0415
+    from docker.context.config import get_current_context_name, get_meta_file  # noqa: PLC0415
 
     name = environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
-    found = ContextAPI.get_context(name)
+    try:
+        found = ContextAPI.get_context(name)
+    except Exception as error:  # the SDK's own, or a KeyError and the like
+        raise MachineError(
+            f"Docker's context {name} cannot be read: {get_meta_file(name)} is damaged",
+            hint=f"remove that file and create the context again; {OTHER_CONTEXT}",
+        ) from error
     if found is None:
         raise MachineError(
             f"Docker's context {name} does not exist",
-            hint="`docker context ls` lists those that do, and `docker context use default` takes "
-            "this machine's engine, unless DOCKER_CONTEXT names another",
+            hint=f"`docker context ls` lists those that do; {OTHER_CONTEXT}",
         )
     return found.Name, found.Host or ""
 
 
 def _name(version: Mapping[str, Any]) -> str:
-    """What an engine is called that answers so when it is asked for its version.
+    """Return the name of an engine by its answer to the question for its version.
 
-    Docker's has the component Engine, podman's one of its own, and finch-daemon only its platform
-    ("Finch Daemon - 0.22.0"): that of podman is the machine's.
+    Docker has a component called Engine, and podman one called Podman Engine. finch-daemon has only
+    the name of its platform ("Finch Daemon - 0.22.0"), which with podman is the machine's.
     """
     components = [part.get("Name", "") for part in version.get("Components") or []]
     if "Engine" in components:
@@ -192,9 +208,9 @@ def _name(version: Mapping[str, Any]) -> str:
 
 
 def _knock(host: str) -> None:
-    """Raise OSError where nobody listens at host, if that is a socket of this machine.
+    """Raise OSError if host is a socket of this machine and nobody listens at it.
 
-    The SDK would say so too, but leaves the socket open that it could not connect.
+    The SDK would find out too, but does not close a socket that it failed to connect.
     """
     path = host.removeprefix("http+")
     if path.startswith("unix://"):
@@ -204,6 +220,7 @@ def _knock(host: str) -> None:
 
 
 def _unreachable(host: str, error: BaseException) -> MachineError:
+    """Return the error, with a remedy, for an engine at host that could not be asked."""
     where = host.removeprefix("http+").removeprefix("unix://") or "its usual place"
     codes = set(_errnos(error))
     if codes & {errno.EACCES, errno.EPERM}:
@@ -214,32 +231,33 @@ def _unreachable(host: str, error: BaseException) -> MachineError:
     if errno.ENOENT in codes:
         return MachineError(
             f"no Docker engine listens at {where}",
-            hint=f"sudo systemctl start docker; where it is not installed: {_installation_here()}",
+            hint=f"sudo systemctl start docker; if it is not installed: {_installation_here()}",
         )
     if errno.ECONNREFUSED in codes:
         return MachineError(
-            f"the Docker engine at {where} does not run",
+            f"the Docker engine at {where} is not running",
             hint="sudo systemctl start docker",
         )
+    cause = last_line(str(error)) or type(error).__name__
     return MachineError(
-        f"the Docker engine at {where} does not answer: {_last_words(error)}",
+        f"the Docker engine at {where} does not answer: {cause}",
         hint="`docker version` says more",
     )
 
 
 def _admission(path: Path) -> str:
-    """What lets this user use the socket at path: its group, if that is another than root's."""
+    """Return what lets this user use the socket at path: joining its group, or else sudo."""
     try:
         group = path.group() if path.stat().st_mode & stat.S_IWGRP else "root"
-    except (OSError, KeyError):  # nobody may look at it, or the group has no name
+    except (OSError, KeyError):  # this user may not look at it, or the group has no name
         group = "root"
     if group == "root":
-        return "only root may use it: call the same command with sudo"
+        return "only root may use it: run the same command with sudo"
     return f'sudo usermod --append --groups {group} "$USER", then log in again'
 
 
 def _errnos(error: BaseException) -> Iterator[int]:
-    """The errors of the operating system that error came of, which the SDK wraps several times."""
+    """Yield the error numbers (errno(3)) behind error, which the SDK wraps several times."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -250,8 +268,3 @@ def _errnos(error: BaseException) -> Iterator[int]:
         if isinstance(one, OSError) and one.errno:
             yield one.errno
         waiting += [*one.args, one.__cause__, one.__context__]
-
-
-def _last_words(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""packages.toml: which packages are ours, from which source RPMs, built in which image."""
+"""Reading packages.toml: our packages, their source RPMs, and the image they are built in."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ FOLDER = "al2023-package-build"
 # The source whose mirror, release and key are those of the images.
 AMAZON = "amazonlinux"
 AMAZON_KEY = "keys/RPM-GPG-KEY-amazon-linux-2023"
-# A server that stalls is given up as by mkosi's dnf (scripts/distributions/debian.py). Whatever the
-# image's dnf.conf says, none that does not answer is passed over.
+
+# How dnf treats a server that stalls: as mkosi's dnf does (scripts/distributions/debian.py). A
+# server that does not answer is an error, whatever the image's dnf.conf says.
 PATIENCE = "retries=3\ntimeout=15\nminrate=1000\nskip_if_unavailable=0\n"
 
-# What may be added to a release: sed puts it there, and rpm compares it.
+# What may be appended to a release: sed inserts it, and rpm compares it.
 SUFFIX = re.compile(r"[A-Za-z0-9.]+")
 
-# A stage of the Dockerfile that has a name; all but BUILDER build the package of that name.
+# A named stage of the Dockerfile. Each but BUILDER builds the package of its name.
 STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 BUILDER = "builder"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where source RPMs come from: dnf's option that says so, and the key they are signed with.
+class SourceRepository:
+    """A repository of source RPMs, and the key they are signed with.
 
-    Of several urls each that fails leaves it to the next.
+    option is the option of dnf that takes the urls. dnf asks the next of them when one fails.
     """
 
     option: str
@@ -42,14 +43,22 @@ class Source:
     key: Path
 
     def repository(self, name: str, *, check: bool) -> str:
-        """A dnf repository (dnf.conf(5)) of that name; check: its RPMs' signatures."""
+        """Return the configuration of a dnf repository called name (dnf.conf(5)).
+
+        check says whether dnf checks the signatures of its RPMs.
+        """
         gpg = "gpgcheck=1\ngpgkey=file:///build/repositories/key\n" if check else "gpgcheck=0\n"
         return f"[{name}]\nname={name}\n{self.option}={' '.join(self.urls)}\n{gpg}{PATIENCE}\n"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A package that is built: from which source RPM, changed how, and what of it is wanted."""
+    """How a package is built.
+
+    source is the name of the repository that has the source RPM nevra. patches change its spec,
+    suffix is appended to its release, and rpms are the names of the built RPMs that go into the
+    image.
+    """
 
     name: str
     source: str
@@ -60,45 +69,38 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Pins:
-    """What packages.toml says. image is what packages are built in, digest its digest or ""."""
+class PackagePins:
+    """The contents of packages.toml.
+
+    image is the container image that packages are built in, and digest its digest, or "" if that is
+    unknown.
+    """
 
     image: str
     digest: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SourceRepository]
     recipes: tuple[Recipe, ...]
 
     @property
     def reference(self) -> str:
-        """The image, by its digest where that is known."""
+        """The image, by its digest if that is known."""
         return f"{self.image}@{self.digest}" if self.digest else self.image
 
 
-def read(path: Path) -> Pins:
-    """The pins in the file at path, whose folder the paths in it start from. Raises UsageError."""
+def read(path: Path) -> PackagePins:
+    """Return the pins in the file at path, whose relative paths start from its folder.
+
+    Raises UsageError that says what is wrong with the file.
+    """
     try:
-        data = tomllib.loads(path.read_text())
-        image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
-        tag = image.text("tag") if "tag" in image.values else ""
-        pins = Pins(
-            image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
-            digest=image.text("digest"),
-            sources={
-                name: _source(_Table(path, f"source.{name}", table))
-                for name, table in data.get("source", {}).items()
-            },
-            recipes=tuple(
-                _recipe(name, _Table(path, f"package.{name}", table))
-                for name, table in data["package"].items()
-            ),
-        )
+        pins = _pins(path, tomllib.loads(path.read_text()))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} is not complete: {error}", hint=f"{FOLDER}/packages.toml has all there is"
+            f"{path} is not complete: {error}", hint=f"compare it with {FOLDER}/packages.toml"
         ) from None
     for recipe in pins.recipes:
         if recipe.source not in (AMAZON, *pins.sources):
@@ -106,43 +108,78 @@ def read(path: Path) -> Pins:
     return pins
 
 
+def base_urls(baseurl: object) -> tuple[str, ...]:
+    """Return the addresses of a repository, which are one string or a list (baseurl, dnf.conf(5)).
+
+    Raises ValueError, which says what baseurl must be, if it is anything else.
+    """
+    urls = [baseurl] if isinstance(baseurl, str) else baseurl
+    if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+        raise ValueError(f"must be a string or a list of strings, not {baseurl!r}")
+    return tuple(urls)
+
+
 @dataclass(frozen=True)
 class _Table:
-    """A table of the pins at path, its values yet to be looked at."""
+    """The table called name of the pins at path, with values that have not been checked."""
 
     path: Path
     name: str
     values: Mapping[str, Any]
 
     def text(self, key: str) -> str:
-        """The string of that key. Raises KeyError, and UsageError where it is something else."""
+        """Return the string of that key. Raises KeyError, or UsageError if it is not a string."""
         value = self.values[key]
         if not isinstance(value, str):
-            raise UsageError(f"{self.path}: {key} of {self.name} is no string")
+            raise self._wrong(key, f"must be a string, not {value!r}")
         return value
 
-    def one_or_more(self, key: str) -> tuple[str, ...]:
-        """As `texts`, where a single string may stand for a list of it."""
-        return (self.text(key),) if isinstance(self.values[key], str) else self.texts(key)
-
     def texts(self, key: str) -> tuple[str, ...]:
-        """As `text`, of a list of strings."""
+        """Return the strings of that key. Raises KeyError, or UsageError if it is not a list."""
         values = self.values[key]
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise UsageError(f"{self.path}: {key} of {self.name} is no list of strings")
+            raise self._wrong(key, f"must be a list of strings, not {values!r}")
         return tuple(values)
 
+    def urls(self, key: str) -> tuple[str, ...]:
+        """Return the addresses of that key: see `base_urls`. Raises KeyError, or UsageError."""
+        try:
+            return base_urls(self.values[key])
+        except ValueError as error:
+            raise self._wrong(key, str(error)) from None
 
-def _source(table: _Table) -> Source:
-    return Source("baseurl", table.one_or_more("baseurl"), table.path.parent / table.text("key"))
+    def _wrong(self, key: str, problem: str) -> UsageError:
+        return UsageError(f"{self.path}: {key} of {self.name} {problem}")
+
+
+def _pins(path: Path, data: Mapping[str, Any]) -> PackagePins:
+    image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
+    tag = image.text("tag") if "tag" in image.values else ""
+    return PackagePins(
+        image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
+        digest=image.text("digest"),
+        sources={
+            name: _source(_Table(path, f"source.{name}", table))
+            for name, table in data.get("source", {}).items()
+        },
+        recipes=tuple(
+            _recipe(name, _Table(path, f"package.{name}", table))
+            for name, table in data["package"].items()
+        ),
+    )
+
+
+def _source(table: _Table) -> SourceRepository:
+    key = table.path.parent / table.text("key")
+    return SourceRepository("baseurl", table.urls("baseurl"), key)
 
 
 def _recipe(name: str, table: _Table) -> Recipe:
     suffix = table.text("suffix")
     if not SUFFIX.fullmatch(suffix):
         raise UsageError(
-            f"{table.path}: {suffix!r}, the suffix of {table.name}, is not made of letters, digits "
-            "and dots"
+            f"{table.path}: suffix of {table.name} must consist of letters, digits and dots, not "
+            f"{suffix!r}"
         )
     return Recipe(
         name=name,
@@ -154,14 +191,14 @@ def _recipe(name: str, table: _Table) -> Recipe:
     )
 
 
-def check_stages(pins: Pins, opts: Options) -> None:
-    """Raise UsageError where the packages of pins are not those that the Dockerfile builds."""
+def check_stages(pins: PackagePins, opts: Options) -> None:
+    """Raise UsageError unless the packages of pins are those that the Dockerfile builds."""
     text = (opts.folders.root / FOLDER / "Dockerfile").read_text()
     builds = sorted({*STAGE.findall(text)} - {BUILDER})
     names = sorted(recipe.name for recipe in pins.recipes)
     if names != builds:
         raise UsageError(
-            f"{opts.packages.recipes} has the packages {', '.join(names) or '(none)'}, but what is "
-            f"built is {', '.join(builds)}",
-            hint=f"each takes a stage of its name in {FOLDER}/Dockerfile",
+            f"{opts.packages.recipes} has the packages {', '.join(names) or '(none)'}, but "
+            f"{FOLDER}/Dockerfile builds {', '.join(builds)}",
+            hint="each package needs a stage of its name there",
         )

@@ -1,7 +1,7 @@
-"""Packages of our own: RPMs that Amazon Linux lacks or breaks, built in Docker with BuildKit.
+"""Building our own packages: RPMs that Amazon Linux lacks or breaks, in Docker with BuildKit.
 
-al2023-package-build/ says which and from what; here its files become a build context, the context
-a key, and RPMs that were built from the same context are not built again.
+The files of al2023-package-build/ are assembled into a build context. RPMs that were built from the
+same context are not built again.
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scripts import catalog
 from scripts.distributions import amazonlinux
 from scripts.options import BASE_IMAGE, Options
 from scripts.packages import buildx, engine, recipes
 from scripts.packages.buildx import TAIL_LINES, Cache, Failure
 from scripts.packages.engine import Engine
-from scripts.packages.recipes import AMAZON, AMAZON_KEY, FOLDER, Pins, Recipe, Source
+from scripts.packages.recipes import (
+    AMAZON,
+    AMAZON_KEY,
+    FOLDER,
+    PackagePins,
+    Recipe,
+    SourceRepository,
+)
 from scripts.stages import artifacts, places
 from scripts.stages import plan as stages
 from scripts.stages.additions import Additions
@@ -31,14 +39,15 @@ from scripts.system.progress import Progress
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be built for opts, in which context; reason says why, "" where nothing is.
+class RpmPlan:
+    """Which packages a build with opts needs, and why they have to be built.
 
-    finished is the folder of the RPMs, engine what they will be built with once that is known.
+    context is the build context. reason is "" if the RPMs in the folder finished are up to date.
+    engine is what they will be built with, once `with_engine` has found it.
     """
 
     opts: Options
-    pins: Pins
+    pins: PackagePins
     context: Path
     stage: Stage
     finished: Path
@@ -46,10 +55,10 @@ class Plan:
     engine: Engine | None = None
 
 
-def plan(opts: Options, place: Place) -> Plan | None:
-    """What packages come to for opts: None where the distribution's own are to do.
+def plan(opts: Options, place: Place) -> RpmPlan | None:
+    """Return which packages a build with opts needs, or None if it needs none of ours.
 
-    Raises UsageError for pins that make no sense or lack a digest.
+    place is where the build is kept. Raises UsageError if a pin makes no sense or lacks a digest.
     """
     if not opts.target.distribution.has_rpms or opts.packages.skipped:
         return None
@@ -58,40 +67,44 @@ def plan(opts: Options, place: Place) -> Plan | None:
     if not pins.digest and BASE_IMAGE not in opts.packages.allow_missing:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
-            hint="./nox -s update-pins obtains it; "
-            f"-- --allow-missing {BASE_IMAGE} takes what the tag names, "
-            "-- --without-packages builds none",
+            hint=f"{catalog.command('update-pins')} adds the digest; "
+            f"{catalog.option('allow-missing', BASE_IMAGE)} uses whatever the tag names now; "
+            f"{catalog.option('without-packages')} builds no packages",
         )
     work = place.folder / "package-build"
     context = write_context(work / "context", pins, opts, place)
     inputs = {"base image": pins.reference, "architecture": place.arch.name}
     stage = Stage(FOLDER, (), inputs | describe_tree(context))
     finished = work / "rpms"
-    return Plan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
+    return RpmPlan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
 
 
-def ready(planned: Plan) -> Plan:
-    """The plan with the engine that it needs. Raises MachineError where there is none."""
+def with_engine(planned: RpmPlan) -> RpmPlan:
+    """Return planned with an engine that can build it.
+
+    Raises MachineError, with a remedy, if there is none, and HarnessError if --offline forbids it.
+    """
     opts = planned.opts
     if opts.sources.offline:
         raise HarnessError(
             "packages have to be built, which needs the network",
-            hint="leave --offline out, or build without them: -- --without-packages",
+            hint=f"leave out {catalog.flag('offline')}, or use the distribution's own packages: "
+            f"{catalog.option('without-packages')}",
         )
     try:
         return replace(planned, engine=engine.require(os.environ, opts.packages.buildx_builder))
     except MachineError as error:
         raise MachineError(
-            f"packages of our own cannot be built: {error.message}",
-            hint=f"{error.hint}; `./nox -s doctor -- packages` says more, and "
-            "-- --without-packages builds with the distribution's own",
+            f"our own packages cannot be built: {error.message}",
+            hint=f"{error.hint}; `{catalog.command('doctor', 'packages')}` says more, and "
+            f"{catalog.option('without-packages')} uses the distribution's own",
         ) from None
 
 
-def obtain(planned: Plan, progress: Progress) -> Additions:
-    """The RPMs that planned names, built if there is a reason to.
+def build(planned: RpmPlan, progress: Progress) -> Additions:
+    """Return the RPMs that planned names, built first if there is a reason to.
 
-    Raises HarnessError where that fails; RPMs that were there before are there still.
+    Raises HarnessError if that fails, and leaves earlier RPMs untouched.
     """
     if planned.engine:
         progress.say(f"packages will be built: {planned.reason}")
@@ -101,20 +114,20 @@ def obtain(planned: Plan, progress: Progress) -> Additions:
 
 
 def _reason(stage: Stage, finished: Path, opts: Options) -> str:
-    """Why the RPMs have to be built ("" where they need not)."""
+    """Return why the RPMs have to be built, or "" if they are up to date."""
     record = Record.read(finished)
     if not record:
         return "not built yet"
-    if opts.build.force and not opts.sources.offline:  # without the network the old ones have to do
-        return "--force"
+    if opts.build.force and not opts.sources.offline:  # nothing can be built without the network
+        return catalog.flag("force")
     if record.key != stage.key:
         return stages.difference(record.inputs, stage.inputs)
     changed = [made.name for made in record.artifacts if not made.stands_in(finished)]
     return f"{changed[0]} is gone or was written to" if changed else ""
 
 
-def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path:
-    """Make folder the build context, all that the Dockerfile copies, and return it."""
+def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) -> Path:
+    """Make folder the build context, with everything that the Dockerfile copies, and return it."""
     own = opts.folders.root / FOLDER
     binary, sources = _repositories(pins, place, opts.sources.signing_key or own / AMAZON_KEY)
     shutil.rmtree(folder, ignore_errors=True)
@@ -132,30 +145,38 @@ def write_context(folder: Path, pins: Pins, opts: Options, place: Place) -> Path
 
 
 def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
-    """What is asked for: the NEVRA of an Amazon source RPM is that of the pinned release alone."""
+    """Return what dnf is asked for.
+
+    For a source RPM of Amazon Linux that is its name alone, unless place has the pinned release:
+    the NEVRA is that of the pinned release.
+    """
     is_pinned = place.release == places.release_of(opts.folders.root, place.distribution)
     return recipe.nevra if recipe.source != AMAZON or is_pinned else recipe.name
 
 
-def _repositories(pins: Pins, place: Place, key: Path) -> tuple[Source, Mapping[str, Source]]:
-    """Where packages of the target come from, and source RPMs by the name of their source."""
+def _repositories(
+    pins: PackagePins, place: Place, key: Path
+) -> tuple[SourceRepository, Mapping[str, SourceRepository]]:
+    """Return the repository of the target's packages, and those of source RPMs by name."""
     base = (place.mirror or amazonlinux.CDN).rstrip("/")
     if not amazonlinux.is_repository(base):
         tree = f"{base}/core/mirrors/{place.release}"
-        own = Source("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
-        binary = Source("mirrorlist", (f"{tree}/{place.arch.name}/mirror.list",), key)
+        own = SourceRepository("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
+        binary = SourceRepository("mirrorlist", (f"{tree}/{place.arch.name}/mirror.list",), key)
         return binary, {AMAZON: own, **pins.sources}
     if AMAZON not in pins.sources:
         raise UsageError(
             f"{base} is a single repository, which has no source RPMs to build packages from",
-            hint=f"name some as [source.{AMAZON}] in a file for -- --packages, or build without "
-            "them: -- --without-packages",
+            hint=f"add a [source.{AMAZON}] to a copy of {FOLDER}/packages.toml and name it with "
+            f"{catalog.option('packages')}, or use the distribution's own packages: "
+            f"{catalog.option('without-packages')}",
         )
     url = base.replace("$basearch", place.arch.name).replace("$releasever", place.release)
-    return Source("baseurl", (url,), key), pins.sources
+    return SourceRepository("baseurl", (url,), key), pins.sources
 
 
-def _write_recipe(folder: Path, recipe: Recipe, source: Source) -> None:
+def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository) -> None:
+    """Write to folder what the build of recipe reads."""
     for part in ("source", "patches"):
         (folder / part).mkdir(parents=True)
     for name, text in (
@@ -164,25 +185,27 @@ def _write_recipe(folder: Path, recipe: Recipe, source: Source) -> None:
         ("rpms", "\n".join(recipe.rpms)),
     ):
         (folder / name).write_text(f"{text}\n")
-    # The key is asked for by build-package itself: `dnf download` looks at no signature.
+    # build-package checks the signature itself, because `dnf download` does not.
     (folder / "source/source.repo").write_text(source.repository("source", check=False))
     try:
         shutil.copyfile(source.key, folder / "source/key")
         for patch in recipe.patches:
             shutil.copyfile(patch, folder / "patches" / patch.name)
     except OSError as error:
-        raise UsageError(f"{error.filename} of {recipe.name}: {error.strerror}") from None
+        raise UsageError(
+            f"{error.filename} of the package {recipe.name} cannot be read: {error.strerror}"
+        ) from None
 
 
-def _build(planned: Plan, found: Engine, progress: Progress) -> None:
-    """Build planned with found, without the layer cache where that stands in the way."""
+def _build(planned: RpmPlan, found: Engine, progress: Progress) -> None:
+    """Build planned with the engine found; once more without the layer cache if that may help."""
     opts, began = planned.opts, time.monotonic()
     fresh = planned.finished.with_name("rpms.new")
     cache = Cache.of(opts, found)
     if opts.packages.layer_cache and not cache.writes:
         progress.say(
             f"warning: the layer cache is not written: {found} "
-            '(Docker\'s "containerd-snapshotter" feature would)'
+            '(it would be with Docker\'s "containerd-snapshotter" feature)'
         )
     log = opts.artifacts / "package-build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -196,8 +219,8 @@ def _build(planned: Plan, found: Engine, progress: Progress) -> None:
         failure = attempt(cache)
         if failure and cache.is_used and failure.may_be_the_caches:
             progress.say(
-                f"warning: the layer cache {cache.name} is done without, as the build failed with "
-                f"it: {failure.reason}"
+                f"warning: the build failed with the layer cache {cache.name} and is repeated "
+                f"without it: {failure.reason}"
             )
             failure = attempt(Cache())
         if failure:
@@ -205,14 +228,17 @@ def _build(planned: Plan, found: Engine, progress: Progress) -> None:
         _keep(fresh, planned, round(time.monotonic() - began, 1))
 
 
-def _keep(fresh: Path, planned: Plan, seconds: float) -> None:
-    """Put fresh, with its record, in the place of what was finished before."""
+def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
+    """Replace the finished RPMs by those in fresh, and write their record.
+
+    Raises HarnessError if one that is wanted is missing.
+    """
     stage = planned.stage
     names = sorted(path.name for path in fresh.glob("*.rpm"))
     packages = tuple(_package(name) for name in names)
     wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
-        raise HarnessError(f"the package build came without {', '.join(sorted(missing))}")
+        raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
     Record(
         stage.key, stage.inputs, seconds, tuple(artifacts.describe(fresh, names)), packages
     ).write(fresh)
@@ -221,20 +247,20 @@ def _keep(fresh: Path, planned: Plan, seconds: float) -> None:
 
 
 def _package(file: str) -> Package:
-    """The package in a file of the name name-version-release.arch.rpm."""
+    """Return the package in a file called name-version-release.arch.rpm."""
     nevr, _, arch = file.removesuffix(".rpm").rpartition(".")
     name, version, release = nevr.rsplit("-", 2)
     return Package(name, f"{version}-{release}", arch)
 
 
 def _describe(failure: Failure, progress: Progress, log: Path) -> HarnessError:
-    """What is said of a build that failed; the last lines of its step are shown before."""
+    """Show the last lines of the step that failed, and return the error for it."""
     for line in failure.tail[-TAIL_LINES:]:
         progress.console.print(f"  {line}", markup=False, emoji=False)
-    shown = "what its last step printed stands above; " if failure.step else ""
+    shown = "the last lines of the step are above; " if failure.step else ""
     return HarnessError(
         f"the package build failed{f' at {failure.step}' if failure.step else ''}: "
         f"{failure.reason}",
-        hint=f"{shown}the RPMs built before are untouched",
+        hint=f"{shown}RPMs that were built earlier are untouched",
         log=log,
     )

@@ -1,15 +1,16 @@
-"""Releases of others (third-party/pins.toml): download, verify, hand over for the base."""
+"""Releases of other projects that go into Amazon Linux images (third-party/pins.toml)."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from scripts import catalog
 from scripts.arch import ARCHES, NAMES, Arch
 from scripts.options import Options
 from scripts.stages.additions import Additions
@@ -21,14 +22,14 @@ from scripts.system.progress import Progress
 # In the checkout.
 PINS = "third-party/pins.toml"
 
-# For what is the same on every architecture.
+# Instead of an architecture, for a file that is the same on every one.
 NOARCH = "noarch"
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Pin:
+class PinnedFile:
     """An entry of pins.toml, whose comments describe the fields.
 
     Exactly one of package and path is not empty.
@@ -45,46 +46,46 @@ class Pin:
     checksums: str = ""
 
     def digest(self, arch: Arch) -> str:
-        """The sha256 of the file for arch, "" where it is not known."""
+        """Return the sha256 of the file for arch, or "" if it is unknown."""
         return self.sha256.get(arch.name) or self.sha256.get(NOARCH, "")
 
     def address(self, arch: Arch, mirror: str | None = None) -> str:
-        """The URL of the file for arch, below mirror if that is given."""
+        """Return the URL of the file for arch, on mirror if that is given."""
         url = fill(self.url, self.version, arch)
         return mirrored(url, mirror) if mirror else url
 
     def file_name(self, arch: Arch) -> str:
-        """The name of the file for arch."""
+        """Return the name of the file for arch."""
         return PurePosixPath(urlsplit(self.address(arch)).path).name
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A pinned file for the architecture that is built, and where it is kept."""
+    """A pinned file for the architecture that is built: its URL, its digest, its path here."""
 
-    pin: Pin
+    pin: PinnedFile
     url: str
     sha256: str
     path: Path
 
     def is_here(self) -> bool:
-        """Whether it is in the cache, and what is pinned."""
+        """Whether the pinned file is here already."""
         return self.path.exists() and file_digest(self.path) == self.sha256
 
 
 def fill(url: str, version: str, arch: Arch) -> str:
-    """A URL of pins.toml with what its placeholders stand for."""
+    """Return a URL of pins.toml with its placeholders filled in."""
     return url.format(version=version, arch=arch.name, debian=arch.debian)
 
 
 def mirrored(url: str, mirror: str) -> str:
-    """Where mirror has the file at url: below its host and path, without a query."""
+    """Return where mirror has the file at url: below its host and path, without a query."""
     parts = urlsplit(url)
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
 
 
-def read_pins(path: Path) -> list[Pin]:
-    """The pins in the file at path. Raises UsageError that says what is wrong with it."""
+def read_pins(path: Path) -> list[PinnedFile]:
+    """Return the pins in the file at path. Raises UsageError that says what is wrong with it."""
     try:
         data = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -92,43 +93,46 @@ def read_pins(path: Path) -> list[Pin]:
     return [_pin(path, name, table) for name, table in data.items()]
 
 
-def _pin(path: Path, name: str, table: Any) -> Pin:
+def _pin(path: Path, name: str, table: Any) -> PinnedFile:
     try:
-        pin = Pin(**{**table, "name": name, "requires": tuple(table.get("requires", ()))})
+        pin = PinnedFile(**{**table, "name": name, "requires": tuple(table.get("requires", ()))})
         problem = next(_problems(pin), "")
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
-        raise UsageError(f"{path}: {name} is no pin: {error}") from error
+        raise UsageError(f"{path}: {name} is not a pin: {error}") from error
     if problem:
         raise UsageError(f"{path}: {name} {problem}")
     return pin
 
 
-def _problems(pin: Pin) -> Iterator[str]:
-    """What is wrong with pin; where a value is of the wrong type, that is raised."""
+def _problems(pin: PinnedFile) -> Iterator[str]:
+    """Yield what is wrong with pin. A value of the wrong type raises what it causes."""
     for arch in ARCHES:
         if urlsplit(pin.address(arch)).scheme not in {"http", "https"}:
-            yield f"has the URL {pin.url}, which is no http or https URL"
+            yield f"has the URL {pin.url}, which is not an http or https URL"
     if bool(pin.package) == bool(pin.path):
         yield "needs either a package or a path"
     if pin.path and (not pin.path.startswith("/") or ".." in PurePosixPath(pin.path).parts):
         yield f"has the path {pin.path}, which is not absolute"
     for arch_name, digest in pin.sha256.items():
         if arch_name not in (*NAMES, NOARCH):
-            yield f"has a sha256 of {arch_name}, which is none of {', '.join((*NAMES, NOARCH))}"
+            yield f"has a sha256 for {arch_name}, which is not one of {', '.join((*NAMES, NOARCH))}"
         if digest and not SHA256.fullmatch(digest):
-            yield f"has {digest!r} for {arch_name}, which is no sha256"
+            yield f"has {digest!r} for {arch_name}, which is not a sha256"
 
 
-def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -> Additions:
-    """What is pinned for the target of opts, downloaded as far as it is not in the cache.
+def download(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -> Additions:
+    """Return what is pinned for the target of opts, downloaded unless it is here already.
 
-    Distributions with an archive of their own have it all there, and get nothing. Raises
-    UsageError for pins that make no sense and where a digest is not known, HarnessError where a
-    file cannot be had or is not what is pinned.
+    A distribution whose own archive has all of it gets nothing. Raises UsageError if a pin makes no
+    sense or lacks a digest, and HarnessError if a file cannot be downloaded or is not the pinned
+    one.
     """
     if not opts.target.distribution.has_rpms:
         return Additions()
-    wanted = _wanted(opts, progress.say)
+    wanted = _wanted(opts)
+    for pin in read_pins(_path(opts)):
+        if not pin.digest(opts.target.arch):
+            progress.say(f"{pin.name} is left out: its digest for {opts.target.arch} is unknown")
     for file in wanted:
         _download(file, opts, progress, settings)
     return Additions(
@@ -139,22 +143,23 @@ def obtain(opts: Options, progress: Progress, *, settings: Settings = PATIENT) -
 
 
 def names(opts: Options) -> list[str]:
-    """What is pinned, by name. Raises UsageError for pins that make no sense."""
+    """Return the names of all pins. Raises UsageError if one makes no sense."""
     return [pin.name for pin in read_pins(_path(opts))]
 
 
 def lacking(opts: Options) -> bool:
-    """Whether `obtain` would have something to download for opts."""
+    """Whether `download` would have to download something for opts."""
     if not opts.target.distribution.has_rpms:
         return False
-    return any(not file.is_here() for file in _wanted(opts, lambda _: None))
+    return any(not file.is_here() for file in _wanted(opts))
 
 
 def _path(opts: Options) -> Path:
     return opts.sources.third_party_pins or opts.folders.root / PINS
 
 
-def _wanted(opts: Options, say: Callable[[str], None]) -> list[_Wanted]:
+def _wanted(opts: Options) -> list[_Wanted]:
+    """Return the files to download for opts. Raises UsageError for a digest that may not lack."""
     wanted = []
     for pin in read_pins(_path(opts)):
         digest = pin.digest(opts.target.arch)
@@ -162,28 +167,26 @@ def _wanted(opts: Options, say: Callable[[str], None]) -> list[_Wanted]:
             cached = opts.folders.work / "third-party" / digest / pin.file_name(opts.target.arch)
             url = pin.address(opts.target.arch, opts.sources.third_party_mirror)
             wanted.append(_Wanted(pin, url, digest, cached))
-        elif pin.name in opts.packages.allow_missing:
-            say(f"{pin.name} is left out: its digest for {opts.target.arch} is not known")
-        else:
+        elif pin.name not in opts.packages.allow_missing:
             raise UsageError(
-                f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 of it "
-                f"for {opts.target.arch}",
-                hint="./nox -s update-pins obtains it; "
-                f"-- --allow-missing {pin.name} builds without {pin.name}",
+                f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 for "
+                f"{opts.target.arch}",
+                hint=f"{catalog.command('update-pins')} adds it; "
+                f"{catalog.option('allow-missing', pin.name)} builds without {pin.name}",
             )
     return wanted
 
 
 def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settings) -> None:
+    """Download file unless it is here. Raises HarnessError if that is forbidden, or fails."""
     if file.is_here():
         return
+    name = f"{file.pin.name} {file.pin.version}"
     if opts.sources.offline:
         raise HarnessError(
-            f"{file.pin.name} {file.pin.version} has not been downloaded yet, "
-            "and --offline forbids it now",
-            hint="run once without --offline",
+            f"{name} has not been downloaded yet, and {catalog.flag('offline')} forbids it now",
+            hint=f"run once without {catalog.flag('offline')}",
         )
-    name = f"{file.pin.name} {file.pin.version}"
     try:
         with progress.task(name) as task:
             fetch(file.url, file.path, sha256=file.sha256, progress_task=task, settings=settings)
@@ -192,11 +195,12 @@ def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settin
     except HarnessError as error:
         raise HarnessError(
             f"{name}: {error.message}",
-            hint=f"{error.hint}; -- --third-party-mirror URL names another server",
+            hint=f"{error.hint}; {catalog.option('third-party-mirror')} names another server",
         ) from error
 
 
 def _packages(wanted: Sequence[_Wanted]) -> Iterator[str]:
+    """Yield the names of the packages to install, those that wanted files require among them."""
     for file in wanted:
         if file.pin.package:
             yield file.pin.package

@@ -1,1 +1,1 @@
-"""What is newer than the versions that are pinned."""
+"""Looking up newer versions of what is pinned, and pinning them."""

@@ -1,4 +1,4 @@
-"""Questions to an OCI registry, by the distribution specification."""
+"""Asking an OCI registry which image a tag names (the OCI distribution specification)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import PATIENT, Settings, UnauthorizedError, read
 
-# An index comes first: its digest is the same for all architectures.
+# An index comes first, because its digest is the same for all architectures.
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -17,15 +17,15 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 
-# What a registry says of where a token is to be had: RFC 6750's challenge.
+# A parameter of the challenge in which a registry says where to get a token (RFC 6750).
 PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 def digest(url: str, *, settings: Settings = PATIENT) -> str:
-    """The digest of the manifest at url, as in image@digest.
+    """Return the digest of the manifest at url, as in image@digest.
 
-    A registry that wants a token is asked for one, as anybody gets it. Raises HarnessError where
-    url cannot be had or is no manifest.
+    If the registry requires a token, get the one that it gives to everybody. Raises HarnessError if
+    url cannot be downloaded or is not a manifest.
     """
     headers = {"Accept": ", ".join(MANIFESTS)}
     try:
@@ -35,11 +35,12 @@ def digest(url: str, *, settings: Settings = PATIENT) -> str:
         headers["Authorization"] = f"Bearer {token}"
         body = read(url, headers=headers, settings=settings)
     if not _is_manifest(body):
-        raise HarnessError(f"{url} is no manifest of an image")
+        raise HarnessError(f"{url} is not the manifest of an image")
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def _is_manifest(body: bytes) -> bool:
+    """Whether body is a manifest, or an index of manifests."""
     try:
         data = json.loads(body)
     except ValueError:
@@ -48,14 +49,15 @@ def _is_manifest(body: bytes) -> bool:
 
 
 def _token(challenge: str, url: str, settings: Settings) -> str:
+    """Return the token that a registry gives to everybody, from the server that challenge names."""
     parameters = dict(PARAMETER.findall(challenge))
     realm = parameters.pop("realm", "")
     if not challenge.startswith("Bearer ") or not realm:
-        raise HarnessError(f"{url} asks for credentials of a kind that is not known: {challenge}")
+        raise HarnessError(f"{url} asks for an unknown kind of credentials: {challenge}")
     answer = read(realm, parameters=parameters, settings=settings)
     try:
         data = json.loads(answer)
         token = data.get("token") or data["access_token"]
     except (ValueError, KeyError, AttributeError) as error:
-        raise HarnessError(f"{realm} gives no token: {error!r}") from error
+        raise HarnessError(f"{realm} did not return a token: {error!r}") from error
     return str(token)

@@ -9,6 +9,7 @@ from scripts.catalog import ROOT, WORK, command
 from scripts.emulation.binfmt import setup, teardown
 from scripts.system import errors
 from scripts.system.errors import UsageError
+from scripts.system.progress import Progress
 
 USAGE = """\
 usage: ./nox -s binfmt -- {setup,teardown}
@@ -27,12 +28,13 @@ def main(argv: Sequence[str]) -> None:
             f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
             hint=command("binfmt", "setup"),
         )
+    progress = Progress()
     foreign = [arch for arch in ARCHES if not arch.is_native]
     for arch in foreign:
         if argv[0] == "setup":
-            setup(arch, ROOT, ROOT / WORK)
+            setup(arch, ROOT, ROOT / WORK, progress)
         else:
-            teardown(arch)
+            teardown(arch, progress)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
 def run(opts: Options, progress: Progress) -> None:
     """Boot what opts ask for and show each check. Raises HarnessError if one fails."""
     target = opts.target
-    table = emulators.Table.read(opts.folders.root / emulators.TABLE)
+    table = emulators.EmulationTable.read(opts.folders.root / emulators.TABLE)
     subject = Subject(
         target.distribution.name,
         target.arch,

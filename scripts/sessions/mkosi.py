@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
         shop.install_mkosi()
         tools: list[Arg] = []
         if WITHOUT_TOOLS.isdisjoint(words):
-            binfmt.require(place.arch, options.folders.root, options.folders.work)
+            binfmt.require(place.arch, options.folders.root, options.folders.work, shop.progress)
             ingredients.write_emulators(ingredients.obtain_emulators(shop), shop)
             build.build_tools_tree(shop)
             ingredients.add(shop, session="mkosi")

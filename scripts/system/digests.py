@@ -1,4 +1,4 @@
-"""Digests of files, trees and texts."""
+"""Digests of texts, files and whole folders."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def text_digest(text: str) -> str:
-    """The sha256 of text, in hex."""
+    """Return the sha256 of text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """The digest of the file at path, in hex; the file is read in pieces."""
+    """Return the digest of the file at path, in hex. Memory stays small, whatever its size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def describe(path: Path) -> str:
-    """What of a file decides a build: where a link points, or contents and executability."""
+    """Return what of a file matters to a build: a link's target, or contents and executability."""
     if path.is_symlink():
         return f"-> {path.readlink()}"
     runs = "x" if os.access(path, os.X_OK) else "-"
@@ -28,7 +28,7 @@ def describe(path: Path) -> str:
 
 
 def describe_tree(folder: Path) -> dict[str, str]:
-    """`describe` of each file below folder, by its path relative to folder."""
+    """Return what `describe` says of each file below folder, by its path relative to folder."""
     return {
         path.relative_to(folder).as_posix(): describe(path)
         for path in sorted(folder.rglob("*"))
@@ -37,5 +37,5 @@ def describe_tree(folder: Path) -> dict[str, str]:
 
 
 def tree_digest(folder: Path) -> str:
-    """The sha256 over all files below folder, their names, contents and executable bits."""
+    """Return the sha256 of a folder: of names, contents and executability of all files in it."""
     return text_digest(json.dumps(describe_tree(folder)))

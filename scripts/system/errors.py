@@ -1,4 +1,4 @@
-"""The one family of expected errors, and the one place that prints them."""
+"""The errors that are expected to happen, and the one place that prints them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scripts.system.process import Terminated, die_with_parent
 
 
 class HarnessError(Exception):
-    """A build or check failed for a reason that is understood.
+    """A build or check failed for a known reason.
 
-    message says what failed in one sentence, hint what to do about it, and
-    log where the full output is. The process ends with exit_code.
+    message says in one sentence what failed, hint what to do about it, and log is the file with the
+    full output. The process ends with exit_code.
     """
 
     exit_code = 1
@@ -28,19 +28,19 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """What was asked for, on the command line or in a configuration file, makes no sense."""
+    """The command line or a configuration file asks for something that makes no sense."""
 
     exit_code = 2
 
 
 class MachineError(HarnessError):
-    """The machine lacks something; `nox -s doctor` says what."""
+    """The machine lacks something that the session needs; the doctor session lists it."""
 
     exit_code = 3
 
 
 def describe(error: HarnessError) -> str:
-    """The lines a person sees: what failed, what to do, where the full log is."""
+    """Return the lines that a person sees: what failed, what to do, where the full log is."""
     lines = [f"error: {error.message}"]
     if error.hint:
         lines.append(f" hint: {error.hint}")
@@ -50,12 +50,11 @@ def describe(error: HarnessError) -> str:
 
 
 def main(entry: Callable[[Sequence[str]], None]) -> None:
-    """Run entry on the command line's arguments and end the process with the right exit code.
+    """Run entry with the arguments of this process, and exit with the right status.
 
-    A HarnessError becomes its description on stderr and its exit code, Ctrl-C
-    and SIGTERM become 128 + the signal's number; anything else is a defect and
-    keeps its traceback. What is made on the way, images above all, has the usual
-    modes, whatever the user's umask is.
+    A HarnessError is described on stderr and gives the exit status. A signal gives 128 + its
+    number. Any other exception is a defect and keeps its traceback. The umask is set to 022,
+    because the modes of files in an image must not depend on the user's.
     """
     os.umask(0o022)
     die_with_parent()
@@ -74,7 +73,7 @@ def main(entry: Callable[[Sequence[str]], None]) -> None:
         print(f"ended by {error.signal.name}", file=sys.stderr)
         sys.exit(128 + error.signal)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say.
+        # The reader of our output has gone away (`| head`): there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 

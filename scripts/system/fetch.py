@@ -1,4 +1,4 @@
-"""The one way to download a file."""
+"""Downloading files, with retries, and verifying them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from scripts.system.progress import Task
 
 CHUNK_BYTES = 1 << 16
 
-# What another attempt may mend (RFC 9110, 15.5 and 15.6; 429 is RFC 6585).
+# Statuses after which another attempt may succeed (RFC 9110, 15.5 and 15.6; RFC 6585 for 429).
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
-
-# How urllib3 2.6 begins what it says of a connection that was not made.
+# How urllib3 2.6 begins its message about a connection that failed.
 URLLIB3 = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
 
 
@@ -34,9 +33,9 @@ URLLIB3 = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
 class Settings:
     """How patient a download is.
 
-    attempts is how often the file is asked for in all; the pause before attempt n + 1 is
-    pause * 2 ** (n - 1) seconds, or what the server asks for in Retry-After, longest_pause at the
-    most. connect and stall are how many seconds a connection may take, and may then be silent.
+    The file is requested at most attempts times. The pause before attempt n + 1 is pause * 2 ** (n
+    - 1) seconds, or what the server asks for in Retry-After, but at most longest_pause. A
+    connection may take connect seconds to be made and may then be silent for stall seconds.
     """
 
     attempts: int = 6
@@ -48,31 +47,31 @@ class Settings:
 
 PATIENT = Settings()
 
-# S3, and so Amazon's CDN, answers 403 where a file is not there but its folder is not to be listed.
+# S3, and so Amazon's CDN, answers 403 for a missing file in a folder that may not be listed.
 MISSING = frozenset({403, 404, 410})
 
-# For a source that has another one behind it.
+# For a source with an alternative.
 BRIEF = Settings(attempts=2, pause=0.5, connect=5, stall=20)
 
 
 class MissingError(HarnessError):
-    """The server answers, but does not have what it is asked for."""
+    """The server answers, but does not have the file."""
 
 
 class UnauthorizedError(HarnessError):
-    """The server wants to know who asks; challenge is its WWW-Authenticate."""
+    """The server requires credentials; challenge is its header WWW-Authenticate."""
 
     def __init__(self, message: str, *, challenge: str) -> None:
-        super().__init__(message, hint="the server wants credentials")
+        super().__init__(message, hint="the server requires credentials")
         self.challenge = challenge
 
 
 class DigestError(HarnessError):
-    """What came is not what is pinned. Another attempt would not mend it."""
+    """The downloaded file is not the pinned one. Another attempt would not help."""
 
 
 class _TransientError(Exception):
-    """An attempt failed in a way that another one may mend; pause is what the server asks for."""
+    """An attempt failed, and another may succeed after pause seconds."""
 
     def __init__(self, cause: str, *, pause: float = 0) -> None:
         super().__init__(cause)
@@ -89,11 +88,10 @@ def fetch(
 ) -> None:
     """Download url to destination, which appears whole and with the digest sha256, or not at all.
 
-    A file with that digest that is there already is left alone, without a look at the network. A
-    broken transfer goes on where it broke, also that of an earlier process, whose part stays beside
-    destination. Raises DigestError where the digest differs, and
-    HarnessError that names url and the cause where it cannot be had; what stood at destination
-    stays, and where a part of the file came, both digests are named.
+    If destination has that digest already, the network is not used. A broken transfer continues
+    where it broke, even one of an earlier process, which leaves a part beside destination.
+    progress_task shows how far it is. Raises DigestError if the digest differs, or HarnessError
+    that names url and the cause if it cannot be downloaded; an earlier file at destination stays.
     """
     if destination.exists() and file_digest(destination) == sha256:
         return
@@ -120,11 +118,11 @@ def read(
     parameters: Mapping[str, str] | None = None,
     settings: Settings = PATIENT,
 ) -> bytes:
-    """The small file at url, of which no digest is known: it must not be trusted.
+    """Return the contents of the small file at url, which nothing verifies: do not trust them.
 
-    headers are sent along, and parameters make its query. Raises MissingError where the server has
-    none, UnauthorizedError where it asks for credentials, and HarnessError that names url and the
-    cause where it cannot be had otherwise.
+    headers are sent along, and parameters become the query. Raises MissingError if the server does
+    not have the file, UnauthorizedError if it requires credentials, or another HarnessError that
+    names url and the cause.
     """
     with tempfile.TemporaryFile() as file, requests.Session() as session:
         session.headers.update(headers or {})
@@ -135,7 +133,7 @@ def read(
 
 
 class _Transfer:
-    """One file on its way, over as many attempts as it takes."""
+    """The download of one file, in as many attempts as it takes."""
 
     def __init__(
         self,
@@ -156,10 +154,10 @@ class _Transfer:
         self._etag = ""
 
     def run(self, sha256: str = "") -> None:
-        """Receive the whole file, or what of it is not there yet. Raises HarnessError.
+        """Receive the file, or the part of it that is missing. Raises HarnessError if that fails.
 
-        Where sha256 is what it should have, and it is not, what was there was not part of it: then
-        all of it is received once more.
+        If the result does not have the digest sha256, the part that was there belonged to another
+        file, and the whole file is received again.
         """
         for chunk in iter(lambda: self._file.read(CHUNK_BYTES), b""):
             self.digest.update(chunk)
@@ -173,6 +171,7 @@ class _Transfer:
             self._run(sha256)
 
     def _run(self, sha256: str) -> None:
+        """Receive the rest of the file, in as many attempts as the settings allow."""
         attempts = self.settings.attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -182,7 +181,7 @@ class _Transfer:
                     raise HarnessError(
                         f"{self.url} cannot be downloaded: {error} ({attempts} attempts)"
                         f"{self._what_came(sha256)}",
-                        hint="check the network and the proxy settings, then run it again",
+                        hint="check the network and the proxy settings, then try again",
                     ) from None
                 if self._task:
                     self._task.step(f"{self.url}: {error}, trying again")
@@ -191,16 +190,17 @@ class _Transfer:
         raise AssertionError("the last attempt returns or raises")
 
     def _what_came(self, sha256: str) -> str:
-        """Both digests of a file that came in part, for whoever compares them with another's."""
+        """Return both digests of a file that came in part, for a person to compare, or ""."""
         if not sha256 or not self.received:
             return ""
         return (
-            f"; the {self.received} bytes that are here have the sha256 {self.digest.hexdigest()}, "
-            f"pinned is {sha256}"
+            f"; the {self.received} bytes that came have the sha256 {self.digest.hexdigest()}, "
+            f"but {sha256} is pinned"
         )
 
     def _attempt(self) -> None:
-        # identity: the digest is that of the file, not of a compressed form of it.
+        """Ask for the rest of the file once. Raises _TransientError if it may be asked again."""
+        # identity: the digest is that of the file, not of a compressed form.
         headers = {"Accept-Encoding": "identity"}
         if self.received:
             headers["Range"] = f"bytes={self.received}-"
@@ -214,12 +214,13 @@ class _Transfer:
                 self._check(response)
                 self._receive(response)
         except (requests.exceptions.SSLError, ValueError) as error:
-            # requests' InvalidURL and its kin are ValueErrors.
+            # InvalidURL of requests, and others like it, are ValueErrors.
             raise HarnessError(f"{self.url} cannot be downloaded: {error}") from None
         except requests.RequestException as error:
             raise _TransientError(self._cause(error)) from None
 
     def _check(self, response: requests.Response) -> None:
+        """Raise an error unless response has the file, or the rest of it."""
         status = response.status_code
         if status in TRANSIENT:
             after = response.headers.get("Retry-After", "")
@@ -229,7 +230,7 @@ class _Transfer:
             )
         if status == requests.codes.requested_range_not_satisfiable:
             self._restart()
-            raise _TransientError("the server lost the beginning")
+            raise _TransientError("the server no longer has the file that the transfer began with")
         if status == requests.codes.unauthorized:
             raise UnauthorizedError(
                 f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
@@ -239,13 +240,14 @@ class _Transfer:
             kind = MissingError if status in MISSING else HarnessError
             raise kind(
                 f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
-                hint="the address, or the mirror, is wrong or has moved on",
+                hint="the address or the mirror is wrong, or the file has moved",
             )
         goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {self.received}-")
         if self.received and not (status == requests.codes.partial_content and goes_on):
             self._restart()
 
     def _receive(self, response: requests.Response) -> None:
+        """Append the body of response to the file."""
         etag = response.headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag
         self.content_type = response.headers.get("Content-Type", "")
@@ -255,11 +257,12 @@ class _Transfer:
             self.digest.update(chunk)
             self.received += len(chunk)
             if self._task and total:
-                # In tenths: where nothing is live, each step is a line of its own.
+                # In steps of 10 %: without a live line, each is a line of its own.
                 percent = 10 * (10 * self.received // total)
                 self._task.step(f"{self.url}: {percent} % of {total / 1e6:.1f} MB")
 
     def _restart(self) -> None:
+        """Forget what has been received."""
         self._file.seek(0)
         self._file.truncate()
         self.digest = hashlib.sha256()
@@ -267,7 +270,7 @@ class _Transfer:
         self._etag = ""
 
     def _cause(self, error: requests.RequestException) -> str:
-        """What went wrong, without the names of three libraries' classes."""
+        """Return what went wrong, without the names of three libraries' classes."""
         if isinstance(error, requests.ConnectTimeout):
             return f"no connection within {self.settings.connect:g} s"
         if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
@@ -281,10 +284,10 @@ class _Transfer:
 
 @contextlib.contextmanager
 def _part_of(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
-    """A file beside destination with what an interrupted transfer of the same digest has left.
+    """Yield the file beside destination with what an earlier transfer of sha256 has received.
 
-    It is renamed in the end, or stays for the next process; only what is known to be wrong, or
-    takes up a full disk, goes.
+    Whoever completes it renames it; otherwise it stays for the next process. It is removed if it is
+    empty, known to be wrong, or on a full disk.
     """
     with _locked_part(destination, sha256) as file:
         part = Path(file.name)
@@ -301,7 +304,7 @@ def _part_of(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _locked_part(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
-    """The part that belongs to sha256, or another one where a second process has that open."""
+    """Yield the part that belongs to sha256, or a new one if another process uses that."""
     path = destination.with_name(f".{destination.name}.{sha256[:16]}.part")
     path.touch()
     with path.open("r+b") as file:
@@ -319,7 +322,7 @@ def _locked_part(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _own_part(destination: Path) -> Iterator[IO[bytes]]:
-    """A part under a name of its own, that goes unless it is renamed."""
+    """Yield a part with a name of its own, which is removed unless it is renamed."""
     descriptor, name = tempfile.mkstemp(
         prefix=f".{destination.name}.", suffix=".part", dir=destination.parent
     )
@@ -332,11 +335,11 @@ def _own_part(destination: Path) -> Iterator[IO[bytes]]:
 
 
 def _mismatch(url: str, sha256: str, transfer: _Transfer) -> DigestError:
-    hint = "it was deleted; nothing was changed. Either the pin is out of date or the file is wrong"
+    hint = "the download was deleted. Either the pin is out of date, or the file is wrong"
     if "html" in transfer.content_type:
-        hint += " (it is an HTML page: a portal or proxy may have answered in the server's place)"
+        hint += " (it is an HTML page, perhaps of a login portal or a proxy on the way)"
     return DigestError(
-        f"{url} is not what is pinned: its sha256 is {transfer.digest.hexdigest()}, "
-        f"pinned is {sha256}, of {transfer.received} bytes",
+        f"{url} is not the pinned file: its sha256 is {transfer.digest.hexdigest()} "
+        f"({transfer.received} bytes), but {sha256} is pinned",
         hint=hint,
     )

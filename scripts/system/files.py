@@ -1,4 +1,4 @@
-"""Files that come whole, and folders that go whole."""
+"""Writing files so that they appear whole, and removing folders with everything in them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from scripts.system.process import CommandError, run
 
 
 def nearest(path: Path) -> Path:
-    """The folder path, or what is there of the way to it."""
+    """Return path, or the nearest folder above it that exists."""
     path = path.absolute()
-    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+    while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where this user may not look
         path = path.parent
     return path
 
 
 def remove(folder: Path) -> None:
-    """Remove folder, if it is there, and all in it.
+    """Remove folder and everything in it; do nothing if it does not exist.
 
-    What a user's build gave to subordinate UIDs is removed as well. Raises HarnessError.
+    That includes files that a user's build gave to subordinate UIDs. Raises HarnessError if
+    something cannot be removed.
     """
     try:
         shutil.rmtree(folder)
@@ -39,7 +40,7 @@ def remove(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to path by way of a temporary name; an equal file is left as it is."""
+    """Write text to path so that it appears whole. A file that has that text is left alone."""
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One build at a time in a checkout."""
+"""Letting only one build run at a time in a checkout."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from scripts.catalog import option
 from scripts.system.errors import HarnessError, UsageError
 
 
 @contextmanager
 def only_build(work: Path) -> Iterator[None]:
-    """Hold this checkout's build lock; the kernel releases it however the process ends.
+    """Hold the lock of the builds in work. The kernel releases it however the process ends.
 
-    Raises HarnessError that names the process that has it, and UsageError where work cannot be
-    written to.
+    Raises HarnessError that names the process that holds it, or UsageError if this user cannot
+    write to work.
     """
     holder = work / "lock.pid"
     lock = FileLock(work / "lock")
@@ -28,12 +29,12 @@ def only_build(work: Path) -> Iterator[None]:
     except Timeout:
         raise HarnessError(
             f"another build is running in this checkout (process {_read(holder)})",
-            hint="wait for it to end, or build in a checkout of its own",
+            hint="wait for it to end, or use another checkout",
         ) from None
     except OSError as error:
         raise UsageError(
             f"builds cannot be kept in {work}: {error}",
-            hint="-- --work FOLDER names another folder; root's earlier builds may be in the way",
+            hint=f"{option('work')} names another folder; earlier builds by root may be in the way",
         ) from None
     try:
         yield

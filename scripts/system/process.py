@@ -1,8 +1,8 @@
-"""The one way to start a process.
+"""Starting processes, waiting for them and ending them.
 
-Every child is started with a parent-death signal, so that nothing outlives the
-harness even when the harness is killed with SIGKILL, and in a session of its
-own, so that Ctrl-C reaches the harness first, which then ends its children in order.
+The kernel ends each child when the harness dies (a parent-death signal), even of SIGKILL. Each
+child is in a session of its own, so that Ctrl-C reaches only the harness, which then ends its
+children in order.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ Arg = str | os.PathLike[str]
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-# mkosi removes its workspace when it is told to end; 20 s is ample for a
-# workspace of a few GB and short enough for a person who waits.
+# mkosi removes its workspace before it ends; 20 s is ample for a workspace of a few GB, and short
+# enough for a person who waits.
 GRACE_SECONDS = 20
 
-# What `stream` takes for a line at the most: some programs draw progress without ever ending one.
+# `stream` reads at most so much as one line: some programs draw progress without ever ending one.
 LINE_BYTES = 1 << 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# The processes that are waited for, and the last signal that `signal_all` sent to each.
+# The processes that are running, and the last signal that `signal_all` sent to each.
 _alive: dict[subprocess.Popen[bytes], signal.Signals | None] = {}
 
 
 class Log(Protocol):
-    """Where `stream` writes a command's output, in whole lines."""
+    """Something that `stream` can write the output of a command to, in whole lines."""
 
     def write(self, data: bytes, /) -> object:
-        """Take data."""
+        """Write data."""
 
     def flush(self) -> object:
-        """Put what was taken where others can read it."""
+        """Make what was written visible to others."""
 
 
 class Terminated(BaseException):
-    """The harness was told to end by a signal. Not an Exception, as KeyboardInterrupt is none."""
+    """A signal told the harness to end. Like KeyboardInterrupt this is not an Exception."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -54,10 +54,10 @@ class Terminated(BaseException):
 
 
 class CommandError(Exception):
-    """A command ended with another status than 0.
+    """A command ended with a status other than 0.
 
-    argv is what ran, returncode its status (negative: the signal that ended
-    it), output what it printed (the last lines of it, where it was streamed).
+    returncode is the status of argv, or the negative number of the signal that ended it. output is
+    what it printed: all of it after `run`, the last lines after `stream`.
     """
 
     def __init__(self, argv: Sequence[str], returncode: int, output: str) -> None:
@@ -83,14 +83,14 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once; `terminate` ends it.
 
-    env is added to the environment of the harness. Raises FileNotFoundError
-    where the program is not there.
+    env is added to the environment of the harness. Raises FileNotFoundError if the program does not
+    exist.
     """
     parent = os.getpid()
 
     def prepare() -> None:
         die_with_parent()
-        if os.getppid() != parent:  # the parent died between fork and prctl
+        if os.getppid() != parent:  # the parent has died between fork and prctl
             os._exit(128 + signal.SIGTERM)
 
     return subprocess.Popen(
@@ -106,7 +106,7 @@ def start(
 
 
 def terminate(process: subprocess.Popen[bytes], *, grace: float = GRACE_SECONDS) -> None:
-    """End process: SIGTERM, after grace seconds SIGKILL to all of its session's process group."""
+    """End process with SIGTERM, and after grace seconds its whole process group with SIGKILL."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -119,7 +119,7 @@ def terminate(process: subprocess.Popen[bytes], *, grace: float = GRACE_SECONDS)
 
 @contextlib.contextmanager
 def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End process and close its pipes, whatever happens in the with block."""
+    """End process and close its pipes when the with block ends, whatever happens in it."""
     _alive[process] = None
     try:
         yield process
@@ -133,9 +133,9 @@ def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
 
 
 def signal_all(number: signal.Signals) -> None:
-    """Send number to every process that is waited for, in whatever thread, unless it has had it.
+    """Send number to the running processes of all threads, unless it was the last one they got.
 
-    SIGKILL goes to all of its session's process group.
+    SIGKILL goes to the whole process group of each.
     """
     for process, sent in list(_alive.items()):
         if sent != number:
@@ -156,10 +156,10 @@ def run(
     check: bool = True,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short command and return it with its stdout and stderr as text.
+    """Run a short command and return its status, and its stdout and stderr as text.
 
-    timeout is in seconds. Raises CommandError for another status than 0 (with
-    check), subprocess.TimeoutExpired, FileNotFoundError.
+    timeout is in seconds. Raises CommandError for a status other than 0 (unless check is false),
+    subprocess.TimeoutExpired, or FileNotFoundError.
     """
     pipe = subprocess.PIPE
     process = start(argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env)
@@ -183,11 +183,11 @@ def stream(
     env: Mapping[str, str] | None = None,
     keep: int = 40,
 ) -> None:
-    """Run a long command, its stdout and stderr written to log as they come.
+    """Run a long command and write its stdout and stderr to log as they come.
 
-    on_line is called with each line as text. Memory stays small however much
-    is printed: of the output only the last keep lines are held, for the error.
-    Raises CommandError for another status than 0, FileNotFoundError.
+    on_line is called with each line as text. Only the last keep lines are kept, for the error, so
+    memory stays small however much the command prints. Raises CommandError for a status other than
+    0, or FileNotFoundError.
     """
     command = [os.fspath(arg) for arg in argv]
     log.write(f"+ {shlex.join(command)}\n".encode())
@@ -210,5 +210,5 @@ def stream(
 
 
 def last_line(text: str) -> str:
-    """The last line of text that is not blank, stripped ("" where there is none)."""
+    """Return the last line of text that is not blank, stripped, or "" if there is none."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

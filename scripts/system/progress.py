@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: one live line in a terminal, plain lines elsewhere."""
+"""Showing progress: one live line in a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 
 class Task:
-    """One thing being worked on; `step` says what is done for it just now."""
+    """One thing that is being worked on, with a current step."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -24,7 +24,7 @@ class Task:
         self.started = time.monotonic()
 
     def step(self, text: str) -> None:
-        """Show text as the current step, unless it is already."""
+        """Show text as the current step, unless it is shown already."""
         if text != self.current:
             self.current = text
             self._progress.stepped(self)
@@ -34,7 +34,7 @@ class Progress:
     """Shows the running tasks; safe to use from several threads."""
 
     def __init__(self, *, live: bool | None = None) -> None:
-        """live: one line that changes in place; by default in a terminal that no CI reads."""
+        """Show one line that changes in place if live: by default in a terminal, but not in CI."""
         if live is None:
             live = sys.stderr.isatty() and not os.environ.get("CI")
         self.console = Console(stderr=True, highlight=False, soft_wrap=not live)
@@ -54,7 +54,7 @@ class Progress:
 
     @contextlib.contextmanager
     def task(self, name: str) -> Iterator[Task]:
-        """A task, shown until the with block ends."""
+        """Show a task called name until the with block ends, and how long it took."""
         task = Task(self, name)
         with self._lock:
             self._tasks.append(task)
@@ -74,12 +74,12 @@ class Progress:
                     self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print text as a line that stays."""
         elapsed = time.monotonic() - self._started
         self.console.print(Text(f"[{elapsed:5.0f} s] {text}"))
 
     def stepped(self, task: Task) -> None:
-        """Show that task has come to another step, where no live line shows it anyway."""
+        """Print the new step of task, unless a live line shows it anyway."""
         if not self._live:
             self.say(f"{task.name}: {task.current}")
 

@@ -11,7 +11,7 @@ import pytest
 from scripts import arch
 from scripts.boot import Subject
 from scripts.build.workshop import Workshop as BuildWorkshop
-from scripts.emulation.emulators import TABLE, Table
+from scripts.emulation.emulators import TABLE, EmulationTable
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
@@ -37,7 +37,7 @@ def tools(opts: Options) -> Tools:
 @pytest.fixture(scope="session")
 def built(opts: Options) -> Subject:
     """The finished Debian image for this machine's architecture."""
-    table = Table.read(opts.folders.root / TABLE)
+    table = EmulationTable.read(opts.folders.root / TABLE)
     subject = Subject(
         opts.target.distribution.name,
         opts.target.arch,

@@ -295,7 +295,7 @@ COSIGN = r"/third-party/github\.com/.*/cosign-.*\.rpm$"
     [
         (Fault(Kind.NOT_FOUND, COSIGN), ("cosign", "404")),
         (Fault(Kind.TRUNCATED, COSIGN), ("cosign",)),
-        (Fault(Kind.WRONG_DIGEST, COSIGN), ("cosign", "sha256", "pinned is")),
+        (Fault(Kind.WRONG_DIGEST, COSIGN), ("cosign", "sha256", "is pinned")),
     ],
     ids=lambda value: value.kind.value if isinstance(value, Fault) else "",
 )

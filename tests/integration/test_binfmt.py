@@ -12,6 +12,7 @@ import pytest
 from scripts.arch import ARCHES, native
 from scripts.emulation import elf, emulators
 from scripts.emulation.emulators import Emulators
+from scripts.system.progress import Progress
 from tests.integration import namespaces
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
@@ -42,13 +43,20 @@ import os, subprocess, sys
 from pathlib import Path
 from scripts import arch
 from scripts.system import errors
-from scripts.emulation import binfmt
+from scripts.emulation import binfmt, entries
+from scripts.emulation.emulators import TABLE, EmulationTable
+from scripts.system.progress import Progress
 root, work, program = Path(sys.argv[1]), Path(sys.argv[1]) / ".work", sys.argv[2]
 FOREIGN = arch.parse("{FOREIGN}")
+quiet = Progress()  # which goes to stderr
 ours = Path("/proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}")
 
+class Aloud(Progress):
+    def say(self, text):
+        print(text)
+
 def names():
-    return sorted(path.name for path in binfmt.MOUNT.glob("[!rs]*"))
+    return sorted(path.name for path in entries.MOUNT.glob("[!rs]*"))
 
 def runs():
     try:
@@ -56,12 +64,14 @@ def runs():
     except OSError as error:
         return error.strerror
 
-def register(name, interpreter, flags):
-    target = binfmt.Table.read(root / binfmt.TABLE).targets[FOREIGN.name]
-    (binfmt.MOUNT / "register").write_text(target.entry(name, str(interpreter), flags))
+def table():
+    return EmulationTable.read(root / TABLE).emulated[FOREIGN.name]
 
-def emulated(**options):
-    return binfmt.emulated(FOREIGN, root, work, **options)
+def register(name, interpreter, flags):
+    (entries.MOUNT / "register").write_text(table().registration(name, str(interpreter), flags))
+
+def emulated(progress=Aloud(), **options):
+    return binfmt.emulated(FOREIGN, root, work, progress, **options)
 
 def refused(kind, **options):
     try:
@@ -84,7 +94,7 @@ def kernel() -> None:
 
 @pytest.fixture(scope="module")
 def own(checkout: Path) -> Emulators:
-    return emulators.obtain(checkout, checkout / ".work", native())
+    return emulators.download(checkout, checkout / ".work", native(), Progress())
 
 
 @pytest.fixture
@@ -173,14 +183,14 @@ def test_binfmt_misc_is_mounted_for_a_build_where_it_was_not(run: Run) -> None:
         """
 with emulated():
     print(runs())
-print((binfmt.MOUNT / "register").exists())
+print((entries.MOUNT / "register").exists())
 """,
         prepare=NOT_MOUNTED,
     ) == ["foreign", "False"]
 
 
 def test_of_two_builds_the_last_one_unmounts_binfmt_misc(run: Run) -> None:
-    is_mounted = 'print((binfmt.MOUNT / "register").exists())'
+    is_mounted = 'print((entries.MOUNT / "register").exists())'
     assert run(f"{OVERLAPPING}{is_mounted}", prepare=NOT_MOUNTED) == ["foreign", "False"]
 
 
@@ -248,7 +258,7 @@ def test_binfmt_misc_that_others_have_mounted_stays(run: Run) -> None:
     assert run("""
 with emulated():
     pass
-print((binfmt.MOUNT / "register").exists())
+print((entries.MOUNT / "register").exists())
 """) == ["True"]
 
 
@@ -260,7 +270,7 @@ with emulated(may_register=False):
 print(names())
 """)
 
-    assert "registered by others as theirs; to do without: sudo sh -c 'echo -1 > " in lines[0]
+    assert "someone else registered it as theirs. To remove it: sudo sh -c 'echo -1 > " in lines[0]
     assert lines[1:] == ["foreign ['theirs']", "['theirs']"]
 
 
@@ -272,10 +282,10 @@ def test_of_two_entries_the_one_registered_last_is_found_as_the_kernel_does(
     lines = run(f"""
 register("{older}", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
 register("{newer}", "/bin/true", "F")
-(binfmt.MOUNT / "{older}").write_text("0")  # which changes the time of its file
-(binfmt.MOUNT / "{older}").write_text("1")
+(entries.MOUNT / "{older}").write_text("0")  # which changes the time of its file
+(entries.MOUNT / "{older}").write_text("1")
 print(repr(runs()))
-print(binfmt.find(binfmt.Table.read(root / binfmt.TABLE).targets[FOREIGN.name]).name)
+print(entries.find(table()).name)
 """)
 
     assert lines == ["''", newer]
@@ -311,7 +321,7 @@ def test_where_temporary_files_may_not_execute_a_registration_by_others_is_used(
 import tempfile
 tempfile.tempdir = str(folder)
 register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
-with emulated(say=lambda _: None):
+with emulated(quiet):
     print(runs())
 """
     ) == ["foreign"]
@@ -330,7 +340,7 @@ print(names(), list(folder.iterdir()))
 """
     )
 
-    assert message.endswith("/work is on a file system mounted noexec, where no program runs")
+    assert message.endswith("/work is on a file system mounted noexec, where no program can run")
     assert hint.endswith("-- --work FOLDER")
     assert registered == "['theirs'] []"
 
@@ -340,10 +350,10 @@ def test_binfmt_misc_that_is_switched_off_is_called_that_with_the_command_that_m
 ) -> None:
     message, hint, found = run(f"""
 register("theirs", Path(sys.argv[3]) / "qemu-{FOREIGN}", "F")
-(binfmt.MOUNT / "status").write_text("0")
+(entries.MOUNT / "status").write_text("0")
 refused(errors.MachineError)
 subprocess.run(["sh", "-c", "echo 1 > /proc/sys/fs/binfmt_misc/status"], check=True)
-with emulated(say=lambda _: None):
+with emulated(quiet):
     print(runs())
 """)
 
@@ -361,7 +371,7 @@ def look():
 look()
 register("theirs", "/bin/true", "")
 look()
-(binfmt.MOUNT / "status").write_text("0")
+(entries.MOUNT / "status").write_text("0")
 look()
 """)
 
@@ -370,7 +380,7 @@ look()
     )
     assert "without the flag F" in lines[1]
     assert lines[1].startswith("False|")
-    assert "|sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs', after" in lines[1]
+    assert "|sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/theirs'; a build" in lines[1]
     assert lines[2].startswith("False|binfmt_misc, which ")
 
 
@@ -390,7 +400,7 @@ print(runs())
 """)
 
     assert "--no-binfmt" in lines[0]
-    assert "an administrator runs" in lines[1]
+    assert "have an administrator run this" in lines[1]
     assert lines[2:] == ["[]", "foreign"]
 
 
@@ -401,13 +411,13 @@ with emulated():
 """)
 
     assert f"only until another build ends (finch-build-{FOREIGN}), and --no-binfmt" in message
-    assert "an administrator runs" in hint
+    assert "have an administrator run this" in hint
 
 
 REQUIRE = """
 def require():
     try:
-        binfmt.require(FOREIGN, root, work)
+        binfmt.require(FOREIGN, root, work, quiet)
         print("here")
     except errors.MachineError as error:
         print(error.message)
@@ -435,7 +445,7 @@ def test_an_emulator_that_lasts_is_there_for_whom_requires_one_also_beside_a_bui
         REQUIRE
         + """
 with emulated():
-    binfmt.setup(FOREIGN, root, work, say=lambda _: None)
+    binfmt.setup(FOREIGN, root, work, quiet)
     require()
 """
     ) == ["here"]
@@ -444,7 +454,7 @@ with emulated():
 def test_a_build_that_may_not_remove_the_last_entry_says_what_does(run: Run) -> None:
     lines = run(
         """
-with emulated(say=print):
+with emulated():
     ours.chmod(0o444)
 print(names())
 """,
@@ -452,7 +462,7 @@ print(names())
     )
 
     assert lines == [
-        f"finch-build-{FOREIGN} stays registered (Permission denied); to do without: "
+        f"finch-build-{FOREIGN} stays registered (Permission denied); to remove it: "
         f"sudo sh -c 'echo -1 > /proc/sys/fs/binfmt_misc/finch-build-{FOREIGN}'",
         f"['finch-build-{FOREIGN}']",
     ]
@@ -469,12 +479,14 @@ print(names())
 
 def test_who_may_not_register_is_told_what_an_administrator_runs(run: Run) -> None:
     lines = run("""
-subprocess.run(["mount", "-o", "remount,ro", "binfmt_misc", str(binfmt.MOUNT)], check=True)
+subprocess.run(["mount", "-o", "remount,ro", "binfmt_misc", str(entries.MOUNT)], check=True)
 refused(errors.MachineError)
 """)
 
     assert "cannot be registered: Read-only file system" in lines[0]
-    assert "an administrator runs, once after each start of the machine: sudo sh " in lines[1]
+    assert (
+        "have an administrator run this once after each start of the machine: sudo sh " in lines[1]
+    )
 
 
 BUILD = """
@@ -487,7 +499,7 @@ def test_who_may_not_mount_binfmt_misc_is_told_what_an_administrator_runs(run: R
     message, hint = run(BUILD, prepare=FORBIDDEN)
 
     assert message.startswith("binfmt_misc cannot be mounted: mount: ")
-    assert "an administrator runs, once after each start of the machine: sudo sh " in hint
+    assert "have an administrator run this once after each start of the machine: sudo sh " in hint
 
 
 def test_a_kernel_without_binfmt_misc_is_called_that(run: Run, tmp_path: Path) -> None:
@@ -512,23 +524,22 @@ refused(errors.HarnessError)
 print(names())
 """)
 
-    assert "is not what was fetched" in lines[0]
+    assert "is not the one that was downloaded" in lines[0]
     assert lines[1].startswith("rm -r ")
     assert lines[2] == "[]"
 
 
 def test_setup_lasts_and_teardown_takes_away_that_only(run: Run) -> None:
     assert run("""
-quiet = lambda _: None
-binfmt.setup(FOREIGN, root, work, say=quiet)
-binfmt.setup(FOREIGN, root, work, say=quiet)
+binfmt.setup(FOREIGN, root, work, quiet)
+binfmt.setup(FOREIGN, root, work, quiet)
 with emulated(may_register=False):
     print(runs(), names())
 print(names())
 register("theirs", "/bin/true", "")
-binfmt.teardown(FOREIGN, say=quiet)
+binfmt.teardown(FOREIGN, quiet)
 print(names())
-binfmt.teardown(FOREIGN, say=print)
+binfmt.teardown(FOREIGN, Aloud())
 """) == [
         f"foreign ['finch-{FOREIGN}']",
         f"['finch-{FOREIGN}']",

@@ -21,9 +21,10 @@ import sys
 from pathlib import Path
 from scripts import arch
 from scripts.emulation import emulators
+from scripts.system.progress import Progress
 root, work = map(Path, sys.argv[1:])
-found = emulators.obtain(root, work, arch.native())
-print(*(found.program(target) for target in found.table.targets.values()), sep="\\n")
+found = emulators.download(root, work, arch.native(), Progress())
+print(*(found.program(one) for one in found.table.emulated.values()), sep="\\n")
 """
 
 

@@ -152,6 +152,28 @@ def test_a_context_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         engine.find({})
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"Name": "mine"}', '{"Endpoints": 1}'])
+def test_a_context_whose_description_is_damaged_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    ContextAPI.create_context("mine", host="unix:///nowhere")
+    [meta] = tmp_path.rglob("meta.json")
+    meta.write_text(text)
+
+    with pytest.raises(MachineError, match="Docker's context mine cannot be read") as caught:
+        engine.find({"DOCKER_CONTEXT": "mine"})
+
+    assert str(meta) in caught.value.message
+    assert "docker context use default" in caught.value.hint
+
+
+@pytest.mark.parametrize(("error", "cause"), [(OSError(), "OSError"), (OSError("a\nb\n"), "b")])
+def test_an_error_without_words_is_told_by_its_kind(error: OSError, cause: str) -> None:
+    assert engine._unreachable("", error).message.endswith(f"does not answer: {cause}")
+
+
 def test_the_engine_is_that_of_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
@@ -181,7 +203,7 @@ def test_each_distribution_is_told_its_own_packages(release: dict[str, str], com
 def test_where_a_distribution_lacks_them_docker_s_own_are_named(release: dict[str, str]) -> None:
     for only_buildx in (False, True):
         said = engine.installation(release, only_buildx=only_buildx)
-        assert said.startswith("https://docs.docker.com/engine/install ")
+        assert said.startswith("see https://docs.docker.com/engine/install")
 
 
 def test_who_lacks_buildx_alone_is_told_no_more() -> None:
@@ -268,7 +290,7 @@ def test_an_engine_that_is_not_there_is_to_be_started_or_installed(
 def test_an_engine_that_is_down_is_to_be_started(checkout: Path, folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(f"{folder}/dead.sock")
-    assert "does not run" in asked(checkout, f"{folder}/dead.sock")
+    assert "is not running" in asked(checkout, f"{folder}/dead.sock")
 
 
 def test_an_engine_that_answers_nonsense_is_one_sentence(checkout: Path) -> None:

@@ -155,8 +155,8 @@ def test_a_transfer_that_always_breaks_off_half_way_shows_both_digests(
         fetch(server.url, target, sha256=SHA256, settings=QUICK)
     assert caught.value.message == (
         f"{server.url} cannot be downloaded: the connection broke after {TRUNCATED} bytes "
-        f"(3 attempts); the {TRUNCATED} bytes that are here have the sha256 {TRUNCATED_SHA256}, "
-        f"pinned is {SHA256}"
+        f"(3 attempts); the {TRUNCATED} bytes that came have the sha256 {TRUNCATED_SHA256}, "
+        f"but {SHA256} is pinned"
     )
     assert not target.exists()
 

@@ -21,7 +21,7 @@ import requests
 from scripts import arch, catalog, options
 from scripts.distributions import amazonlinux
 from scripts.packages import thirdparty
-from scripts.pins import updates
+from scripts.pins.lookups import Lookups
 from scripts.sessions import arguments
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
@@ -154,7 +154,7 @@ def test_third_party_releases_stand_where_their_pins_say(made: World, tmp_path: 
             ],
             {},
         )  # fmt: skip
-        added = thirdparty.obtain(opts, Progress())
+        added = thirdparty.download(opts, Progress())
     own = thirdparty.read_pins(catalog.ROOT / thirdparty.PINS)
 
     assert [pin.name for pin in thirdparty.read_pins(made.pins_file)] == [pin.name for pin in own]
@@ -338,14 +338,14 @@ def test_source_rpms_are_where_amazon_and_fedora_have_them(made: World) -> None:
 
 def test_update_pins_finds_amazons_source_as_the_cdn_has_it(made: World, checkout: Path) -> None:
     with LabServer(made.www) as server:
-        finding = updates._Asking(checkout, updates.LOOK).amazon_source_rpm(
+        found = Lookups(checkout).amazon_source_rpm(
             "cloud-init",
             cdn=server.mirror,
             file=options.PACKAGES,
             key="package.cloud-init.nevra",
         )
-    assert re.fullmatch(rf"cloud-init-25\.[\w.+~]+-[\w.+~]+\.{DIST}", finding.newest)
-    assert finding.note == f"of Amazon Linux {RELEASE}"
+    assert re.fullmatch(rf"cloud-init-25\.[\w.+~]+-[\w.+~]+\.{DIST}", found.newest)
+    assert found.note == f"of Amazon Linux {RELEASE}"
 
 
 def test_amazons_spec_carries_the_patch_that_is_taken_out(made: World) -> None:

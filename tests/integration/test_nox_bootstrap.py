@@ -151,7 +151,7 @@ def test_an_older_python_with_no_newer_one_says_how_to_get_it(
         UV_PYTHON_INSTALL_DIR=str(tmp_path),
     )
     assert answer.returncode == 3
-    assert "error: Python 3.12 is neither on PATH" in answer.stderr
+    assert "error: Python 3.12 is not on PATH" in answer.stderr
     assert " hint: `apt-get install python3.12`" in answer.stderr
 
 

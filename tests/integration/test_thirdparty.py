@@ -67,7 +67,7 @@ def given(tmp_path: Path, text: str, *argv: str, arch: str = "x86_64") -> Option
 
 
 def obtain(opts: Options) -> Additions:
-    return thirdparty.obtain(opts, Progress(live=False), settings=QUICK)
+    return thirdparty.download(opts, Progress(live=False), settings=QUICK)
 
 
 def mirror(server: Server) -> tuple[str, str]:
@@ -244,15 +244,15 @@ def test_a_known_digest_is_used_whatever_may_be_missing(serve: Serve, tmp_path: 
     ("text", "complaint"),
     [
         ("[tool", "cannot be read as pins"),
-        ("tool = 1", "tool is no pin"),
-        ('[tool]\nversion = "1"', "tool is no pin"),
-        (RPM % SHA256 + "colour = 1", "tool is no pin"),
-        (RPM % "abc", "'abc' for x86_64, which is no sha256"),
-        ((RPM % SHA256).replace("x86_64 =", "amd64 ="), "sha256 of amd64"),
+        ("tool = 1", "tool is not a pin"),
+        ('[tool]\nversion = "1"', "tool is not a pin"),
+        (RPM % SHA256 + "colour = 1", "tool is not a pin"),
+        (RPM % "abc", "'abc' for x86_64, which is not a sha256"),
+        ((RPM % SHA256).replace("x86_64 =", "amd64 ="), "sha256 for amd64"),
         ((RPM % SHA256).replace('package = "tool"', ""), "either a package or a path"),
         ((SCRIPT % SHA256).replace("/usr/bin/script", "../script"), "not absolute"),
-        ((RPM % SHA256).replace("{arch}", "{machine}"), "tool is no pin"),
-        ((RPM % SHA256).replace("https://", "ftp://"), "no http or https URL"),
+        ((RPM % SHA256).replace("{arch}", "{machine}"), "tool is not a pin"),
+        ((RPM % SHA256).replace("https://", "ftp://"), "not an http or https URL"),
     ],
 )
 def test_pins_that_make_no_sense_are_refused_with_file_and_reason(

@@ -21,6 +21,7 @@ from scripts.emulation import binfmt
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError, run
+from scripts.system.progress import Progress
 from tests.lab import repository
 from tests.lab.engine import Registry
 from tests.lab.repository import World
@@ -76,7 +77,7 @@ def make(world: World, say: Callable[[str], None]) -> Image:
 def _make(world: World, scratch: Path) -> Path:
     made, root = scratch / "made", scratch / "root"
     made.mkdir()
-    with binfmt.emulated(world.arch, ROOT, ROOT / ".work"):
+    with binfmt.emulated(world.arch, ROOT, ROOT / ".work", Progress()):
         _install(world, scratch, root)
     for path in ("var/cache/dnf", "var/log", "run"):
         shutil.rmtree(root / path, ignore_errors=True)

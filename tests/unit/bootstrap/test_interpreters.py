@@ -59,7 +59,7 @@ def test_where_there_is_none_uv_is_asked_for_one(tmp_path: Path, environ: dict[s
     uv = tmp_path / "uv"
     uv.write_text(f"#!/bin/sh\necho '{fetched}'\n")
     uv.chmod(0o755)
-    assert interpreters.obtain("3.12", uv, environ) == fetched
+    assert interpreters.find_or_fetch("3.12", uv, environ) == fetched
 
 
 def test_where_uv_fails_too_its_reason_and_other_ways_are_told(
@@ -69,15 +69,36 @@ def test_where_uv_fails_too_its_reason_and_other_ways_are_told(
     uv.write_text("#!/bin/sh\necho 'error: no\n  cause: the network is down' >&2\nexit 1\n")
     uv.chmod(0o755)
     with pytest.raises(interpreters.Lacking, match=r"\(the network is down\)") as caught:
-        interpreters.obtain("3.12", uv, environ)
+        interpreters.find_or_fetch("3.12", uv, environ)
     assert "pyenv install 3.12" in caught.value.hint
+
+
+def test_where_uv_fails_without_a_word_its_status_is_told(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    uv = put(tmp_path / "uv", status=7)
+    with pytest.raises(interpreters.Lacking, match=r"could not fetch it \(status 7\)"):
+        interpreters.find_or_fetch("3.12", uv, environ)
+
+
+def test_where_uv_itself_does_not_run_that_is_told(tmp_path: Path, environ: dict[str, str]) -> None:
+    with pytest.raises(interpreters.Lacking, match="No such file or directory"):
+        interpreters.find_or_fetch("3.12", tmp_path / "no uv", environ)
+
+
+def test_a_program_that_says_nothing_is_passed_over(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    program = put(tmp_path / "bin/python3.12")
+    program.write_text("#!/bin/sh\n")
+    assert interpreters.find("3.12", environ) is None
 
 
 def test_where_downloads_are_forbidden_uv_is_not_asked(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
     with pytest.raises(interpreters.Lacking):
-        interpreters.obtain("3.12", tmp_path / "no uv", environ, download=False)
+        interpreters.find_or_fetch("3.12", tmp_path / "no uv", environ, download=False)
 
 
 @pytest.mark.parametrize(

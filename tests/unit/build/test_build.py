@@ -13,7 +13,7 @@ from scripts.build.build import Built
 from scripts.build.workshop import Workshop
 from scripts.description import writer
 from scripts.distributions import amazonlinux
-from scripts.emulation.emulators import TABLE, Emulators, Table
+from scripts.emulation.emulators import TABLE, EmulationTable, Emulators
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.sessions import arguments
@@ -65,7 +65,7 @@ def inputs(
     argv = ["--distribution", "debian", "--arch", target, "--work", str(work)]
     opts = arguments.parse(argv, {}, root=checkout)
     using = Mkosi(work, "27.1", "nowhere", "digest")
-    carried = Emulators(work, Table.read(checkout / TABLE), "a.deb", digests)
+    carried = Emulators(work, EmulationTable.read(checkout / TABLE), "a.deb", digests)
     planned = build.plan(opts, using, Places.prepare(opts), additions.NONE, carried)
     return {stage.name: stage.inputs for stage in planned}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.description import provenance
 from scripts.mkosi.source import UPSTREAM
-from scripts.origin import LOCAL, Builder, Source
+from scripts.origin import LOCAL, Builder, Checkout
 from scripts.stages.artifacts import Artifact
 from tests import builds
 
@@ -39,7 +39,7 @@ GITHUB = {
 
 
 def statement(
-    source: Source, builder: Builder, manifest: Mapping[str, Any] = MANIFEST
+    source: Checkout, builder: Builder, manifest: Mapping[str, Any] = MANIFEST
 ) -> dict[str, Any]:
     text = provenance.to_json(
         [Artifact("os-image.raw", 1, 0, "ff")], manifest, {"file /usr/bin/x": "dd"},
@@ -50,7 +50,7 @@ def statement(
 
 
 def test_the_statement_is_about_the_artifacts_by_digest() -> None:
-    made = statement(Source("c0ffee"), Builder())
+    made = statement(Checkout("c0ffee"), Builder())
 
     assert made["_type"] == "https://in-toto.io/Statement/v1"
     assert made["predicateType"] == "https://slsa.dev/provenance/v1"
@@ -58,7 +58,7 @@ def test_the_statement_is_about_the_artifacts_by_digest() -> None:
 
 
 def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
-    definition = statement(Source("c0ffee", ("noxfile.py",)), Builder())["predicate"][
+    definition = statement(Checkout("c0ffee", ("noxfile.py",)), Builder())["predicate"][
         "buildDefinition"
     ]
 
@@ -83,7 +83,7 @@ def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
 
 
 def test_upstream_s_mkosi_is_named_by_its_tarball_as_anybody_can_fetch_it() -> None:
-    made = statement(Source("c0ffee"), Builder())
+    made = statement(Checkout("c0ffee"), Builder())
     materials = made["predicate"]["buildDefinition"]["resolvedDependencies"]
 
     assert {"name": "mkosi", "uri": builds.PIN.url, "digest": {"sha256": builds.PIN.sha256}} in (
@@ -94,7 +94,7 @@ def test_upstream_s_mkosi_is_named_by_its_tarball_as_anybody_can_fetch_it() -> N
 
 def test_a_mkosi_from_elsewhere_is_not_said_to_be_the_pinned_tarball() -> None:
     elsewhere = {**MANIFEST, "mkosi": {**MKOSI, "source": "the Debian archive (mkosi.deb)"}}
-    made = statement(Source("c0ffee"), Builder(), elsewhere)
+    made = statement(Checkout("c0ffee"), Builder(), elsewhere)
     definition = made["predicate"]["buildDefinition"]
 
     assert builds.PIN.sha256 not in json.dumps(definition["resolvedDependencies"])
@@ -102,7 +102,7 @@ def test_a_mkosi_from_elsewhere_is_not_said_to_be_the_pinned_tarball() -> None:
 
 
 def test_github_s_runner_is_named_by_workflow_and_run() -> None:
-    predicate = statement(Source("c0ffee"), Builder.of(GITHUB))["predicate"]
+    predicate = statement(Checkout("c0ffee"), Builder.of(GITHUB))["predicate"]
 
     assert predicate["runDetails"]["builder"]["id"] == (
         "https://github.com/owner/finch/.github/workflows/build-os.yaml@refs/heads/main"
@@ -116,23 +116,23 @@ def test_github_s_runner_is_named_by_workflow_and_run() -> None:
 
 
 def test_a_person_s_machine_says_so_and_no_more() -> None:
-    details = statement(Source(""), Builder.of({}))["predicate"]["runDetails"]
+    details = statement(Checkout(""), Builder.of({}))["predicate"]["runDetails"]
 
     assert details["builder"]["id"] == LOCAL
     assert "invocationId" not in details["metadata"]
 
 
 def test_git_tells_the_commit_and_what_differs_from_it(tmp_path: Path) -> None:
-    assert Source.of(tmp_path) == Source("")
+    assert Checkout.of(tmp_path) == Checkout("")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=T", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     (tmp_path / "file ä").write_text("1")
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "--quiet", "-m", "one"], check=True)
 
-    clean = Source.of(tmp_path)
+    clean = Checkout.of(tmp_path)
     (tmp_path / "file ä").write_text("2")
 
     assert len(clean.commit) == 40
     assert clean.modified == ()
-    assert Source.of(tmp_path) == Source(clean.commit, ("file ä",))
+    assert Checkout.of(tmp_path) == Checkout(clean.commit, ("file ä",))

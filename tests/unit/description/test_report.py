@@ -9,7 +9,7 @@ import pytest
 
 from scripts.description import provenance, report, sbom
 from scripts.description.inventory import Installed, System
-from scripts.origin import Builder, Source
+from scripts.origin import Builder, Checkout
 from scripts.stages import artifacts
 from scripts.stages.artifacts import Artifact
 from tests import builds
@@ -65,7 +65,7 @@ def out(tmp_path: Path) -> Path:
     other = sbom.Image("wsl-rootfs", "x86_64", system, [raw], packages[:1])
     (tmp_path / artifacts.SBOM).write_text(sbom.to_json(image, other))
     manifest = json.loads((tmp_path / artifacts.MANIFEST).read_text())
-    source = Source("c0ffee" * 6 + "c0ff", ("README.md",))
+    source = Checkout("c0ffee" * 6 + "c0ff", ("README.md",))
     (tmp_path / artifacts.PROVENANCE).write_text(
         provenance.to_json([raw], manifest, {}, builds.PIN, source, Builder(), made=0)
     )

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.arch import AARCH64, ARCHES, X86_64, Arch, native
 from scripts.emulation import elf
-from scripts.emulation.emulators import TABLE, Table
+from scripts.emulation.emulators import TABLE, EmulationTable
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "ä" * 30_000])
@@ -27,9 +27,9 @@ def test_a_program_is_told_from_all_others_by_its_first_bytes(arch: Arch, checko
 
     matching = [
         name
-        for name, target in Table.read(checkout / TABLE).targets.items()
-        if bytes(a & b for a, b in zip(program, target.mask, strict=False))
-        == bytes(a & b for a, b in zip(target.magic, target.mask, strict=True))
+        for name, emulated in EmulationTable.read(checkout / TABLE).emulated.items()
+        if bytes(a & b for a, b in zip(program, emulated.mask, strict=False))
+        == bytes(a & b for a, b in zip(emulated.magic, emulated.mask, strict=True))
     ]
 
     assert matching == [arch.name]

@@ -1,28 +1,34 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scripts.arch import AARCH64, X86_64, Arch
+from scripts.distributions import debian
+from scripts.distributions.debian import Archive
 from scripts.emulation import emulators
-from scripts.emulation.emulators import RECORD, TABLE, Emulators, Table
+from scripts.emulation.emulators import RECORD, TABLE, EmulationTable, Emulators
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
+from scripts.system.process import CommandError
+from scripts.system.progress import Progress
 
 
 @pytest.fixture
-def table(checkout: Path) -> Table:
-    return Table.read(checkout / TABLE)
+def table(checkout: Path) -> EmulationTable:
+    return EmulationTable.read(checkout / TABLE)
 
 
 @pytest.fixture
-def fetched(table: Table, tmp_path: Path) -> Emulators:
+def downloaded(table: EmulationTable, tmp_path: Path) -> Emulators:
     """Emulators that are there, as far as their digests tell."""
     folder = tmp_path / "emulators"
     folder.mkdir()
-    programs = [target.program for target in table.targets.values()]
+    programs = [one.program for one in table.emulated.values()]
     for name in programs:
         (folder / name).write_text(name)
     return Emulators(folder, table, "a.deb", {name: text_digest(name) for name in programs})
@@ -32,16 +38,16 @@ def fetched(table: Table, tmp_path: Path) -> Emulators:
     ("arch", "carried"), [(X86_64, {"aarch64", "arm"}), (AARCH64, {"x86_64", "i386", "arm"})]
 )
 def test_an_image_carries_what_its_kernel_does_not_run(
-    table: Table, arch: Arch, carried: set[str]
+    table: EmulationTable, arch: Arch, carried: set[str]
 ) -> None:
-    assert {target.name for target in table.foreign_to(arch)} == carried
+    assert {one.name for one in table.foreign_to(arch)} == carried
 
 
 def test_the_tree_holds_emulators_that_run_and_a_line_for_each(
-    fetched: Emulators, tmp_path: Path
+    downloaded: Emulators, tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
-    emulators.write_tree(fetched, X86_64, tree)
+    emulators.write_tree(downloaded, X86_64, tree)
 
     program = tree / "usr/bin/qemu-aarch64-static"
     assert program.read_text() == "qemu-aarch64"
@@ -51,44 +57,44 @@ def test_the_tree_holds_emulators_that_run_and_a_line_for_each(
     assert line.endswith(":/usr/bin/qemu-aarch64-static:PCF\n")
 
 
-def test_nothing_stays_of_an_earlier_tree(fetched: Emulators, tmp_path: Path) -> None:
-    emulators.write_tree(fetched, AARCH64, tmp_path / "tree")
-    emulators.write_tree(fetched, X86_64, tmp_path / "tree")
+def test_nothing_stays_of_an_earlier_tree(downloaded: Emulators, tmp_path: Path) -> None:
+    emulators.write_tree(downloaded, AARCH64, tmp_path / "tree")
+    emulators.write_tree(downloaded, X86_64, tmp_path / "tree")
 
     assert not list(tmp_path.rglob("tree/usr/bin/qemu-i386-static"))
 
 
-def test_a_path_with_colons_is_registered_all_the_same(table: Table) -> None:
-    line = table.targets["aarch64"].entry("name", "/a:b/qemu", "F")
+def test_a_path_with_colons_is_registered_all_the_same(table: EmulationTable) -> None:
+    line = table.emulated["aarch64"].registration("name", "/a:b/qemu", "F")
 
     assert line.startswith("|name|M||")
     assert line.endswith("|/a:b/qemu|F")
 
 
-def test_a_corrupt_emulator_goes_into_no_image(fetched: Emulators, tmp_path: Path) -> None:
-    (fetched.folder / "qemu-arm").write_text("another")
+def test_a_corrupt_emulator_goes_into_no_image(downloaded: Emulators, tmp_path: Path) -> None:
+    (downloaded.folder / "qemu-arm").write_text("another")
 
-    with pytest.raises(HarnessError, match="is not what was fetched") as caught:
-        emulators.write_tree(fetched, X86_64, tmp_path / "tree")
+    with pytest.raises(HarnessError, match="is not the one that was downloaded") as caught:
+        emulators.write_tree(downloaded, X86_64, tmp_path / "tree")
 
-    assert str(fetched.folder) in caught.value.hint
+    assert str(downloaded.folder) in caught.value.hint
 
 
-def test_what_has_been_fetched_is_used_again_without_a_network(
-    checkout: Path, table: Table, tmp_path: Path
+def test_what_has_been_downloaded_is_used_again_without_a_network(
+    checkout: Path, table: EmulationTable, tmp_path: Path
 ) -> None:
     folder = tmp_path / "emulators" / f"arm64-{table.digest[:16]}"
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(json.dumps({"package": "a.deb", "digests": {"qemu-arm": "1"}}))
 
-    found = emulators.obtain(checkout, tmp_path, AARCH64, offline=True)
+    found = emulators.download(checkout, tmp_path, AARCH64, Progress(), offline=True)
 
     assert found.digests == {"qemu-arm": "1"}
 
 
-def test_offline_says_that_they_have_not_been_fetched(checkout: Path, tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="have not been fetched yet"):
-        emulators.obtain(checkout, tmp_path, AARCH64, offline=True)
+def test_offline_says_that_they_have_not_been_downloaded(checkout: Path, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="have not been downloaded yet"):
+        emulators.download(checkout, tmp_path, AARCH64, Progress(), offline=True)
 
 
 @pytest.mark.parametrize("text", ["", "flags = 1", "flags = ["])
@@ -96,5 +102,69 @@ def test_a_broken_table_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "targets.toml"
     path.write_text(text)
 
-    with pytest.raises(UsageError, match="is no table of emulators"):
-        Table.read(path)
+    with pytest.raises(UsageError, match="is not a table of emulators"):
+        EmulationTable.read(path)
+
+
+def package(folder: Path, *programs: str) -> Path:
+    """A Debian package with programs of these names, and nothing in them."""
+    tree = folder / "package"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: qemu-user\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: none\n"
+    )
+    (tree / "usr/bin").mkdir(parents=True)
+    for name in programs:
+        (tree / "usr/bin" / name).touch()
+    subprocess.run(["dpkg-deb", "--build", tree, folder / "qemu.deb"], check=True)
+    return folder / "qemu.deb"
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, reply: Callable[[], Path]) -> None:
+    """Have the Debian archive, which apt would ask, answer so."""
+    monkeypatch.setattr(debian, "find", lambda _: Archive("http://nowhere.test/"))
+    monkeypatch.setattr(debian, "download", lambda *_, **__: reply())
+
+
+def test_what_is_downloaded_is_recorded_with_its_digests(
+    checkout: Path, table: EmulationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = [one.program for one in table.emulated.values()]
+    deb = package(tmp_path, "qemu-riscv64", *programs)
+    answer(monkeypatch, lambda: deb)
+
+    found = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
+
+    assert found.package == "qemu.deb"
+    assert found.digests == dict.fromkeys(programs, text_digest(""))
+    assert [found.program(one).name for one in table.emulated.values()] == programs
+    assert not (found.folder / "qemu-riscv64").exists()
+    again = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(), offline=True)
+    assert again == found
+
+
+def test_a_package_without_an_emulator_is_named_and_nothing_kept(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deb = package(tmp_path, "qemu-aarch64")
+    answer(monkeypatch, lambda: deb)
+
+    with pytest.raises(HarnessError, match=r"qemu\.deb does not contain /usr/bin/qemu-x86_64"):
+        emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
+
+    assert list((tmp_path / "work/emulators").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"), [("one\nE: no such package\n\n", "E: no such package"), ("", "status 100")]
+)
+def test_an_archive_that_does_not_answer_is_told_by_the_last_line_or_the_status(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, cause: str
+) -> None:
+    def fail() -> Path:
+        raise CommandError(["apt-get"], 100, output)
+
+    answer(monkeypatch, fail)
+
+    with pytest.raises(HarnessError, match=f"for aarch64 cannot be downloaded: .*{cause}$"):
+        emulators.download(checkout, tmp_path, AARCH64, Progress(live=False))

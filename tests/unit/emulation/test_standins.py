@@ -7,6 +7,7 @@ import pytest
 
 from scripts.arch import native
 from scripts.emulation import standins
+from scripts.system.errors import HarnessError
 
 TRIPLET = f"{native()}-linux-gnu"
 
@@ -49,6 +50,23 @@ def test_what_is_in_perl_runs_with_the_perl_and_libraries_of_the_tools_tree(
     assert first == f"#!/{standins.FOLDER}/ld.so /{standins.FOLDER}/perl"
     assert (folder / "ld.so").read_text() == "loader"
     assert (tmp_path / "tree/usr/lib" / TRIPLET / "perl-base/strict.pm").exists()
+
+
+def test_a_tools_tree_without_a_loader_is_named_with_what_to_do(
+    tmp_path: Path, tools: Path
+) -> None:
+    (tools / "usr/lib/ld-linux-native.so.1").unlink()
+
+    with pytest.raises(HarnessError, match="has no loader") as caught:
+        standins.write_tree(tmp_path / "tree", tools)
+
+    assert caught.value.hint.startswith(f"rm -r '{tmp_path}'")
+
+
+def test_an_up_to_date_build_stays_so_because_stand_ins_have_the_digest_they_had() -> None:
+    """It is among the inputs of stage keys: a change rebuilds every image of the other kind."""
+    digest = "e049f6572ff8b4ca892e19468c06b75cc2bf1829bc22ad0ecfb55ca8515cdfc7"
+    assert digest == standins.DIGEST
 
 
 def test_the_launcher_runs_the_program_of_its_own_name(tmp_path: Path) -> None:

@@ -47,20 +47,26 @@ def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[base-image", "is no TOML"),
+        ("[base-image", "is not TOML"),
         ("[base-image]\nname = 'x'\n", "is not complete: 'digest'"),
         ("base-image = 3\npackage = {}", "is not complete"),
         (PINS.replace("'amazonlinux'", "'nowhere'"), "a has the unknown source 'nowhere'"),
-        (PINS.replace("['a']", "'fuse-sshfs'"), "rpms of package.a is no list of strings"),
-        (PINS.replace("['a']", "['a', 3]"), "rpms of package.a is no list of strings"),
-        (PINS.replace("patches = []", "patches = 'a.patch'"), "patches of .* no list of strings"),
-        (PINS.replace("'finch1'", "'a/b c&'"), "'a/b c&', the suffix of package.a, is not made of"),
-        (PINS.replace("'finch1'", "''"), "'', the suffix of package.a, is not made of"),
-        (PINS.replace("'finch1'", "1"), "suffix of package.a is no string"),
-        (PINS.replace("digest = ''", "digest = 3"), "digest of base-image is no string"),
+        (PINS.replace("['a']", "'fuse-sshfs'"), "rpms of package.a must be a list of strings"),
+        (PINS.replace("['a']", "['a', 3]"), "rpms of package.a must be a list of strings"),
+        (
+            PINS.replace("patches = []", "patches = 'a.patch'"),
+            "patches of .* must be a list",
+        ),
+        (
+            PINS.replace("'finch1'", "'a/b c&'"),
+            "suffix of package.a must .* not 'a/b c&'",
+        ),
+        (PINS.replace("'finch1'", "''"), "suffix of package.a must .* not ''"),
+        (PINS.replace("'finch1'", "1"), "suffix of package.a must be a string, not 1"),
+        (PINS.replace("digest = ''", "digest = 3"), "digest of base-image must be a string, not 3"),
         (
             f"{PINS}[source.b]\nbaseurl = 3\nkey = 'k'\n",
-            "baseurl of source.b is no list of strings",
+            "baseurl of source.b must be a string or a list of strings, not 3",
         ),
     ],
 )
@@ -79,7 +85,17 @@ def test_a_source_may_have_several_addresses(tmp_path: Path) -> None:
     assert "baseurl=http://b.test/ http://old.test/" in lines
 
 
+@pytest.mark.parametrize("baseurl", [3, None, {}, ["http://a.test/", 3]])
+def test_addresses_that_are_no_strings_are_refused(baseurl: object) -> None:
+    with pytest.raises(ValueError, match=r"^must be a string or a list of strings, not "):
+        recipes.base_urls(baseurl)
+
+
+def test_one_address_stands_for_a_list_of_one() -> None:
+    assert recipes.base_urls("http://a.test/") == recipes.base_urls(["http://a.test/"])
+
+
 def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is no TOML"):
+    with pytest.raises(UsageError, match="is not TOML"):
         recipes.read(tmp_path / "packages.toml")

@@ -19,7 +19,7 @@ from scripts import catalog
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.packages import thirdparty
-from scripts.pins import registry, updates
+from scripts.pins import lookups, registry, updates
 from scripts.sessions import update_pins
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
@@ -213,7 +213,9 @@ def answer(data: Any) -> bytes:
     return json.dumps(data).encode()
 
 
-def listed(server: Server, path: str, pin: thirdparty.Pin, digests: Any, version: str = "") -> None:
+def listed(
+    server: Server, path: str, pin: thirdparty.PinnedFile, digests: Any, version: str = ""
+) -> None:
     """Publish a version's checksums, by default of the pinned one."""
     version = version or pin.version
     lines = [
@@ -240,7 +242,7 @@ def contents(root: Path) -> dict[str, str]:
     return {str(path): path.read_text() for path in root.rglob("*") if path.is_file()}
 
 
-def pin(root: Path, name: str) -> thirdparty.Pin:
+def pin(root: Path, name: str) -> thirdparty.PinnedFile:
     return next(p for p in thirdparty.read_pins(root / thirdparty.PINS) if p.name == name)
 
 
@@ -267,7 +269,7 @@ def test_where_nothing_is_newer_a_check_succeeds_and_a_run_changes_nothing(root:
 def test_a_check_fails_on_a_difference_and_changes_nothing(root: Path) -> None:
     before = contents(root)
 
-    with pytest.raises(HarnessError, match=r"1 of 8 pins.*: docker-credential-pass$") as caught:
+    with pytest.raises(HarnessError, match=r"^1 of 8 .*: docker-credential-pass$") as caught:
         run(root, check=True)
     assert caught.value.exit_code == 1
     assert contents(root) == before
@@ -306,7 +308,7 @@ def test_a_release_whose_published_digest_changed_is_refused(root: Path, server:
 
     with pytest.raises(HarnessError, match="cosign"):
         updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
-    assert "cosign 3.0.5 is not what it was" in said.getvalue()
+    assert "cosign 3.0.5 has changed" in said.getvalue()
     assert "6" * 64 in said.getvalue()
     assert pin(root, "cosign") == old
 
@@ -364,8 +366,8 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
 @pytest.mark.parametrize(
     ("path", "data", "said"),
     [
-        (f"{SRPMS}/repodata/p.xml.gz", b"<html>", "no metadata that can be read"),
-        (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "no metadata that can be read"),
+        (f"{SRPMS}/repodata/p.xml.gz", b"<html>", "cannot be read"),
+        (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "cannot be read"),
         (
             f"{SRPMS}/repodata/p.xml.gz",
             gzip.compress(b"<metadata/>"),
@@ -405,7 +407,7 @@ def test_a_newer_source_rpm_of_the_wanted_version_is_pinned(root: Path, server: 
     table = run(root)
 
     assert ours(root) == before.replace("3.7.3-12", "3.7.3-100")
-    assert "fuse-sshfs-3.7.6-1.fc43 is there too" in row(table, "fuse-sshfs")
+    assert "fuse-sshfs-3.7.6-1.fc43 exists too" in row(table, "fuse-sshfs")
 
 
 ARCHIVE = "/archives.fedoraproject.org/fedora/43/source/tree/"
@@ -441,6 +443,16 @@ def test_of_several_places_of_source_rpms_the_first_that_answers_counts(
     assert f"{ARCHIVE}{FOLDER}" not in server.asked
 
 
+def test_a_repository_whose_address_is_no_string_is_named_with_its_key(root: Path) -> None:
+    text = ours(root)
+    (root / OURS).write_text(re.sub(r"^baseurl = .*$", "baseurl = 3", text, flags=re.MULTILINE))
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="fuse-sshfs"):
+        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+    assert "source.fedora.baseurl must be a string or a list of strings, not 3" in said.getvalue()
+
+
 def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server: Server) -> None:
     with_an_archive(root, server)
     del server.files[LISTING]
@@ -474,11 +486,11 @@ def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
     said = io.StringIO()
     console = Console(file=said, width=300)
 
-    with pytest.raises(HarnessError, match="could not be asked") as caught:
+    with pytest.raises(HarnessError, match="could not be looked up") as caught:
         updates.update(root, check=False, console=console, settings=QUICK)
 
     assert name in caught.value.message
-    assert "not known" in row(said.getvalue(), name)
+    assert "unknown" in row(said.getvalue(), name)
     assert f"\n{name}: " in said.getvalue()
     assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
 
@@ -502,7 +514,7 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
 
 def test_checksums_are_read_as_sha256sum_writes_them() -> None:
     text = f"{'A' * 64} *binary\n{'b' * 64}  text\nnonsense\n\n{'c' * 63}  short\n"
-    assert updates.checksums(text) == {"binary": "a" * 64, "text": "b" * 64}
+    assert lookups.checksums(text) == {"binary": "a" * 64, "text": "b" * 64}
 
 
 def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:

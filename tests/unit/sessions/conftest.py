@@ -11,7 +11,7 @@ import pytest
 from scripts import arch
 from scripts.doctor import doctor
 from scripts.emulation import emulators
-from scripts.emulation.emulators import TABLE, Emulators, Table
+from scripts.emulation.emulators import TABLE, EmulationTable, Emulators
 from scripts.mkosi import source
 from scripts.options import Options
 from scripts.sessions import arguments
@@ -62,7 +62,7 @@ class Site:
 
 def carried(folder: Path, checkout: Path) -> Emulators:
     """Emulators that are there, as far as their digests tell."""
-    table = Table.read(checkout / TABLE)
+    table = EmulationTable.read(checkout / TABLE)
     programs = [target.program for target in table.targets.values()]
     folder.mkdir()
     for name in programs:

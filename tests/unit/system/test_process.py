@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from scripts.system import process as run
+from scripts.system import process as processes
 from scripts.system.process import CommandError
 
 # Says what its child's process is, which sleeps, and waits for it.
 PARENT = """\
 import sys
 from scripts.system import errors
-from scripts.system import process as run
+from scripts.system import process as processes
 class Log:
     def write(self, data): sys.stdout.buffer.write(data)
     def flush(self): sys.stdout.buffer.flush()
 def entry(argv):
-    run.stream(["sh", "-c", argv[0]], log=Log(), on_line=lambda line: sys.stdout.flush())
+    processes.stream(["sh", "-c", argv[0]], log=Log(), on_line=lambda line: sys.stdout.flush())
 errors.main(entry)
 """
 SLEEPER = "echo pid $$; exec sleep 60"
@@ -65,14 +65,14 @@ def is_gone(pid: int, *, within: float = 5) -> bool:
 
 
 def test_output_comes_back_as_text() -> None:
-    result = run.run(["sh", "-c", "cat; echo error >&2"], stdin="ä\n")
+    result = processes.run(["sh", "-c", "cat; echo error >&2"], stdin="ä\n")
 
     assert (result.stdout, result.stderr, result.returncode) == ("ä\n", "error\n", 0)
 
 
 def test_a_command_that_fails_raises_with_its_words() -> None:
     with pytest.raises(CommandError) as caught:
-        run.run(["sh", "-c", "echo why >&2; exit 7"])
+        processes.run(["sh", "-c", "echo why >&2; exit 7"])
 
     assert caught.value.returncode == 7
     assert caught.value.output == "why\n"
@@ -80,12 +80,12 @@ def test_a_command_that_fails_raises_with_its_words() -> None:
 
 
 def test_a_command_may_be_allowed_to_fail() -> None:
-    assert run.run(["false"], check=False).returncode == 1
+    assert processes.run(["false"], check=False).returncode == 1
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="no-such-program"):
-        run.run(["no-such-program"])
+        processes.run(["no-such-program"])
 
 
 def test_the_environment_is_added_to_and_paths_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ def test_the_environment_is_added_to_and_paths_are_taken_as_they_are(tmp_path: P
     program.write_text('#!/bin/sh\necho "$GREETING $HOME"\n')
     program.chmod(0o755)
 
-    assert run.run([program], env={"GREETING": "hi"}).stdout == f"hi {os.environ['HOME']}\n"
+    assert processes.run([program], env={"GREETING": "hi"}).stdout == f"hi {os.environ['HOME']}\n"
 
 
 def test_a_command_that_takes_too_long_is_ended() -> None:
     started = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
-        run.run(["sleep", "60"], timeout=0.1)
+        processes.run(["sleep", "60"], timeout=0.1)
 
     assert time.monotonic() - started < 5
 
@@ -107,7 +107,7 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
 def test_a_streamed_command_writes_its_log_and_reports_each_line() -> None:
     log = io.BytesIO()
     lines: list[str] = []
-    run.stream(["printf", r"one\ntwo\n"], log=log, on_line=lines.append)
+    processes.stream(["printf", r"one\ntwo\n"], log=log, on_line=lines.append)
 
     assert lines == ["one", "two"]
     assert log.getvalue() == b"+ printf 'one\\ntwo\\n'\none\ntwo\n"
@@ -115,7 +115,7 @@ def test_a_streamed_command_writes_its_log_and_reports_each_line() -> None:
 
 def test_the_error_of_a_streamed_command_holds_its_last_lines() -> None:
     with pytest.raises(CommandError) as caught:
-        run.stream(["sh", "-c", "seq 100; exit 3"], log=io.BytesIO(), keep=2)
+        processes.stream(["sh", "-c", "seq 100; exit 3"], log=io.BytesIO(), keep=2)
 
     assert caught.value.output == "99\n100"
     assert caught.value.returncode == 3
@@ -136,7 +136,7 @@ def test_memory_stays_small_however_much_is_printed(line_end: str) -> None:
     log = Nowhere()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     program = f"yes {'x' * 1000} | head --bytes=200M | tr '\\n' '\\{line_end}'"
-    run.stream(["sh", "-c", program], log=log)
+    processes.stream(["sh", "-c", program], log=log)
 
     assert log.size > 200_000_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
@@ -171,29 +171,36 @@ def test_a_signal_ends_the_command_first_and_lets_it_tidy_up(
 
 
 def test_what_a_command_leaves_running_is_ended_with_it() -> None:
-    pid = int(run.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"]).stdout)
+    pid = int(processes.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"]).stdout)
 
     assert is_gone(pid)
 
 
 def test_a_command_that_does_not_end_when_told_is_killed() -> None:
-    process = run.start(["sh", "-c", "trap '' TERM; echo; sleep 60"], stdout=subprocess.PIPE)
+    process = processes.start(["sh", "-c", "trap '' TERM; echo; sleep 60"], stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()
-    run.terminate(process, grace=0.2)
+    processes.terminate(process, grace=0.2)
     process.stdout.close()
 
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("end", [run.terminate, subprocess.Popen.kill])
+@pytest.mark.parametrize("end", [processes.terminate, subprocess.Popen.kill])
 def test_ending_what_has_ended_is_no_error(
     end: Callable[[subprocess.Popen[bytes]], None],
 ) -> None:
-    process = run.start(["true"])
+    process = processes.start(["true"])
     process.wait()
 
     end(process)
-    run.terminate(process)
+    processes.terminate(process)
 
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a\n b \n\n", "b"), ("a", "a"), (" \n\t\n", ""), ("", "")]
+)
+def test_the_last_line_is_the_last_with_something_on_it(text: str, line: str) -> None:
+    assert processes.last_line(text) == line

@@ -1,0 +1,59 @@
+"""Changing one value in a TOML file or a mkosi.conf, and leaving the rest as it is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from scripts.system.errors import HarnessError
+from scripts.system.files import write_text
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A new value for the dotted key in a TOML file, or for the setting key in a mkosi.conf.
+
+    If the old value is a list, the new one is appended to it.
+    """
+
+    file: Path
+    key: str
+    value: str
+
+    def apply(self) -> None:
+        """Write the value to the file. Comments and everything else stay."""
+        text = self.file.read_text()
+        is_toml = self.file.suffix == ".toml"
+        write_text(self.file, self._edited_toml(text) if is_toml else self._edited_conf(text))
+
+    def _edited_toml(self, text: str) -> str:
+        document = tomlkit.parse(text)
+        *tables, last = self.key.split(".")
+        table: Any = document
+        for name in tables:
+            table = table[name]
+        if isinstance(table.get(last), list):
+            table[last].append(self.value)
+        else:
+            table[last] = self.value
+        return tomlkit.dumps(document)
+
+    def _edited_conf(self, text: str) -> str:
+        pattern = re.compile(rf"^{re.escape(self.key)}=.*$", re.MULTILINE)
+        return pattern.sub(lambda _: f"{self.key}={self.value}", text, count=1)
+
+
+def value(file: Path, key: str) -> Any:
+    """Return the value of the dotted key in a TOML file. Raises HarnessError if it has none."""
+    try:
+        found: Any = tomllib.loads(file.read_text())
+        for part in key.split("."):
+            found = found[part]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise HarnessError(f"{file} has no {key}: {error!r}") from error
+    return found

@@ -1,0 +1,299 @@
+"""What is newest of everything that is pinned, and which edits would pin it.
+
+Each kind of source is asked its own way: GitHub's API, the CDN of Amazon Linux, an OCI registry,
+and repositories of source RPMs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+from defusedxml import DefusedXmlException, ElementTree
+
+from scripts.arch import ARCHES, X86_64
+from scripts.catalog import DISTRIBUTIONS
+from scripts.distributions import amazonlinux as releases
+from scripts.mkosi.pin import Pin as MkosiPin
+from scripts.packages import thirdparty
+from scripts.packages.recipes import base_urls
+from scripts.packages.thirdparty import NOARCH, SHA256, PinnedFile
+from scripts.pins import edits, registry
+from scripts.pins.edits import Edit
+from scripts.stages import places
+from scripts.system.errors import HarnessError
+from scripts.system.fetch import Settings, read
+
+AMAZON_LINUX = DISTRIBUTIONS["amazonlinux"]
+
+# Where each source is, in the checkout.
+ADDRESSES = "scripts/pins/updates.toml"
+
+# A tag on GitHub that is a release: v1.2.3 or 1.2.3.
+TAG = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)
+
+# The XML namespaces of a repository's metadata, and of its list of packages.
+REPO = "{http://linux.duke.edu/metadata/repo}"
+COMMON = "{http://linux.duke.edu/metadata/common}"
+
+COMPUTED = "digest computed from the download: no checksums are published"
+
+# A server that is up answers at once, and whoever runs this waits for all of them.
+LOOK = Settings(attempts=3, pause=1, connect=10, stall=30)
+
+
+@dataclass(frozen=True)
+class Update:
+    """The pinned and the newest version of something, in words, and the edits that pin the newest.
+
+    There are no edits if the pin is up to date. note is shown to the person who runs this.
+    """
+
+    name: str
+    pinned: str
+    newest: str
+    edits: tuple[Edit, ...] = ()
+    note: str = ""
+
+
+Lookup = Callable[[], Update]
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """The lookups for the checkout root. settings say how patient a request is.
+
+    Each method that returns an Update raises HarnessError if its source does not answer, or its
+    answer makes no sense. The parameters are those of its table in updates.toml.
+    """
+
+    root: Path
+    settings: Settings = LOOK
+
+    def each(self) -> Iterator[tuple[str, Lookup]]:
+        """Yield the name of each pin and the function that looks it up."""
+        sources = tomllib.loads((self.root / ADDRESSES).read_text())
+        yield "mkosi", partial(self.mkosi, **sources["mkosi"])
+        yield "Amazon Linux", partial(self.amazonlinux, **sources["amazonlinux"])
+        for pin in thirdparty.read_pins(self.root / thirdparty.PINS):
+            yield pin.name, partial(self.third_party, pin)
+        yield "base image", partial(self.base_image, **sources["base-image"])
+        for name, source in sources["source-rpms"].items():
+            yield name, partial(self.source_rpm, name, **source)
+        for name, source in sources["amazon-source-rpms"].items():
+            yield name, partial(self.amazon_source_rpm, name, **source, **sources["amazonlinux"])
+
+    def mkosi(self, *, releases: str, url: str) -> Update:
+        """Look up mkosi: releases is GitHub's API, url the tarball of a {version}."""
+        file = self.root / "mkosi/pin.toml"
+        pinned = MkosiPin.read(file).version
+        newest = self._newest_release(releases)
+        if not _is_newer(newest, pinned):
+            return Update("mkosi", pinned, newest)
+        address = url.format(version=newest)
+        changes = (
+            Edit(file, "version", newest),
+            Edit(file, "upstream.url", address),
+            Edit(file, "upstream.sha256", self._digest_of(address)),
+        )
+        return Update("mkosi", pinned, newest, changes, COMPUTED)
+
+    def amazonlinux(self, *, cdn: str) -> Update:
+        """Look up the release of Amazon Linux that cdn has."""
+        pinned = places.release_of(self.root, AMAZON_LINUX)
+        newest = releases.newest(cdn)
+        if not _is_newer(newest, pinned):
+            return Update("Amazon Linux", pinned, newest)
+        changes = (
+            Edit(self.root / AMAZON_LINUX.conf, "Release", newest),
+            Edit(self.root / "scripts/distributions/amazonlinux.toml", "amazonlinux", newest),
+        )
+        return Update("Amazon Linux", pinned, newest, changes)
+
+    def third_party(self, pin: PinnedFile) -> Update:
+        """Look up the newest release of pin, and digests that are missing.
+
+        Raises HarnessError if the published digest of the pinned release has changed.
+        """
+        newest = self._newest_release(pin.releases)
+        version = newest if _is_newer(newest, pin.version) else pin.version
+        published = self._published(pin, version)
+        file = self.root / thirdparty.PINS
+        changes = [Edit(file, f"{pin.name}.version", version)] if version != pin.version else []
+        for arch, digest in published.items():
+            known = pin.sha256.get(arch)
+            if version == pin.version and known and known != digest:
+                raise HarnessError(
+                    f"{pin.name} {version} has changed: its published sha256 for {arch} is "
+                    f"{digest}, but {known} is pinned"
+                )
+            if known != digest:
+                changes.append(Edit(file, f"{pin.name}.sha256.{arch}", digest))
+        if version == pin.version and changes:
+            return Update(pin.name, "no digest", version, tuple(changes))
+        note = COMPUTED if changes and not pin.checksums else ""
+        return Update(pin.name, pin.version, version, tuple(changes), note)
+
+    def _published(self, pin: PinnedFile, version: str) -> dict[str, str]:
+        """Return the sha256 of a version of pin by architecture.
+
+        Without published checksums, a digest that is pinned already is left out.
+        """
+        every = {arch.name: arch for arch in ARCHES}
+        arches = {NOARCH: X86_64} if NOARCH in pin.sha256 else every
+        files = {name: thirdparty.fill(pin.url, version, arch) for name, arch in arches.items()}
+        if pin.checksums:
+            url = thirdparty.fill(pin.checksums, version, X86_64)
+            listed = checksums(self._text(url))
+            return {arch: _listed(listed, address, url) for arch, address in files.items()}
+        return {
+            arch: self._digest_of(address)
+            for arch, address in files.items()
+            if version != pin.version or not pin.sha256.get(arch)
+        }
+
+    def base_image(self, *, manifest: str, file: str, table: str) -> Update:
+        """Look up which image the pinned tag names now. manifest is its URL, with a {tag}."""
+        path = self.root / file
+        tag, pinned = (str(edits.value(path, f"{table}.{key}")) for key in ("tag", "digest"))
+        newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
+        changes = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
+        return Update("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", changes)
+
+    def source_rpm(
+        self, name: str, *, repository: str, folder: str, only: str, file: str, key: str
+    ) -> Update:
+        """Look up the newest release of version only among the source RPMs of name.
+
+        They are in folder of the first address of repository that answers.
+        """
+        path = self.root / file
+        pinned = str(edits.value(path, key))
+        url, listing = self._first_text(
+            [f"{base.rstrip('/')}/{folder}" for base in _repository_urls(path, repository)]
+        )
+        pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?(?=\.src\.rpm)", re.ASCII)
+        found = sorted({*pattern.findall(listing)}, key=_order)
+        wanted = [nevra for nevra in found if nevra.startswith(f"{name}-{only}-")]
+        if not wanted:
+            raise HarnessError(f"{url} has no source RPM of {name} {only}")
+        newest = wanted[-1]
+        changes = (Edit(path, key, newest),) if _is_newer(newest, pinned) else ()
+        note = f"{found[-1]} exists too, but we stay with {only}" if found[-1] != newest else ""
+        return Update(name, pinned, newest, changes, note)
+
+    def amazon_source_rpm(self, name: str, *, cdn: str, file: str, key: str) -> Update:
+        """Look up the source RPM of name in the newest release of Amazon Linux that cdn has."""
+        path = self.root / file
+        pinned = str(edits.value(path, key))
+        release = max(releases.newest(cdn), places.release_of(self.root, AMAZON_LINUX), key=_order)
+        listed = self._text(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list").split()
+        if not listed:
+            raise HarnessError(f"the list of mirrors of {release} is empty")
+        found = [nevra for nevra in self._source_rpms(listed[0]) if nevra.rsplit("-", 2)[0] == name]
+        if not found:
+            raise HarnessError(f"{listed[0]} has no source RPM of {name}")
+        newest = max(found, key=_order)
+        changes = () if newest == pinned else (Edit(path, key, newest),)
+        return Update(name, pinned, newest, changes, f"of Amazon Linux {release}")
+
+    def _source_rpms(self, repository: str) -> list[str]:
+        """Return the source RPMs of a repository, each as name-version-release.
+
+        https://createrepo.baseurl.org describes the format of its metadata. Raises HarnessError if
+        the metadata has another.
+        """
+        base = repository.rstrip("/")
+        try:
+            repomd = ElementTree.fromstring(self._text(f"{base}/repodata/repomd.xml"))
+            data = next(
+                each for each in repomd.iter(f"{REPO}data") if each.get("type") == "primary"
+            )
+            location = data.find(f"{REPO}location")
+            address = "" if location is None else location.get("href", "")
+            packed = read(f"{base}/{address}", settings=self.settings)
+            primary = ElementTree.fromstring(gzip.decompress(packed))
+        except (ParseError, DefusedXmlException, StopIteration, OSError, EOFError) as error:
+            raise HarnessError(f"the metadata of {base} cannot be read: {error!r}") from error
+        return [
+            f"{package.findtext(f'{COMMON}name')}-{version.get('ver')}-{version.get('rel')}"
+            for package in primary.iter(f"{COMMON}package")
+            if (version := package.find(f"{COMMON}version")) is not None
+        ]
+
+    def _newest_release(self, url: str) -> str:
+        """Return the newest version that GitHub's API names at url, as a release or as a tag."""
+        text = self._text(url)
+        try:
+            data = json.loads(text)
+            tags = [tag["name"] for tag in data] if isinstance(data, list) else [data["tag_name"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HarnessError(f"{url} does not name a release: {error!r}") from error
+        versions = [match[1] for tag in tags if (match := TAG.fullmatch(str(tag)))]
+        if not versions:
+            raise HarnessError(f"{url} names no version, only {', '.join(map(str, tags))}")
+        return max(versions, key=_order)
+
+    def _first_text(self, urls: Sequence[str]) -> tuple[str, str]:
+        """Return the first of urls that answers, and its answer. Raises HarnessError if none."""
+        failures = []
+        for url in urls:
+            try:
+                return url, self._text(url)
+            except HarnessError as error:
+                failures.append(error.message)
+        raise HarnessError(f"no repository answers: {'; '.join(failures)}")
+
+    def _text(self, url: str) -> str:
+        return read(url, settings=self.settings).decode(errors="replace")
+
+    def _digest_of(self, url: str) -> str:
+        return hashlib.sha256(read(url, settings=self.settings)).hexdigest()
+
+
+def checksums(text: str) -> dict[str, str]:
+    """Return the sha256 by file name in text, which has the form that sha256sum writes."""
+    pairs = (line.split(maxsplit=1) for line in text.splitlines())
+    return {
+        pair[1].lstrip("*").strip(): pair[0].lower()
+        for pair in pairs
+        if len(pair) == 2 and SHA256.fullmatch(pair[0].lower())
+    }
+
+
+def _repository_urls(file: Path, key: str) -> tuple[str, ...]:
+    """Return the addresses of the repository whose baseurl is the dotted key in a TOML file."""
+    try:
+        return base_urls(edits.value(file, key))
+    except ValueError as error:
+        raise HarnessError(f"{file}: {key} {error}") from None
+
+
+def _listed(listed: Mapping[str, str], address: str, url: str) -> str:
+    """Return the digest in listed, the checksums at url, of the file at address."""
+    name = address.rpartition("/")[2]
+    if name not in listed:
+        raise HarnessError(f"{url} has no sha256 of {name}")
+    return listed[name]
+
+
+def _is_newer(candidate: str, than: str) -> bool:
+    return _order(candidate) > _order(than)
+
+
+def _order(version: str) -> list[int]:
+    """Return what to sort versions by: all numbers in version."""
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def _short(digest: str) -> str:
+    """Return a digest as people compare it: its algorithm and first twelve digits."""
+    return digest[: digest.find(":") + 13] or "none"

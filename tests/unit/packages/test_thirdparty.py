@@ -1,0 +1,40 @@
+"""Where third-party files come from; tests/integration downloads some."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.arch import AARCH64, X86_64, Arch
+from scripts.packages import thirdparty
+from scripts.packages.thirdparty import PinnedFile
+
+PIN = PinnedFile(
+    "tool",
+    "1.2",
+    "https://example.org/v{version}/tool_{debian}.{arch}?raw=1",
+    {"x86_64": "a" * 64, "aarch64": ""},
+    path="/usr/bin/tool",
+)
+
+
+def test_placeholders_stand_for_version_and_both_names_of_the_architecture() -> None:
+    assert PIN.address(AARCH64) == "https://example.org/v1.2/tool_arm64.aarch64?raw=1"
+
+
+def test_a_mirror_has_the_file_below_its_host_and_path() -> None:
+    mirrored = PIN.address(X86_64, "http://mirror.test/files/")
+    assert mirrored == "http://mirror.test/files/example.org/v1.2/tool_amd64.x86_64"
+
+
+def test_a_file_is_called_as_at_the_end_of_its_path() -> None:
+    assert PIN.file_name(X86_64) == "tool_amd64.x86_64"
+
+
+def test_one_digest_may_be_that_of_every_architecture() -> None:
+    pin = PinnedFile("tool", "1", "https://example.org/", {thirdparty.NOARCH: "b" * 64})
+    assert pin.digest(X86_64) == pin.digest(AARCH64) == "b" * 64
+
+
+@pytest.mark.parametrize(("arch", "digest"), [(X86_64, "a" * 64), (AARCH64, "")])
+def test_a_digest_that_is_unknown_is_empty(arch: Arch, digest: str) -> None:
+    assert PIN.digest(arch) == digest
