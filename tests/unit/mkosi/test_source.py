@@ -136,7 +136,7 @@ def test_a_tarball_that_is_not_the_pinned_one_is_deleted(asked_for: Path, server
     pinned = "0" * 64
     pin(asked_for, server, pinned)
 
-    with pytest.raises(HarnessError, match="not what is pinned") as caught:
+    with pytest.raises(HarnessError, match="is not the pinned file") as caught:
         obtain(asked_for)
 
     assert came in caught.value.message
