@@ -186,14 +186,14 @@ def test_an_interpreter_that_is_nowhere_is_the_machine_s_to_mend(
     def lacks(*_: object, **__: object) -> Path:
         raise interpreters.Lacking("3.12")
 
-    monkeypatch.setattr(interpreters, "obtain", lacks)
+    monkeypatch.setattr(interpreters, "find_or_fetch", lacks)
     environment = Environment(os.fspath(tmp_path / "new"), interpreter="3.12")
 
     with pytest.raises(InterpreterNotFound):
         environment.create()
 
     assert outcome.status == 3
-    assert capsys.readouterr().err.startswith("error: Python 3.12 is neither on PATH")
+    assert capsys.readouterr().err.startswith("error: Python 3.12 is not on PATH")
 
 
 def test_an_environment_is_made_of_the_interpreter_that_was_found(
@@ -205,7 +205,7 @@ def test_an_environment_is_made_of_the_interpreter_that_was_found(
         made.append(environment.interpreter)
         return True
 
-    monkeypatch.setattr(interpreters, "obtain", lambda *_, **__: Path("/found/python3.12"))
+    monkeypatch.setattr(interpreters, "find_or_fetch", lambda *_, **__: Path("/found/python3.12"))
     monkeypatch.setattr(nox.virtualenv.VirtualEnv, "create", create)
 
     assert Environment(os.fspath(tmp_path / "new"), interpreter="3.12").create()
