@@ -164,7 +164,13 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
     (with_facts(root=FileSystem("ext4", orphan_file=True)), "root-file-system", "orphan_file"),
     (with_facts(root=FileSystem("ext4", clean=False)), "root-file-system", "did not leave"),
     (in_first(efi=""), "uefi", "no EFI variable mentions systemd-stub"),
-    (in_first(efi=FIRST["efi"].replace("BOOTX64", "LINUX\\X")), "uefi", "loaded from"),
+    (in_first(efi=FIRST["efi"].replace("BOOTX64", "LINUX\\X")), "uefi", "loaded from \\EFI"),
+    (in_first(efi="StubInfo=systemd-stub 257"), "uefi", "loaded from an unknown file"),
+    (with_facts(partitions=(dataclasses.replace(ESP, uuid="064af2d8"), ROOT)),
+     "uefi", "not loaded from the ESP"),
+    (in_first(superblock="dumpe2fs: Bad magic number"), "root-mounted", "shows no features"),
+    (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"fstype": "ext4"})),
+     "esp-mounted", "/boot/efi is ext4, not vfat"),
     (in_first(uki="00  /boot/efi/x"), "uki-in-guest", "not the built one"),
     (in_first(cmdline="quiet"), "kernel-command-line", "not the UKI's"),
     (in_first(kernel="6.1"), "kernel-release", "not the UKI's"),
@@ -266,6 +272,14 @@ AMAZON_FAULTS: list[tuple[Facts, str, str]] = [
     (amazon(repositories="mirrorlist=https://cdn.amazonlinux.com/x"),
      "repositories", "does not list amazonlinux"),
     (amazon(selinux_policy="ls: cannot access"), "selinux-policy", "no binary policy"),
+    (dataclasses.replace(amazon(), first=answers(AMAZON) | {
+        "selinux-policy": Answer("policy/policy.33", 2)}), "selinux-policy", "no file contexts"),
+    (amazon(repositories="amazonlinux Amazon Linux 2023 repository"),
+     "repositories", "no repository has an address"),
+    (amazon(rpm_packages="a\n" * 49), "packages", "lists only 49 packages"),
+    (amazon(sshfs="SSHFS version 3.7.6"), "sshfs", "sshfs is 3.7.6, not 3.7.3"),
+    (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service enabled disabled"),
+     "presets", "cloud-init-main.service is enabled, its preset disabled"),
     (amazon(unit_files=AMAZON["unit-files"].replace("sshd.service enabled", "sshd.service ~")),
      "presets", "sshd.service is ~, not enabled"),
     (amazon(unit_files=AMAZON["unit-files"] + "\ncloud-init-main.service disabled enabled"),
@@ -367,3 +381,67 @@ def test_what_cloud_init_recovered_from_is_evidence_and_no_failure() -> None:
     [check] = [check for check in checks.check_all(facts) if check.name == "cloud-init"]
     assert check.passed
     assert "a key is deprecated" in check.evidence
+
+
+def evidence(facts: Facts, name: str) -> str:
+    [found] = [check.evidence for check in checks.check_all(facts) if check.name == name]
+    return found
+
+
+def test_sizes_in_evidence_are_in_mebibytes() -> None:
+    assert "label esp 512 MiB" in evidence(good(), "partitions")
+    assert evidence(good(), "root-grown") == (
+        "partition built with 494 MiB, disk enlarged by 2048 MiB, "
+        "partition now 2542 MiB, file system 2482 MiB"
+    )
+
+
+def test_evidence_tells_what_was_found_or_why_nothing_was() -> None:
+    assert evidence(good(), "uki-on-esp").startswith("ESP EFI/BOOT/BOOTX64.EFI: 33188c8b\n")
+    missing = with_facts(esp_uki="", esp_complaint="mcopy: not found")(good())
+    assert "BOOTX64.EFI: mcopy: not found\n" in evidence(missing, "uki-on-esp")
+    assert evidence(good(), "root-mounted").endswith(
+        "features:      has_journal ext_attr extent 64bit"
+    )
+    assert (
+        evidence(amazon(), "packages") == "182 packages, nothing missing but the kernel's in /boot"
+    )
+    assert evidence(amazon(rpm_missing="missing /a"), "packages") == "missing /a"
+    assert "finch1.noarch" in evidence(amazon(), "rpm-knows")
+    assert "cosign 0" in evidence(amazon(), "programs")
+
+
+@pytest.mark.parametrize(
+    ("partition", "inside", "reason"),
+    [
+        (GROWN - 16 * MIB, GROWN - 60 * MIB, ""),
+        (GROWN - 16 * MIB - 1, GROWN - 60 * MIB, "the root partition did not grow"),
+        (GROWN, int(0.86 * GROWN), ""),
+        (GROWN, int(0.84 * GROWN), "the root file system did not grow"),
+    ],
+)
+def test_a_root_has_grown_if_little_of_the_disk_is_left(
+    partition: int, inside: int, reason: str
+) -> None:
+    facts = in_first(
+        mounts=mounts(ROOT_MOUNT | {"size": inside}, ESP_MOUNT),
+        blocks=blocks(ROOT_BLOCK | {"size": partition}),
+    )(good())
+    [check] = [check for check in checks.check_all(facts) if check.name == "root-grown"]
+    assert check.reason.startswith(reason)
+    assert check.passed is (not reason)
+
+
+def test_an_entry_of_fstab_may_come_without_cloud_inits_comment() -> None:
+    facts = in_first(mounts_entry="\t".join(cidata.MOUNT) + f"\n{cidata.SHARED}")(good())
+    assert [check.name for check in checks.check_all(facts) if not check.passed] == []
+
+
+def test_any_version_of_the_distributions_own_sshfs_will_do() -> None:
+    facts = in_first(sshfs="SSHFS version 3.7.6")(good())
+    assert [check.name for check in checks.check_all(facts) if not check.passed] == []
+
+
+def test_lines_that_are_no_unit_files_are_passed_over() -> None:
+    facts = amazon(unit_files=AMAZON["unit-files"] + "\n\nodd\nsshd-odd.service\n")
+    assert [check.name for check in checks.check_all(facts) if not check.passed] == []

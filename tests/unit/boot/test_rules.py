@@ -13,6 +13,7 @@ import pytest
 from scripts import catalog
 from scripts.boot import checks, probes
 from scripts.boot.checks.rule import Rule, check, failed_if, rules_of
+from scripts.boot.checks.text import assignments, json_object
 from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.probes import Answer, Answers
 from scripts.boot.results import Status
@@ -215,3 +216,12 @@ def test_nothing_is_known_of_a_guest_whose_boots_are_forgotten() -> None:
     assert facts.first is facts.second is None
     assert not any([facts.boots, facts.host_keys, facts.power_offs])
     assert facts.partitions
+
+
+def test_a_value_may_contain_the_sign_that_ends_its_name() -> None:
+    assert assignments("A=root=PARTUUID=1 rw\nno name\n") == {"A": "root=PARTUUID=1 rw"}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", "{"])
+def test_an_answer_that_is_no_json_object_is_an_empty_one(text: str) -> None:
+    assert json_object(text) == {}
