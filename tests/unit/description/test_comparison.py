@@ -175,7 +175,7 @@ def test_where_no_build_is_the_hint_says_how_to_make_one(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [], "artifacts": []}'])
 def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(HarnessError, match="is no manifest of a build"):
+    with pytest.raises(HarnessError, match="is not the manifest of a build"):
         comparison.difference(tmp_path, tmp_path)
 
 
