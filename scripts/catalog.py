@@ -38,7 +38,8 @@ class Distribution:
     """A distribution that images are built from.
 
     mkosi is mkosi's name of it, packages the format of its packages ("rpm" or "deb"), mirror the
-    layout of its mirrors ("cdn" or "debian"), product its name in those of published files.
+    layout of its mirrors ("cdn" or "debian"), product its name in the names of
+    published files, in which {release} stands for the release.
     """
 
     name: str

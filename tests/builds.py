@@ -10,10 +10,9 @@ import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from scripts import arch, catalog
-from scripts.build import manifest as manifests
+from scripts.build.manifest import Added, BuiltImage, Given, ListedFile, Manifest, UsedMkosi, pins
 from scripts.catalog import ROOT
 from scripts.description import provenance
 from scripts.formats import archives
@@ -24,55 +23,57 @@ from scripts.origin import Builder, Checkout
 from scripts.stages import artifacts, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.plan import Target
-from scripts.system.digests import file_digest
+from scripts.stages.records import Package
+from scripts.system.digests import file_digest, text_digest
 
 PIN = Pin.read(ROOT / "mkosi/pin.toml")
 
 
 def write_manifest(
     out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str, root: Path = ROOT
-) -> None:
-    """Write the manifest, and the checksums, of a build whose images hold packages (name: version).
+) -> Manifest:
+    """Write the manifest and checksums of a build, and return the manifest.
 
-    outputs are those that stand in out already, root the checkout that they were built from.
+    images maps the names of images to their packages (name: version). outputs are the artifacts,
+    which must be in out already. root is the checkout that they were built from.
     """
     target = Target("debian", arch.X86_64, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
-    manifest: dict[str, Any] = {
-        "distribution": "debian",
-        "release": "trixie",
-        "arch": "x86_64",
-        "options": {},
-        "pins": manifests.pins(root, catalog.DISTRIBUTIONS["debian"]),
-        "mkosi": {
-            "version": "27.1",
-            "source": UPSTREAM,
-            "digest": "0" * 64,
-            "patches": {path.name: file_digest(path) for path in (root / "mkosi").glob("*.patch")},
-        },
-        "images": {
-            image: {
-                "stage_key": planned[image].key if image in planned else f"key of {image}",
-                "inputs": planned[image].inputs if image in planned else {},
-                "seconds": 1.5,
-                "packages": [
-                    {"name": name, "version": version, "architecture": "amd64"}
-                    for name, version in packages.items()
-                ],
-            }
-            for image, packages in images.items()
-        },
-    }
     described = artifacts.describe(out, outputs)
+    manifest = Manifest(
+        distribution="debian",
+        release="trixie",
+        arch=arch.X86_64,
+        options=Given(),
+        pins=pins(root, catalog.DISTRIBUTIONS["debian"]),
+        mkosi=UsedMkosi(
+            version="27.1",
+            source=UPSTREAM,
+            digest="0" * 64,
+            patches={path.name: file_digest(path) for path in (root / "mkosi").glob("*.patch")},
+        ),
+        additions=Added(),
+        images={
+            name: BuiltImage(
+                planned[name].key if name in planned else text_digest(name),
+                planned[name].inputs if name in planned else (),
+                seconds=1.5,
+                packages=tuple(Package(*package, "amd64") for package in packages.items()),
+            )
+            for name, packages in images.items()
+        },
+        artifacts=tuple(ListedFile(one.name, one.size, one.sha512) for one in described),
+    )
     artifacts.write_checksums(out, described)
-    artifacts.write_manifest(out, manifest, described)
+    manifest.write(out)
+    return manifest
 
 
 def write_provenance(out: Path) -> None:
     """Write the provenance of the artifacts that the manifest in out lists."""
-    manifest = json.loads((out / artifacts.MANIFEST).read_text())
-    listed = [Artifact(**entry, mtime_ns=0) for entry in manifest["artifacts"]]
+    manifest = Manifest.read(out)
+    listed = [Artifact(one.name, one.size, 0, one.sha512) for one in manifest.artifacts]
     text = provenance.to_json(listed, manifest, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
     (out / artifacts.PROVENANCE).write_text(text)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from scripts.arch import Arch
 from scripts.boot.probes import Answers
+from scripts.build.manifest import PACKAGES, THIRD_PARTY, Contents
 from scripts.catalog import Distribution
 from scripts.formats.disk import ESP_TYPE, FileSystem, Partition, of_type
 from scripts.formats.uki import Uki
-from scripts.stages.artifacts import PACKAGES, THIRD_PARTY, Contents
 
 __all__ = ["Contents", "Facts", "Verdict"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 from scripts import catalog
-from scripts.build import ingredients, manifest
+from scripts.build import ingredients
+from scripts.build.manifest import Manifest
 from scripts.build.runner import Runner
 from scripts.build.workshop import Workshop
 from scripts.distributions import amazonlinux
@@ -16,9 +16,10 @@ from scripts.emulation import standins
 from scripts.emulation.emulators import Emulators
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.stages import artifacts
+from scripts.stages import artifacts, inputs
 from scripts.stages import plan as stages
 from scripts.stages.additions import Additions
+from scripts.stages.inputs import Input
 from scripts.stages.places import Places
 from scripts.stages.plan import Stage, Target
 from scripts.stages.records import Record
@@ -37,7 +38,7 @@ class Built:
     planned: Sequence[Stage]
     reasons: Mapping[str, str]
     records: Mapping[str, Record]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
 
 def dated(options: Options, progress: Progress) -> Options:
@@ -111,7 +112,7 @@ def plan(
     tree = _plan_tools_tree(options, mkosi, places)
     place = places.images
     is_spared = standins.are_for(place.distribution, place.arch)
-    spared = {"stand-ins": standins.DIGEST} if is_spared else {}
+    spared = [Input.setting("stand-ins", standins.DIGEST)] if is_spared else []
     target = Target(
         place.distribution.mkosi,
         place.arch,
@@ -122,7 +123,11 @@ def plan(
             "tools tree": tree.key,
         },
         {
-            catalog.ADDITIONS: {**added.inputs(), "emulators": carried.digest, **spared},
+            catalog.ADDITIONS: [
+                *added.inputs(),
+                Input.setting("emulators", carried.digest),
+                *spared,
+            ],
             catalog.KERNEL: spared,
             catalog.INITRD: spared,
         },
@@ -144,7 +149,7 @@ def _reason(stage: Stage, shop: Workshop) -> str:
     if shop.options.build.force and stage.name != catalog.TOOLS_TREE:
         return catalog.flag("force")
     if record.key != stage.key:
-        return stages.difference(record.inputs, stage.inputs)
+        return inputs.difference(record.inputs, stage.inputs)
     changed = [made.name for made in record.artifacts if not made.stands_in(shop.options.artifacts)]
     return f"{changed[0]} is gone or was written to" if changed else ""
 
@@ -155,9 +160,7 @@ def _records(places: Places) -> dict[str, Record]:
     return {path.name: record for path in folders if (record := Record.read(path))}
 
 
-def _write_manifest(
-    shop: Workshop, records: Mapping[str, Record], added: Additions
-) -> Mapping[str, Any]:
+def _write_manifest(shop: Workshop, records: Mapping[str, Record], added: Additions) -> Manifest:
     """Write checksums and manifest.json for what is in out/, and return the manifest."""
     out = shop.options.artifacts
     standing = [
@@ -166,7 +169,7 @@ def _write_manifest(
         for artifact in record.artifacts
         if artifact.stands_in(out)
     ]
-    written = manifest.of(shop.options, shop.mkosi, shop.places.images, records, added)
+    manifest = Manifest.of(shop.options, shop.mkosi, shop.places.images, records, added, standing)
     artifacts.write_checksums(out, standing)
-    artifacts.write_manifest(out, written, standing)
-    return written
+    manifest.write(out)
+    return manifest

@@ -1,64 +1,284 @@
-"""What manifest.json says of a build beside its artifacts: what was built from what, and how."""
+"""The manifest of a build: manifest.json beside the artifacts says what was built from what.
+
+manifest.schema.json beside this module describes the file for other programs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scripts import arch as arches
+from scripts import catalog, options
+from scripts.arch import Arch
 from scripts.catalog import Distribution
 from scripts.emulation import emulators
 from scripts.mkosi.source import Mkosi
-from scripts.options import PACKAGES, Options
+from scripts.options import Options
 from scripts.packages import recipes, thirdparty
+from scripts.stages import inputs
 from scripts.stages.additions import Additions
+from scripts.stages.artifacts import Artifact, output_of
+from scripts.stages.inputs import Input
 from scripts.stages.places import Place
-from scripts.stages.records import Record
+from scripts.stages.records import Package, Record
 from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, UsageError
+from scripts.system.files import write_text
+
+NAME = "manifest.json"
 
 # In the checkout.
 MKOSI_PIN = "mkosi/pin.toml"
 
+# The options that replace our pins by a user's own, as manifest.json calls them.
+PACKAGES = "packages"
+THIRD_PARTY = "third_party_pins"
 
-def of(
-    opts: Options, using: Mkosi, at: Place, records: Mapping[str, Record], added: Additions
-) -> dict[str, Any]:
-    """The manifest of the build of opts, whose images are built at the place at."""
-    return {
-        "distribution": at.distribution.name,
-        "release": at.release,
-        "arch": at.arch.name,
-        "options": given(opts),
-        "pins": pins(opts.folders.root, at.distribution),
-        "mkosi": {
-            "version": using.version,
-            "source": using.source,
-            "digest": using.digest,
-            "patches": using.patches,
-        },
-        "additions": {
-            "packages": sorted(set(added.packages)),
-            "rpms": sorted(path.name for path in added.rpms),
-            "files": {path: file_digest(source) for path, source in sorted(added.files.items())},
-        },
-        "images": {
-            name: {
-                "stage_key": record.key,
-                "inputs": record.inputs,
-                "seconds": record.seconds,
-                "packages": [asdict(package) for package in record.packages],
-            }
-            for name, record in records.items()
-        },
-    }
+
+@dataclass(frozen=True)
+class Given:
+    """The options that decide what the images hold; an empty value means "not given".
+
+    Files are represented by their sha256, because their paths mean nothing on other machines.
+    """
+
+    mirror: str = ""
+    signing_key: str = ""
+    third_party_mirror: str = ""
+    third_party_pins: str = ""
+    packages: str = ""
+    without_packages: bool = False
+    allow_missing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, opts: Options) -> Given:
+        """Return what opts has of these options."""
+        recipes_file = opts.packages.recipes
+        is_ours = recipes_file == (opts.folders.root / options.PACKAGES).absolute()
+        return cls(
+            mirror=_public(opts.sources.mirror),
+            signing_key=_digest(opts.sources.signing_key),
+            third_party_mirror=_public(opts.sources.third_party_mirror),
+            third_party_pins=_digest(opts.sources.third_party_pins),
+            packages=_digest(None if is_ours else recipes_file),
+            without_packages=opts.packages.skipped,
+            allow_missing=opts.packages.allow_missing,
+        )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Given:
+        """Return what the manifest lists. Options that this version does not know are left out."""
+        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        return cls(**known | {"allow_missing": tuple(data.get("allow_missing", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that were given, by name."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True)
+class UsedMkosi:
+    """The mkosi that built the images, with the sha256 of each of our patches by file name."""
+
+    version: str
+    source: str
+    digest: str
+    patches: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What the base holds besides the distribution's packages.
+
+    packages are names, rpms the file names of RPMs; files maps paths in the image to sha256.
+    """
+
+    packages: tuple[str, ...] = ()
+    rpms: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, added: Additions) -> Added:
+        """Return the names and digests of added. Reads its files."""
+        return cls(
+            tuple(sorted({*added.packages})),
+            tuple(sorted(path.name for path in added.rpms)),
+            {path: file_digest(source) for path, source in sorted(added.files.items())},
+        )
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """How the stage of an image was built, and the packages in the image; see `Record`."""
+
+    stage_key: str
+    inputs: tuple[Input, ...]
+    seconds: float
+    packages: tuple[Package, ...]
+
+    @classmethod
+    def parse(cls, data: Any) -> BuiltImage:
+        """Return the image in data, which may be anything. Raises what looking into it raises."""
+        return cls(
+            data["stage_key"],
+            inputs.from_labels(data["inputs"]),
+            data["seconds"],
+            tuple(Package(p["name"], p["version"], p["architecture"]) for p in data["packages"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what manifest.json holds about the image."""
+        return asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """An artifact as the manifest lists it: size in bytes, sha512 in hex."""
+
+    name: str
+    size: int
+    sha512: str
+
+    @property
+    def output(self) -> str:
+        """The file or folder in out/ that this is, or belongs to."""
+        return output_of(self.name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says about a build.
+
+    pins maps files of the checkout that pin what the images are made of to their sha256. Manifests
+    of older versions lack options, pins and additions, which are empty then.
+    """
+
+    distribution: str
+    release: str
+    arch: Arch
+    options: Given
+    pins: Mapping[str, str]
+    mkosi: UsedMkosi
+    additions: Added
+    images: Mapping[str, BuiltImage]
+    artifacts: tuple[ListedFile, ...]
+
+    @classmethod
+    def of(
+        cls,
+        opts: Options,
+        using: Mkosi,
+        at: Place,
+        records: Mapping[str, Record],
+        added: Additions,
+        artifacts: Iterable[Artifact],
+    ) -> Manifest:
+        """Return the manifest of the build that opts asked for.
+
+        at is where its images are built, records how each of their stages was built, added what
+        the base holds besides the distribution's packages, artifacts what is in out/.
+        """
+        return cls(
+            distribution=at.distribution.name,
+            release=at.release,
+            arch=at.arch,
+            options=Given.of(opts),
+            pins=pins(opts.folders.root, at.distribution),
+            mkosi=UsedMkosi(using.version, using.source, using.digest, using.patches),
+            additions=Added.of(added),
+            images={
+                name: BuiltImage(record.key, record.inputs, record.seconds, record.packages)
+                for name, record in records.items()
+            },
+            artifacts=tuple(ListedFile(one.name, one.size, one.sha512) for one in artifacts),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Return the manifest of the build at path, a folder or a manifest.json.
+
+        Raises UsageError if there is none, HarnessError if it is damaged.
+        """
+        file = path / NAME if path.is_dir() else path
+        try:
+            return _parse(json.loads(file.read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"there is no {file}",
+                hint=f"{catalog.command('build')} makes one in {catalog.OUT}/",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+            raise HarnessError(
+                f"{file} is not the manifest of a build: {error!r}", hint="build again"
+            ) from error
+
+    @classmethod
+    def find(cls, path: Path) -> Manifest | None:
+        """Return the manifest of the build at path, or None if none can be read."""
+        try:
+            return cls.read(path)
+        except HarnessError:
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest to manifest.json in folder, atomically."""
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
+        write_text(folder / NAME, f"{text}\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what manifest.json holds."""
+        return {
+            "distribution": self.distribution,
+            "release": self.release,
+            "arch": self.arch.name,
+            "options": self.options.to_json(),
+            "pins": self.pins,
+            "mkosi": asdict(self.mkosi),
+            "additions": asdict(self.additions),
+            "images": {name: image.to_json() for name, image in self.images.items()},
+            "artifacts": [asdict(artifact) for artifact in self.artifacts],
+        }
+
+    @property
+    def sha512(self) -> Mapping[str, str]:
+        """The sha512 of each artifact, by name."""
+        return {one.name: one.sha512 for one in self.artifacts}
+
+
+def _parse(data: Any) -> Manifest:
+    """Return the manifest in data, which may be anything. Raises what looking into it raises."""
+    mkosi, added = data.get("mkosi", {}), data.get("additions", {})
+    return Manifest(
+        distribution=data["distribution"],
+        release=data["release"],
+        arch=arches.parse(data["arch"]),
+        options=Given.parse(data.get("options", {})),
+        pins=data.get("pins", {}),
+        mkosi=UsedMkosi(
+            mkosi.get("version", ""),
+            mkosi.get("source", ""),
+            mkosi.get("digest", ""),
+            mkosi.get("patches", {}),
+        ),
+        additions=Added(
+            tuple(added.get("packages", ())), tuple(added.get("rpms", ())), added.get("files", {})
+        ),
+        images={name: BuiltImage.parse(image) for name, image in data["images"].items()},
+        artifacts=tuple(
+            ListedFile(one["name"], one["size"], one["sha512"]) for one in data["artifacts"]
+        ),
+    )
 
 
 def pins(root: Path, distribution: Distribution) -> dict[str, str]:
-    """The sha256 of each file of the checkout at root that pins what the images are made of.
+    """Return the sha256 of each file in the checkout that pins what the images are made of.
 
-    Those of mkosi.conf.d are among the inputs of the stages.
+    The files in mkosi.conf.d pin releases, but they are among the inputs of the stages.
     """
     paths = [root / MKOSI_PIN, root / emulators.TABLE]
     if distribution.has_rpms:
@@ -68,36 +288,47 @@ def pins(root: Path, distribution: Distribution) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): file_digest(path) for path in found}
 
 
-def given(opts: Options) -> dict[str, Any]:
-    """The options that decide what an image holds, as far as they were given.
-
-    A file is told by its sha256: its path means nothing elsewhere. What names neither a file nor a
-    server is as it was given.
-    """
-    other = (
-        opts.packages.recipes
-        if opts.packages.recipes != (opts.folders.root / PACKAGES).absolute()
-        else None
-    )
-    options: dict[str, Any] = {
-        "mirror": _public(opts.sources.mirror),
-        "signing_key": _digest(opts.sources.signing_key),
-        "third_party_mirror": _public(opts.sources.third_party_mirror),
-        "third_party_pins": _digest(opts.sources.third_party_pins),
-        "packages": _digest(other),
-        "without_packages": opts.packages.skipped,
-        "allow_missing": list(opts.packages.allow_missing),
-    }
-    return {name: value for name, value in options.items() if value}
-
-
 def _digest(path: Path | None) -> str:
     return file_digest(path) if path else ""
 
 
 def _public(url: str | None) -> str:
-    """A URL without the password that may be in it: what describes a build is published."""
+    """Return url without a password that may be in it, since manifests are published."""
     if not url:
         return ""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the manifest says about the base, besides the distribution's own packages.
+
+    rpms are the file names of the RPMs in it that the distribution does not provide. held are the
+    names of the packages and programs that were added. left_out are the names of those that
+    --allow-missing allowed to be missing and that are, and PACKAGES if no packages of our own
+    were built. other_pins has PACKAGES and THIRD_PARTY if a user's pins replaced ours.
+    """
+
+    rpms: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    other_pins: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, manifest: Manifest | None) -> Contents:
+        """Return what the base of a build holds; nothing without a manifest or without a base."""
+        base = manifest.images.get(catalog.ADDITIONS) if manifest else None
+        if not manifest or not base:
+            return cls()
+        added, given = manifest.additions, manifest.options
+        files = {f"{p.name}-{p.version}.{p.architecture}.rpm" for p in base.packages}
+        wanted = {rpm for rpm in added.rpms if rpm.rsplit("-", 2)[0] in added.packages}
+        held = {*added.packages, *(Path(path).name for path in added.files)}
+        without = {PACKAGES} if given.without_packages else set()
+        return cls(
+            rpms=frozenset(wanted | files.intersection(added.rpms)),
+            held=frozenset(held),
+            left_out=frozenset(without | ({*given.allow_missing} - held)),
+            other_pins=frozenset({PACKAGES, THIRD_PARTY} & given.to_json().keys()),
+        )

@@ -1,1 +1,1 @@
-"""What a finished build is described with: bills of materials, provenance, a report."""
+"""Descriptions of a finished build: bills of materials, provenance, a report, comparisons."""

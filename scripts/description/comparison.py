@@ -1,7 +1,7 @@
-"""What differs between two builds.
+"""Compares two builds.
 
-Each aspect of a build (its packages, its files, …) maps names to a description in words.
-Comparing two builds means comparing their mappings.
+Each aspect of a build, such as its packages or its files, maps names to descriptions in words.
+Two builds are compared by comparing these mappings.
 """
 
 from __future__ import annotations
@@ -9,30 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from rich.filesize import decimal
 
+from scripts import catalog
+from scripts.build.manifest import BuiltImage, Manifest
 from scripts.formats import disk, uki
-from scripts.stages.artifacts import MANIFEST
 from scripts.system.digests import text_digest
-from scripts.system.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError
 
-# Rows of one aspect that Markdown shows; a comment on GitHub may have 65536 characters.
+# The number of rows that Markdown shows of an aspect: GitHub limits comments to 65536 characters.
 ROWS = 60
 
-
-# Digits of a digest that are shown.
+# The number of digits that are shown of a digest.
 DIGITS = 12
 
-
-# What GNU tar and Python's tarfile call an extended attribute, with its name behind it.
+# How GNU tar and Python's tarfile begin the names of extended attributes.
 ATTRIBUTE = "SCHILY.xattr."
-
 
 Aspect = Mapping[str, str]
 
@@ -50,7 +47,7 @@ MARKS = {Kind.ADDED: "+", Kind.REMOVED: "-", Kind.CHANGED: "~"}
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs; before is "" where it was added, after where it was removed."""
+    """One thing that differs. before is "" if it was added, after is "" if it was removed."""
 
     kind: Kind
     name: str
@@ -60,9 +57,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """All that differs between the builds a and b, by aspect.
+    """Everything that differs between the builds a and b, by aspect.
 
-    skipped are aspects that one of the two does not have, such as the files of a mere manifest.
+    skipped are the aspects that only one of them has: a manifest alone has no files, for example.
     """
 
     a: str
@@ -72,9 +69,9 @@ class Difference:
 
 
 def difference(a: Path, b: Path) -> Difference:
-    """What differs between the builds at a and b.
+    """Compare the builds at a and b.
 
-    Raises UsageError where there is no build, HarnessError for one that cannot be read.
+    Raises UsageError if there is no build, HarnessError if one cannot be read.
     """
     before, after = read(a), read(b)
     common = [name for name in before if name in after]
@@ -87,7 +84,7 @@ def difference(a: Path, b: Path) -> Difference:
 
 
 def compare(before: Aspect, after: Aspect) -> list[Change]:
-    """The changes from before to after, by name."""
+    """Return the changes from before to after, sorted by name."""
     changes = []
     for name in sorted({*before, *after}):
         if name not in before:
@@ -100,62 +97,69 @@ def compare(before: Aspect, after: Aspect) -> list[Change]:
 
 
 def read(build: Path) -> dict[str, Aspect]:
-    """The aspects of the build at build, a folder or its manifest.json."""
-    path = build / MANIFEST if build.is_dir() else build
-    if not path.is_file():
-        raise UsageError(f"there is no {path}", hint="./nox -s build makes one in out/")
-    try:
-        manifest = json.loads(path.read_text())
-        aspects: dict[str, Aspect] = {
-            "packages": _packages(manifest, lambda image: image != "initrd"),
-            "packages of the initrd": _packages(manifest, lambda image: image == "initrd"),
-            "sizes": {name: f"{size:,} bytes" for name, size in _outputs(manifest).items()},
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HarnessError(f"{path} is no manifest of a build: {error!r}") from error
-    if build.is_dir():
-        aspects |= _of_files(build)
-    return aspects
+    """Return the aspects of the build at build, a folder or its manifest.json.
+
+    Raises UsageError if there is no manifest, HarnessError if anything there cannot be read.
+    """
+    manifest = Manifest.read(build)
+    aspects: dict[str, Aspect] = {
+        "packages": _packages(
+            image for name, image in manifest.images.items() if name != catalog.INITRD
+        ),
+        "packages of the initrd": _packages(
+            image for name, image in manifest.images.items() if name == catalog.INITRD
+        ),
+        "sizes": {name: f"{size:,} bytes" for name, size in _sizes(manifest).items()},
+    }
+    return aspects | _of_files(build) if build.is_dir() else aspects
 
 
-def _packages(manifest: Mapping[str, Any], wanted: Callable[[str], bool]) -> Aspect:
+def _packages(images: Iterable[BuiltImage]) -> Aspect:
     versions: dict[str, set[str]] = {}
-    for image, entry in manifest["images"].items():
-        if wanted(image):
-            for package in entry["packages"]:
-                name = f"{package['name']} ({package['architecture']})"
-                versions.setdefault(name, set()).add(package["version"])
+    for image in images:
+        for package in image.packages:
+            name = f"{package.name} ({package.architecture})"
+            versions.setdefault(name, set()).add(package.version)
     return {name: ", ".join(sorted(found)) for name, found in versions.items()}
 
 
-def _outputs(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """The artifacts' sizes in bytes; the files of a folder, whose names are digests, as one."""
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    """Return the sizes of the artifacts in bytes.
+
+    The files of a folder count as one, because their names are digests.
+    """
     sizes: dict[str, int] = {}
-    for entry in manifest["artifacts"]:
-        name = entry["name"].partition("/")[0]
-        sizes[name] = sizes.get(name, 0) + entry["size"]
+    for artifact in manifest.artifacts:
+        sizes[artifact.output] = sizes.get(artifact.output, 0) + artifact.size
     return sizes
 
 
 def _of_files(folder: Path) -> dict[str, Aspect]:
-    """The aspects that only the artifacts themselves tell."""
-    aspects: dict[str, Aspect] = {}
+    """Return the aspects that only the artifacts themselves show."""
     try:
-        if (folder / "os-image.efi").is_file():
-            aspects["UKI sections"] = _sections(folder / "os-image.efi")
-        if (folder / "os-image.raw").is_file():
-            aspects["partitions"] = _partitions(folder / "os-image.raw")
-        if (folder / "wsl-rootfs.tar.gz").is_file():
-            aspects["files of wsl-rootfs"] = _files(folder / "wsl-rootfs.tar.gz")
-        if layers := _layers(folder / "container-with-kernel"):
-            aspects["files of container-with-kernel"] = {
-                name: text for layer in layers for name, text in _files(layer).items()
-            }
+        return {
+            _aspect_name(title, image): reader(folder / name)
+            for suffix, title, reader in READERS
+            for image, name in _artifacts(suffix)
+            if (folder / name).exists()
+        }
     except (OSError, EOFError, ValueError, KeyError, tarfile.TarError) as error:
         raise HarnessError(f"an artifact in {folder} cannot be read: {error}") from error
     except (uki.UkiError, disk.DiskError) as error:
         raise HarnessError(f"{folder}: {error}") from error
-    return aspects
+
+
+def _artifacts(suffix: str) -> Iterator[tuple[str, str]]:
+    """Yield the image and the name of each artifact in the catalogue that has suffix."""
+    for image in catalog.IMAGES:
+        for name in catalog.artifacts(image):
+            if "".join(Path(name).suffixes) == suffix:
+                yield image, name
+
+
+def _aspect_name(title: str, image: str) -> str:
+    """Return the name of an aspect; only those of the disk image do without the image's name."""
+    return title if image == catalog.DISK else f"{title} of {image}"
 
 
 def _sections(path: Path) -> Aspect:
@@ -174,13 +178,15 @@ def _partitions(path: Path) -> Aspect:
     }
 
 
-def _layers(layout: Path) -> list[Path]:
-    """The layers of the one image in an OCI image layout, none where there is no layout."""
-    if not layout.is_dir():
-        return []
+def _layers(layout: Path) -> Aspect:
+    """Return the files of the one image in an OCI image layout."""
     [entry] = json.loads((layout / "index.json").read_text())["manifests"]
     manifest = json.loads(_blob(layout, entry["digest"]).read_text())
-    return [_blob(layout, layer["digest"]) for layer in manifest["layers"]]
+    return {
+        name: text
+        for layer in manifest["layers"]
+        for name, text in _files(_blob(layout, layer["digest"])).items()
+    }
 
 
 def _blob(layout: Path, digest: str) -> Path:
@@ -188,9 +194,9 @@ def _blob(layout: Path, digest: str) -> Path:
 
 
 def _files(path: Path) -> Aspect:
-    """The files of a tarball, of each what decides what a system does with it; no times.
+    """Return the files in a tarball, with everything that matters to a system except times.
 
-    Which of the names of one file is called the file, and which are links to it, says nothing.
+    All hard links to a file are described alike, because it does not matter which comes first.
     """
     found: dict[str, str] = {}
     with tarfile.open(path, "r:*") as tar:
@@ -207,11 +213,11 @@ def _name(name: str) -> str:
 
 
 def _describe(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    return _plainly(tar, member) + _attributes(member)
+    return _content(tar, member) + _attributes(member)
 
 
 def _attributes(member: tarfile.TarInfo) -> str:
-    """A digest of extended attributes, such as file capabilities; "" where there are none."""
+    """Return a digest of the extended attributes, such as capabilities ("" if there are none)."""
     found = {
         name: value for name, value in member.pax_headers.items() if name.startswith(ATTRIBUTE)
     }
@@ -220,7 +226,7 @@ def _attributes(member: tarfile.TarInfo) -> str:
     return f" attributes {text_digest(json.dumps(found, sort_keys=True))[:DIGITS]}"
 
 
-def _plainly(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     owner = f"{member.mode:04o} {member.uid}:{member.gid}"
     if member.issym():
         return f"→ {member.linkname}"
@@ -233,8 +239,17 @@ def _plainly(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     return f"{owner} {decimal(member.size)} {digest[:DIGITS]}"
 
 
+# By the suffix of an artifact ("" for an OCI layout): what its aspect is called, and what reads it.
+READERS: Sequence[tuple[str, str, Callable[[Path], Aspect]]] = (
+    (".efi", "UKI sections", _sections),
+    (".raw", "partitions", _partitions),
+    (".tar.gz", "files", _files),
+    ("", "files", _layers),
+)
+
+
 def to_text(found: Difference) -> str:
-    """The difference for a terminal."""
+    """Format a difference for a terminal."""
     lines = [f"{found.a} → {found.b}"]
     for aspect, changes in found.changes.items():
         lines.append(f"{aspect}: {_count(changes)}")
@@ -244,12 +259,12 @@ def to_text(found: Difference) -> str:
 
 
 def to_json(found: Difference) -> str:
-    """The difference for a program."""
+    """Format a difference for a program."""
     return json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
 
 
 def to_markdown(found: Difference) -> str:
-    """The difference for a pull request."""
+    """Format a difference for a comment on a pull request."""
     lines = [f"### `{found.a}` → `{found.b}`", ""]
     for aspect, changes in found.changes.items():
         if not changes:
@@ -288,6 +303,6 @@ def _words(change: Change) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as code in a cell of a table, which bars and line ends would end."""
+    """Format text as code in a cell of a table, which bars and line breaks would end."""
     escaped = text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
     return f"`{escaped}`" if escaped else ""

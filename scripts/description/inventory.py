@@ -1,4 +1,4 @@
-"""What is installed in the tree of an image, as its own package database tells it."""
+"""The packages installed in the tree of an image, read from its package database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from scripts.mkosi.sandbox import Tools
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, CommandError, run
 
-# Where rpm keeps its database: Amazon Linux 2023, and Fedora since 36.
+# Where rpm keeps its database: in Amazon Linux 2023, and in Fedora since 36.
 RPM_DATABASES = ("var/lib/rpm", "usr/lib/sysimage/rpm")
 
-# What is asked of each package; values hold neither tabs nor line ends, but for the summary.
+# The fields that are queried for each package. None of their values has tabs or line breaks.
 RPM_FIELDS = (
     "NAME",
     "EPOCH",
@@ -31,20 +31,20 @@ RPM_FIELDS = (
     "LONGSIZE",
 )
 
-# A package in name, where rpm keeps the keys it trusts.
+# rpm keeps the keys that it trusts as packages of this name.
 RPM_KEY = "gpg-pubkey"
 
-# Debian joins the licences of one file so.
+# How Debian joins the licences of one file.
 JOINED = re.compile(r",?\s+(?:and|or)\s+|,\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A package that is installed.
+    """An installed package.
 
-    kind is "deb" or "rpm"; version as its database writes it, epoch included. source is the name,
-    or the file, of its source package. licences are SPDX expressions where they could be told, else
-    the database's own words; homepage may be "". size is what it takes when installed, in bytes.
+    kind is "deb" or "rpm". version is in the database's form, including the epoch. source is the
+    name of the source package, or its file name. licences are SPDX expressions if they are known,
+    otherwise the database's own words. homepage may be "". size is the installed size in bytes.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class System:
-    """Which distribution it is: ID, VERSION_ID and PRETTY_NAME of os-release(5)."""
+    """The distribution of a tree: ID, VERSION_ID and PRETTY_NAME of os-release(5)."""
 
     id: str
     version: str
@@ -67,24 +67,32 @@ class System:
 
     @property
     def distro(self) -> str:
-        """The qualifier of a package URL."""
+        """The value of the distro qualifier in package URLs."""
         return f"{self.id}-{self.version}"
 
 
 def of_tree(tree: Path, tools: Tools) -> list[Installed]:
-    """The packages of the root file system at tree, by name; rpm comes out of tools.
+    """Return the packages in the root file system at tree, sorted by name.
 
-    Raises HarnessError where there is no package database that can be read.
+    rpm is taken from tools. Raises HarnessError if the package database cannot be read or is empty.
     """
     if (tree / "var/lib/dpkg/status").exists():
         found: Iterable[Installed] = _debs(tree)
     else:
         found = _rpms(tree, tools)
-    return sorted(found, key=lambda package: (package.name, package.version, package.architecture))
+    packages = sorted(
+        found, key=lambda package: (package.name, package.version, package.architecture)
+    )
+    if not packages:
+        raise HarnessError(f"no packages are installed in {tree}")
+    return packages
 
 
 def system(tree: Path) -> System:
-    """Which distribution the root file system at tree is. Raises HarnessError."""
+    """Return the distribution of the root file system at tree.
+
+    Raises HarnessError if it has no os-release.
+    """
     try:
         lines = (tree / "usr/lib/os-release").read_text().splitlines()
     except OSError as error:
@@ -110,7 +118,7 @@ def _debs(tree: Path) -> Iterator[Installed]:
                 name=name,
                 version=paragraph["Version"],
                 architecture=paragraph["Architecture"],
-                # "Source: name (version)", the version where it is not the package's own
+                # "Source: name (version)"; the version is given if it is not the package's own
                 source=paragraph.get("Source", name).partition(" ")[0],
                 licences=_debian_licences(tree / "usr/share/doc" / name / "copyright"),
                 homepage=paragraph.get("Homepage", ""),
@@ -119,9 +127,9 @@ def _debs(tree: Path) -> Iterator[Installed]:
 
 
 def _debian_licences(path: Path) -> tuple[str, ...]:
-    """The licences that a machine-readable copyright file names; none of any other.
+    """Return the licences in a copyright file; none if it is not machine-readable.
 
-    python-debian has a class for these files, which takes ten times as long.
+    python-debian has a class for these files, but it takes ten times as long.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -130,7 +138,7 @@ def _debian_licences(path: Path) -> tuple[str, ...]:
         return ()
     if "Format" not in head:
         return ()
-    # The name stands on the first line, the text, if any, below it.
+    # The first line is the name of the licence. Its text may follow.
     names = {
         one["License"].partition("\n")[0] for one in paragraphs if {"Files", "License"} <= {*one}
     }
@@ -152,21 +160,36 @@ def _rpms(tree: Path, tools: Tools) -> Iterator[Installed]:
     try:
         output = run(tools.command(query, read=[database])).stdout
     except CommandError as error:
-        raise HarnessError(f"{database} cannot be read: {error.output.strip()}") from error
+        reason = error.output.strip() or error
+        raise HarnessError(f"{database} cannot be read: {reason}") from error
     for line in output.splitlines():
-        name, epoch, version, release, architecture, licence, source, url, size = (
-            "" if value == "(none)" else value for value in line.split("\t")
-        )
-        if name == RPM_KEY:
-            continue
-        full = f"{version}-{release}"
-        yield Installed(
-            kind="rpm",
-            name=name,
-            version=f"{epoch}:{full}" if epoch else full,
-            architecture=architecture,
-            source=source,
-            licences=(licence,) if licence else (),
-            homepage=url,
-            size=int(size or 0),
-        )
+        values = ["" if value == "(none)" else value for value in line.split("\t")]
+        if len(values) != len(RPM_FIELDS):
+            raise HarnessError(f"{database} cannot be read: rpm answered {line!r}")
+        if values[0] != RPM_KEY:
+            yield _rpm(*values)
+
+
+def _rpm(
+    name: str,
+    epoch: str,
+    version: str,
+    release: str,
+    architecture: str,
+    licence: str,
+    source: str,
+    url: str,
+    size: str,
+) -> Installed:
+    """Return the package that has these values of RPM_FIELDS."""
+    full = f"{version}-{release}"
+    return Installed(
+        kind="rpm",
+        name=name,
+        version=f"{epoch}:{full}" if epoch else full,
+        architecture=architecture,
+        source=source,
+        licences=(licence,) if licence else (),
+        homepage=url,
+        size=int(size or 0),
+    )

@@ -1,7 +1,7 @@
 """How the artifacts were made: an in-toto statement with a SLSA provenance predicate.
 
-Forms: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. The statement itself is
-not signed. Publishing puts its checksum into SHA512SUMS, and signs that.
+The formats are https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. The statement
+itself is not signed, but publishing lists its checksum in SHA512SUMS, which is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from scripts.build.manifest import Manifest, UsedMkosi
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Checkout
@@ -19,49 +20,41 @@ from scripts.stages.artifacts import Artifact
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 
-# What externalParameters mean; a name of our own, as the specification asks for.
+# Defines externalParameters. The specification asks each project for a URI of its own.
 BUILD_TYPE = "https://github.com/runfinch/finch-core/finch-os-images/build/v1"
 
 
 def to_json(
     artifacts: Iterable[Artifact],
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     materials: Mapping[str, str],
     pin: Pin,
     checkout: Checkout,
     builder: Builder,
     made: float,
 ) -> str:
-    """The statement over artifacts.
+    """Return the statement about artifacts as JSON.
 
-    manifest is manifest.json's, materials the sha256 by name of the files that were put into the
-    images beside packages, pin mkosi's, made when the last artifact was finished, in seconds since
+    materials has the sha256, by name, of the files in the images that belong to no package of the
+    distribution. pin is mkosi's. made is when the last artifact was finished, in seconds since
     1970.
     """
     statement = {
         "_type": STATEMENT,
-        "subject": [
-            {"name": artifact.name, "digest": {"sha512": artifact.sha512}} for artifact in artifacts
-        ],
+        "subject": [{"name": one.name, "digest": {"sha512": one.sha512}} for one in artifacts],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
-                    name: manifest[name] for name in ("distribution", "release", "arch", "options")
+                    "distribution": manifest.distribution,
+                    "release": manifest.release,
+                    "arch": manifest.arch.name,
+                    "options": manifest.options.to_json(),
                 },
-                "internalParameters": {
-                    # A digest of our own over the patched package, which no other tool computes.
-                    "mkosi": {
-                        name: manifest["mkosi"][name] for name in ("version", "source", "digest")
-                    },
-                    "stage_keys": {
-                        name: image["stage_key"] for name, image in manifest["images"].items()
-                    },
-                    "modified": list(checkout.modified),
-                },
+                "internalParameters": _internal(manifest, checkout),
                 "resolvedDependencies": _materials(
-                    manifest["mkosi"], materials, pin, checkout, builder
+                    manifest.mkosi, materials, pin, checkout, builder
                 ),
             },
             "runDetails": {
@@ -76,25 +69,36 @@ def to_json(
     return json.dumps(statement, indent=2, ensure_ascii=False) + "\n"
 
 
+def _internal(manifest: Manifest, checkout: Checkout) -> Mapping[str, Any]:
+    """Return what decided the build besides what its user chose."""
+    used = manifest.mkosi
+    return {
+        # The digest is our own, over the patched package; no other tool computes it.
+        "mkosi": {"version": used.version, "source": used.source, "digest": used.digest},
+        "stage_keys": {name: image.stage_key for name, image in manifest.images.items()},
+        "modified": list(checkout.modified),
+    }
+
+
 def _materials(
-    mkosi: Mapping[str, Any],
+    mkosi: UsedMkosi,
     materials: Mapping[str, str],
     pin: Pin,
     checkout: Checkout,
     builder: Builder,
 ) -> Sequence[Mapping[str, Any]]:
-    """What the images were made of, each with a digest that anybody can compare.
+    """Return what the images were made of, with digests that anybody can check.
 
-    Of a mkosi that is not the pinned tarball there is none: apt or the user answers for it.
+    A mkosi that is not the pinned tarball is left out: apt or the user answers for it.
     """
     found: list[Mapping[str, Any]] = []
     if checkout.commit:
         uri = {"uri": builder.repository} if builder.repository else {}
         found.append({"name": "sources", **uri, "digest": {"gitCommit": checkout.commit}})
-    if mkosi["source"] == UPSTREAM:
+    if mkosi.source == UPSTREAM:
         found.append({"name": "mkosi", "uri": pin.url, "digest": {"sha256": pin.sha256}})
     files = [
-        *((f"mkosi/{name}", digest) for name, digest in mkosi["patches"].items()),
+        *((f"mkosi/{name}", digest) for name, digest in mkosi.patches.items()),
         *sorted(materials.items()),
     ]
     return found + [{"name": name, "digest": {"sha256": digest}} for name, digest in files]

@@ -1,6 +1,6 @@
-"""report.html: what was built and how it booted, on one page that needs nothing else.
+"""Writes report.html, a self-contained page about what was built and how it booted.
 
-It is made of what stands in out/ alone, so that a build and a boot test may each write it.
+The page is made from files in out/ alone, so that both a build and a boot test can write it.
 """
 
 from __future__ import annotations
@@ -16,42 +16,51 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.filesize import decimal
 
 from scripts import catalog
+from scripts.build.manifest import BuiltImage, ListedFile, Manifest
 from scripts.description import sbom
-from scripts.stages.artifacts import BOOT_TEST, MANIFEST, PROVENANCE, REPORT, SBOM
+from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM
 from scripts.system.files import write_text
 
 
 def write(out: Path) -> None:
-    """Write the report of the build in the folder out; nothing where there is none."""
-    manifest = _read(out / MANIFEST)
+    """Write the report about the build in out, unless out has no manifest that can be read."""
+    manifest = Manifest.find(out)
     if not manifest:
         return
     provenance, bom, result = (_read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST))
     plot = (out / BOOT_TEST).with_name("boot.svg")
+    definition = provenance.get("predicate", {}).get("buildDefinition", {})
+    text = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=f"{manifest.distribution} {manifest.release} for {manifest.arch}",
+            built=_moment(provenance),
+            commit=_commit(definition),
+            modified=len(definition.get("internalParameters", {}).get("modified", [])),
+            artifacts=_artifacts(manifest.artifacts),
+            stages=_stages(manifest.images),
+            boot=_boot(result, manifest, plot) if result else None,
+            packages=_packages(bom),
+        )
+    )
+    write_text(out / REPORT, text)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # what the guest said is evidence, not markup
+        autoescape=True,  # what the guest printed is evidence, not markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["size"] = decimal
-    definition = provenance.get("predicate", {}).get("buildDefinition", {})
-    text = environment.get_template("report.html.j2").render(
-        title=f"{manifest['distribution']} {manifest['release']} for {manifest['arch']}",
-        built=_moment(provenance),
-        commit=_commit(definition),
-        modified=len(definition.get("internalParameters", {}).get("modified", [])),
-        artifacts=_artifacts(manifest["artifacts"]),
-        stages=_stages(manifest["images"]),
-        boot=_boot(result, manifest, plot) if result else None,
-        packages=_packages(bom),
-    )
-    write_text(out / REPORT, text)
+    return environment
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON object at path, {} where there is none."""
+    """Return the JSON object in the file at path, or {} if there is none."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -71,88 +80,76 @@ def _commit(definition: Mapping[str, Any]) -> str:
     return next((digest["gitCommit"] for digest in digests if "gitCommit" in digest), "")
 
 
-def _artifacts(listed: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each output; the files of a folder are one."""
+def _artifacts(listed: Iterable[ListedFile]) -> list[dict[str, Any]]:
+    """Return a row for each output. The files in a folder share a row."""
     rows: dict[str, dict[str, Any]] = {}
     for artifact in listed:
-        name, mark, _ = artifact["name"].partition("/")
+        name, is_file = artifact.output, artifact.output == artifact.name
         row = rows.setdefault(name, {"name": name, "size": 0, "sha512": "", "note": "", "files": 0})
-        row["size"] += artifact["size"]
+        row["size"] += artifact.size
         row["files"] += 1
-        row["sha512"] = "" if mark else artifact["sha512"]
-        row["note"] = f"{row['files']} files" if mark else ""
+        row["sha512"] = artifact.sha512 if is_file else ""
+        row["note"] = "" if is_file else f"{row['files']} files"
     return _shares(list(rows.values()), "size")
 
 
-def _stages(images: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [{"name": name, "seconds": image["seconds"]} for name, image in images.items()]
+def _stages(images: Mapping[str, BuiltImage]) -> list[dict[str, Any]]:
+    """Return a row for each stage, the slowest first."""
+    rows = [{"name": name, "seconds": image.seconds} for name, image in images.items()]
     return _shares(sorted(rows, key=lambda row: -row["seconds"]), "seconds")
 
 
 def _shares(rows: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
-    """Rows, each with its percentage of the largest."""
+    """Return rows with the share of each in percent of the largest."""
     largest = max((row[of] for row in rows), default=0) or 1
     return [{**row, "share": round(100 * row[of] / largest, 1)} for row in rows]
 
 
-def _boot(result: Mapping[str, Any], manifest: Mapping[str, Any], plot: Path) -> dict[str, Any]:
-    disk = {artifact["name"]: artifact["sha512"] for artifact in manifest["artifacts"]}.get(
-        catalog.DISK_IMAGE
-    )
+def _boot(result: Mapping[str, Any], manifest: Manifest, plot: Path) -> dict[str, Any]:
+    """Return the result of the boot test with what the page shows besides."""
     return {
         **result,
         "guest": {"os": "", "kernel": "", "time": "", "blame": "", **result["guest"]},
         "verdict": "passed" if result["passed"] else "failed",
-        "stale": result.get("disk") != disk,
+        "stale": result.get("disk") != manifest.sha512.get(catalog.DISK_IMAGE),
         "timeline": _timeline(result["timings"]),
         "plot": base64.b64encode(plot.read_bytes()).decode() if plot.exists() else "",
     }
 
 
 def _timeline(timings: Mapping[str, float]) -> list[dict[str, Any]]:
-    """For each boot its milestones, placed on a line as long as the longest boot (percent)."""
+    """Return a row for each boot, with milestones in percent of the longest boot's duration."""
     boots: dict[str, list[tuple[float, str]]] = {}
     for name, seconds in timings.items():
         boot, _, milestone = name.partition(": ")
         boots.setdefault(boot, []).append((seconds, milestone))
     longest = max(timings.values(), default=0) or 1
-    rows = []
-    for boot, marks in boots.items():
-        ends = sorted(marks)
-        starts = [0.0, *(seconds for seconds, _ in ends)]
-        rows.append(
-            {
-                "name": boot,
-                "marks": [
-                    {
-                        "name": name,
-                        "seconds": seconds,
-                        "left": round(100 * start / longest, 2),
-                        "width": round(100 * (seconds - start) / longest, 2),
-                    }
-                    for (seconds, name), start in zip(ends, starts, strict=False)
-                ],
-            }
-        )
-    return rows
+    return [{"name": boot, "marks": _marks(sorted(ends), longest)} for boot, ends in boots.items()]
+
+
+def _marks(ends: Sequence[tuple[float, str]], longest: float) -> list[dict[str, Any]]:
+    """Return a mark for each milestone, from the end of the one before to its own."""
+    starts = [0.0, *(seconds for seconds, _ in ends)]
+    return [
+        {
+            "name": name,
+            "seconds": seconds,
+            "left": round(100 * start / longest, 2),
+            "width": round(100 * (seconds - start) / longest, 2),
+        }
+        for (seconds, name), start in zip(ends, starts, strict=False)
+    ]
 
 
 def _packages(bom: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The packages of a bill of materials, each with the images that hold it."""
+    """Return a row for each package in a bill of materials, with the images that hold it."""
     holders = _holders(bom.get("dependencies", []))
     everywhere = sorted({image for images in holders.values() for image in images})
     return [
         {
             "name": component["name"],
             "version": component["version"],
-            "size": next(
-                (
-                    int(entry["value"])
-                    for entry in component.get("properties", [])
-                    if entry["name"] == sbom.SIZE
-                ),
-                0,
-            ),
+            "size": _size(component),
             "licences": [_licence(entry) for entry in component.get("licenses", [])],
             "images": _images(holders.get(component["bom-ref"], []), everywhere),
         }
@@ -161,12 +158,18 @@ def _packages(bom: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _size(component: Mapping[str, Any]) -> int:
+    """Return the installed size of a package in bytes, or 0 if it is not known."""
+    properties = {one["name"]: one["value"] for one in component.get("properties", [])}
+    return int(properties.get(sbom.SIZE, 0))
+
+
 def _images(images: Sequence[str], everywhere: Sequence[str]) -> Sequence[str]:
     return ["all images"] if len(images) > 1 and sorted(images) == everywhere else images
 
 
 def _holders(dependencies: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The names of the images, by what they depend on."""
+    """Map each component to the names of the images that depend on it."""
     found: dict[str, list[str]] = {}
     for entry in dependencies:
         kind, _, image = entry["ref"].partition(":")

@@ -1,4 +1,4 @@
-"""The software bill of materials of an image, as CycloneDX JSON."""
+"""Software bills of materials of images, as CycloneDX JSON."""
 
 from __future__ import annotations
 
@@ -19,36 +19,33 @@ from cyclonedx.model import (
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.contact import OrganizationalEntity
-from cyclonedx.model.license import LicenseExpression
+from cyclonedx.model.license import License, LicenseExpression
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from scripts import catalog
 from scripts.description.inventory import Installed, System
 from scripts.stages.artifacts import Artifact
 
-# The namespace of the serial numbers, so that equal contents have equal ones (RFC 9562, 5.5).
+# The namespace of serial numbers: equal contents get equal serial numbers (RFC 9562, 5.5).
 NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
 
-# The property that holds what a package takes when it is installed, in bytes.
+# The property that holds the installed size of a package, in bytes.
 SIZE = "finch:installed-size"
 
-# The property of a package that was built or downloaded for these images: the distribution's
-# advisories need not hold for it, though its package URL has the distribution's name.
+# The property of a package that was built or downloaded for these images. Its package URL names the
+# distribution, but the distribution's advisories may not apply to it.
 ORIGIN = "finch:origin"
-
-# Files that have been downloaded or built for the images have their digests in the stage that holds
-# them, under names that begin so (scripts/stages/plan.py).
-FILE_INPUT, RPM_INPUT = "file ", "RPM "
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image as its bill of materials tells of it.
+    """An image, with everything that its bill of materials says about it.
 
-    initrd are the packages that its initrd is made of, files the sha256 by path of what no package
-    knows, rpms the sha256 by file name of the RPMs that are not the distribution's. made is when,
-    in seconds since 1970.
+    packages are those of its root file system, initrd those of its initrd. files has the sha256, by
+    path, of files that belong to no package. rpms has the sha256, by file name, of RPMs that the
+    distribution does not provide. made is when the image was finished, in seconds since 1970.
     """
 
     name: str
@@ -63,32 +60,25 @@ class Image:
 
 
 def to_json(*images: Image) -> str:
-    """The bill of materials of an image, or of several that were built together, CycloneDX 1.6."""
+    """Return the bill of materials of one image, or of several from one build (CycloneDX 1.6)."""
     text: str = JsonV1Dot6(_bom(images)).output_as_string(indent=2)
     return text + "\n"
 
 
 def purl(package: Installed, system: System) -> PackageURL:
-    """The package URL (https://github.com/package-url/purl-spec) of an installed package."""
+    """Return the package URL of a package (https://github.com/package-url/purl-spec)."""
     version, qualifiers = package.version, {"arch": package.architecture, "distro": system.distro}
     if package.kind == "rpm" and ":" in version:
         qualifiers["epoch"], _, version = version.partition(":")
     if package.source and package.source != package.name:
-        qualifiers["upstream"] = package.source  # what scanners look advisories up by
+        qualifiers["upstream"] = package.source  # scanners look up advisories by this name
     return PackageURL(package.kind, system.id, package.name, version, qualifiers)
-
-
-def own(inputs: Mapping[str, str], kind: str) -> dict[str, str]:
-    """The digests of the files of a kind among the inputs of a stage."""
-    return {
-        name.removeprefix(kind): digest for name, digest in inputs.items() if name.startswith(kind)
-    }
 
 
 def _bom(images: Sequence[Image]) -> Bom:
     subjects = [_subject(image) for image in images]
     parts = [_parts(image) for image in images]
-    known: dict[str, Component] = {}  # what several images hold stands there once
+    known: dict[str, Component] = {}  # a part of several images is listed once
     for part in (part for own in parts for part in own):
         known.setdefault(str(part.bom_ref), part)
     several = len(images) > 1
@@ -112,7 +102,7 @@ def _bom(images: Sequence[Image]) -> Bom:
 
 
 def _whole(image: Image) -> Component:
-    """All images of one distribution and architecture together."""
+    """Return the component that stands for all images of the build together."""
     return Component(
         type=ComponentType.OPERATING_SYSTEM,
         name="finch-os-images",
@@ -123,7 +113,7 @@ def _whole(image: Image) -> Component:
 
 
 def _parts(image: Image) -> list[Component]:
-    """What an image is made of."""
+    """Return the components that an image is made of."""
     system = Component(
         type=ComponentType.OPERATING_SYSTEM,
         name=image.system.id,
@@ -137,7 +127,7 @@ def _parts(image: Image) -> list[Component]:
 
 
 def _subject(image: Image) -> Component:
-    """The image itself, with its artifacts as parts and their digests."""
+    """Return the component that stands for an image, with its artifacts as parts."""
     parts = [
         Component(
             type=ComponentType.FILE,
@@ -149,7 +139,7 @@ def _subject(image: Image) -> Component:
     ]
     return Component(
         type=ComponentType.CONTAINER
-        if image.name.startswith("container")
+        if image.name == catalog.CONTAINER
         else ComponentType.OPERATING_SYSTEM,
         name=f"finch-{image.name}",
         version=f"{image.system.version}-{image.arch}",
@@ -160,41 +150,39 @@ def _subject(image: Image) -> Component:
 
 
 def _packages(installed: Iterable[Installed], image: Image, prefix: str = "") -> list[Component]:
-    """A component for each package; prefix tells apart the same package in two places."""
+    """Return a component for each package. Their references begin with prefix."""
     factory = LicenseFactory()
-    components = []
-    for package in installed:
-        url = purl(package, image.system)
-        file = f"{package.name}-{package.version.rpartition(':')[2]}.{package.architecture}.rpm"
-        found = [factory.make_from_string(text) for text in package.licences]
-        # A component has one expression, or any number of licences that are none.
-        if len(found) > 1:
-            found = [
-                factory.make_with_name(one.value) if isinstance(one, LicenseExpression) else one
-                for one in found
-            ]
-        components.append(
-            Component(
-                type=ComponentType.LIBRARY,
-                name=package.name,
-                version=package.version,
-                purl=url,
-                bom_ref=prefix + url.to_string(),
-                licenses=found,
-                properties=_properties(package, is_own=file in image.rpms),
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=image.rpms[file])]
-                if file in image.rpms
-                else [],
-                external_references=[
-                    ExternalReference(
-                        type=ExternalReferenceType.WEBSITE, url=XsUri(package.homepage)
-                    )
-                ]
-                if package.homepage
-                else [],
-            )
-        )
-    return components
+    return [_package(package, image, prefix, factory) for package in installed]
+
+
+def _package(package: Installed, image: Image, prefix: str, factory: LicenseFactory) -> Component:
+    url = purl(package, image.system)
+    file = f"{package.name}-{package.version.rpartition(':')[2]}.{package.architecture}.rpm"
+    digest, home = image.rpms.get(file), package.homepage
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=package.name,
+        version=package.version,
+        purl=url,
+        bom_ref=prefix + url.to_string(),
+        licenses=_licences(package.licences, factory),
+        properties=_properties(package, is_own=digest is not None),
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
+        external_references=[ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(home))]
+        if home
+        else [],
+    )
+
+
+def _licences(texts: Sequence[str], factory: LicenseFactory) -> list[License]:
+    """Return one SPDX expression, or any number of licences of which none is an expression."""
+    found = [factory.make_from_string(text) for text in texts]
+    if len(found) == 1:
+        return found
+    return [
+        factory.make_with_name(one.value) if isinstance(one, LicenseExpression) else one
+        for one in found
+    ]
 
 
 def _properties(package: Installed, *, is_own: bool) -> list[Property]:
@@ -205,12 +193,12 @@ def _properties(package: Installed, *, is_own: bool) -> list[Property]:
 
 
 def _initrd(image: Image) -> Component:
-    """What the UKI carries beside the kernel: a system with packages of its own."""
+    """Return the component for the initrd in the UKI, a system with packages of its own."""
     return Component(
         type=ComponentType.OPERATING_SYSTEM,
-        name="initrd",
-        bom_ref="initrd",
-        components=_packages(image.initrd, image, "initrd:"),
+        name=catalog.INITRD,
+        bom_ref=catalog.INITRD,
+        components=_packages(image.initrd, image, f"{catalog.INITRD}:"),
     )
 
 
@@ -224,7 +212,7 @@ def _file(path: str, digest: str) -> Component:
 
 
 def _serial(images: Sequence[Image]) -> uuid.UUID:
-    """A serial number of the contents: it changes with the artifacts and with nothing else."""
+    """Return the serial number, which changes only if the artifacts change."""
     texts = [
         text for image in images for text in (image.name, *(a.sha512 for a in image.artifacts))
     ]

@@ -4,109 +4,109 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from scripts import origin
-from scripts.build.manifest import MKOSI_PIN
+from scripts import catalog, origin
+from scripts.build.manifest import MKOSI_PIN, Manifest
+from scripts.build.workshop import Workshop
 from scripts.description import inventory, provenance, report, sbom
 from scripts.description.inventory import Installed
 from scripts.mkosi.pin import Pin
-from scripts.mkosi.sandbox import Tools
-from scripts.options import Options
-from scripts.stages import plan
-from scripts.stages.artifacts import OUTPUTS, PROVENANCE, SBOM
-from scripts.stages.places import Places
+from scripts.stages import inputs, plan
+from scripts.stages.artifacts import PROVENANCE, SBOM
+from scripts.stages.inputs import Input, Kind
 from scripts.stages.records import Package, Record, outdated
 from scripts.system.files import write_text
 
-INITRD = "initrd"
 
+def write(shop: Workshop, records: Mapping[str, Record], manifest: Manifest) -> None:
+    """Describe the images that have artifacts in out/.
 
-def write(
-    opts: Options,
-    at: Places,
-    tools: Tools,
-    records: Mapping[str, Record],
-    manifest: Mapping[str, Any],
-) -> None:
-    """Write all of it for the images of records that have artifacts; manifest is manifest.json's.
-
-    An image keeps the description that it has where what it stood on has been built anew since.
-    Raises HarnessError where the package database of an image cannot be read.
+    records has every finished stage by name. An image keeps the description that it has if one of
+    its dependencies has been rebuilt since. Raises HarnessError if the package database of an image
+    cannot be read, OSError if a description cannot be written.
     """
-    finished = [
-        name
-        for name in OUTPUTS
-        if _is_current(name, opts.folders.root, records)
-        and all(artifact.stands_in(opts.artifacts) for artifact in records[name].artifacts)
-    ]
-    if not finished:
+    root, out = shop.options.folders.root, shop.options.artifacts
+    images = _Describer(shop, records).images()
+    if not images:
         return
-    trees: dict[str, list[Installed]] = {}
-    images = [_image(name, opts, at, tools, records, trees) for name in finished]
     for image in images:
-        write_text(opts.artifacts / f"{image.name}.{SBOM}", sbom.to_json(image))
-    write_text(opts.artifacts / SBOM, sbom.to_json(*images))
-    standing = [artifact for image in images for artifact in image.artifacts]
+        write_text(out / f"{image.name}.{SBOM}", sbom.to_json(image))
+    write_text(out / SBOM, sbom.to_json(*images))
     text = provenance.to_json(
-        standing,
+        [artifact for image in images for artifact in image.artifacts],
         manifest,
-        {name: digest for record in records.values() for name, digest in _added(record).items()},
-        Pin.read(opts.folders.root / MKOSI_PIN),
-        origin.Checkout.of(opts.folders.root),
-        opts.builder,
+        _added(records),
+        Pin.read(root / MKOSI_PIN),
+        origin.Checkout.of(root),
+        shop.options.builder,
         max(image.made for image in images),
     )
-    write_text(opts.artifacts / PROVENANCE, text)
-    report.write(opts.artifacts)
+    write_text(out / PROVENANCE, text)
+    report.write(out)
 
 
-def _is_current(name: str, root: Path, records: Mapping[str, Record]) -> bool:
-    """Whether what the image name was made from is what is kept now."""
-    return name in records and not any(outdated(root, name, records))
+class _Describer:
+    """Finds out what the images of one build hold."""
 
+    def __init__(self, shop: Workshop, records: Mapping[str, Record]) -> None:
+        self._shop = shop
+        self._root = shop.options.folders.root
+        self._records = records
+        self._trees: dict[str, list[Installed]] = {}
 
-def _image(
-    name: str,
-    opts: Options,
-    at: Places,
-    tools: Tools,
-    records: Mapping[str, Record],
-    trees: dict[str, list[Installed]],
-) -> sbom.Image:
-    below = _below(opts.folders.root, name)
-    # The tree that the image was made from is the newest one that is kept.
-    stage = next(one for one in reversed(below) if (at.stage(one) / one).is_dir())
-    tree = at.stage(stage) / stage
-    if stage not in trees:
-        trees[stage] = inventory.of_tree(tree, tools)
-    artifacts = records[name].artifacts
-    inputs = {key: text for one in below for key, text in records[one].inputs.items()}
-    packages = [*trees[stage], *_known(records[name].packages, trees[stage])]
-    in_uki = (
-        records[INITRD].packages if INITRD in plan.dependencies(opts.folders.root, name) else ()
-    )
-    return sbom.Image(
-        name=name,
-        arch=opts.target.arch.name,
-        system=inventory.system(tree),
-        artifacts=artifacts,
-        packages=packages,
-        initrd=_known(in_uki, trees[stage]),
-        files=sbom.own(inputs, sbom.FILE_INPUT),
-        rpms=sbom.own(inputs, sbom.RPM_INPUT),
-        made=max(artifact.mtime_ns for artifact in artifacts) // 10**9,
-    )
+    def images(self) -> list[sbom.Image]:
+        """Return the images whose artifacts are in out/ as they were made from what is kept."""
+        return [self._image(name) for name in catalog.IMAGES if self._is_current(name)]
+
+    def _is_current(self, name: str) -> bool:
+        record = self._records.get(name)
+        if not record or not record.artifacts or any(outdated(self._root, name, self._records)):
+            return False
+        return all(
+            artifact.stands_in(self._shop.options.artifacts) for artifact in record.artifacts
+        )
+
+    def _image(self, name: str) -> sbom.Image:
+        record = self._records[name]
+        below = _below(self._root, name)
+        tree, installed = self._installed(below)
+        held = [one for stage in below for one in self._records[stage].inputs]
+        return sbom.Image(
+            name=name,
+            arch=self._shop.options.target.arch.name,
+            system=inventory.system(tree),
+            artifacts=record.artifacts,
+            packages=[*installed, *_known(record.packages, installed)],
+            initrd=_known(self._initrd(name), installed),
+            files=inputs.digests(held, Kind.FILE),
+            rpms=inputs.digests(held, Kind.RPM),
+            made=max(artifact.mtime_ns for artifact in record.artifacts) // 10**9,
+        )
+
+    def _installed(self, below: Sequence[str]) -> tuple[Path, list[Installed]]:
+        """Return the newest kept tree among the stages of below, and the packages in it."""
+        places = self._shop.places
+        stage = next(one for one in reversed(below) if (places.stage(one) / one).is_dir())
+        tree = places.stage(stage) / stage
+        if stage not in self._trees:
+            self._trees[stage] = inventory.of_tree(tree, self._shop.tools)
+        return tree, self._trees[stage]
+
+    def _initrd(self, name: str) -> Sequence[Package]:
+        """Return the packages of the initrd that the image carries, if it carries one."""
+        if catalog.INITRD not in plan.dependencies(self._root, name):
+            return ()
+        return self._records[catalog.INITRD].packages
 
 
 def _below(root: Path, name: str) -> list[str]:
-    """The stages that the root file system of the image name stands on, the lowest first."""
-    needs = [need for need in plan.dependencies(root, name) if need != INITRD]
+    """Return the stages that the image's root file system is built on, the lowest first."""
+    needs = [need for need in plan.dependencies(root, name) if need != catalog.INITRD]
     return [one for need in needs for one in (*_below(root, need), need)]
 
 
 def _known(packages: Sequence[Package], installed: Sequence[Installed]) -> list[Installed]:
-    """Packages that mkosi lists by name and version, with what is known of the same elsewhere."""
+    """Return packages with the details of those in installed that have the same version."""
     known = {(package.name, package.version): package for package in installed}
     kind = installed[0].kind
     return [
@@ -118,7 +118,12 @@ def _known(packages: Sequence[Package], installed: Sequence[Installed]) -> list[
     ]
 
 
-def _added(record: Record) -> dict[str, str]:
-    """The files and RPMs among a stage's inputs that are not the distribution's."""
-    kinds = (sbom.FILE_INPUT, sbom.RPM_INPUT)
-    return {name: text for name, text in record.inputs.items() if name.startswith(kinds)}
+def _added(records: Mapping[str, Record]) -> dict[str, str]:
+    """Return the sha256, by label, of the files and RPMs that are not the distribution's."""
+    return inputs.to_labels(
+        one for record in records.values() for one in record.inputs if _is_added(one)
+    )
+
+
+def _is_added(one: Input) -> bool:
+    return one.kind in {Kind.FILE, Kind.RPM}

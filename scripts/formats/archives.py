@@ -1,7 +1,7 @@
-"""The archives that others take: the rootfs for WSL and Lima, and the container image as one tar.
+"""Packs the root file system for WSL and Lima.
 
-Equal contents come out as equal bytes: members in the order of their names, owners as numbers,
-nothing of the machine and the moment that made them.
+Equal contents give equal bytes: members are sorted by name, owners are numbers, and nothing depends
+on the machine or the time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scripts.system.process import Arg, CommandError, running, start
 
 
 def pack_rootfs(tar: Path, compressor: Sequence[Arg]) -> Path:
-    """Rewrite the plain tar of a root file system as <tar>.gz and remove it; returns that file.
+    """Rewrite the tar of a root file system as <tar>.gz, remove the tar, and return the new file.
 
-    compressor is a command that compresses stdin to stdout. Raises CommandError where it fails.
+    compressor is a command that compresses stdin to stdout. Raises CommandError if it fails.
     """
     packed = tar.with_name(f"{tar.name}.gz")
     with (
@@ -35,7 +35,7 @@ def pack_rootfs(tar: Path, compressor: Sequence[Arg]) -> Path:
 
 
 def _write(source: tarfile.TarFile, process: subprocess.Popen[bytes]) -> bool:
-    """Write the members of source to process and wait for its end; whether it took all of them."""
+    """Write the members of source to process, wait for it, and return whether it took them all."""
     assert process.stdin
     try:
         with tarfile.open(fileobj=process.stdin, mode="w|", format=tarfile.PAX_FORMAT) as target:
@@ -50,15 +50,15 @@ def _write(source: tarfile.TarFile, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _in_order(source: tarfile.TarFile) -> Iterable[tuple[tarfile.TarInfo, tarfile.TarInfo | None]]:
-    """Each member as it is written, by name, and the one that holds its content, if it has any.
+    """Yield each member as it is written, sorted by name, with the member that holds its content.
 
-    Of the names of one file the first is the file and the others are links to it, as an archive has
-    to have it.
+    If a file has several names, the first one becomes the file, and the others become links to it:
+    an archive must have the file before the links.
     """
     first: dict[str, str] = {}
     for member in sorted(source.getmembers(), key=lambda member: _name(member.name)):
         name = _name(member.name)
-        if not name:  # the root itself, which whoever unpacks has made
+        if not name:  # the root itself, which exists where the archive is unpacked
             continue
         written = copy.copy(member)
         written.name, written.uname, written.gname = name, "", ""
@@ -81,12 +81,12 @@ def _name(name: str) -> str:
 
 
 def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of a member's extended headers is of the file, such as its capabilities."""
+    """Return those extended headers that belong to the file, such as its capabilities."""
     return {name: value for name, value in headers.items() if name.startswith("SCHILY.")}
 
 
 def link_wsl(packed: Path) -> Path:
-    """Give <name>.tar.gz the name <name>.wsl too, which Windows installs at a double click."""
+    """Link <name>.tar.gz to <name>.wsl, which Windows installs on a double click; return that."""
     wsl = packed.with_name(f"{packed.name.removesuffix('.tar.gz')}.wsl")
     wsl.unlink(missing_ok=True)
     wsl.hardlink_to(packed)

@@ -1,4 +1,4 @@
-"""OCI image layouts, packed as one tar."""
+"""Packs OCI image layouts as tar archives."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from typing import Any
 
 from scripts.system.errors import HarnessError
 
-# The name that `docker load` gives to the image.
-IMAGE_NAME = "localhost/finch/container-with-kernel:latest"
-
-
-# What containerd, and so nerdctl and Finch, takes an image's name from.
+# The annotation that containerd, and so nerdctl and Finch, takes an image's name from.
 CONTAINERD_NAME = "io.containerd.image.name"
 
 
 def pack_oci(layout: Path) -> Path:
-    """Write the OCI image layout as <layout>.tar, which `docker load` and skopeo take.
+    """Write an OCI image layout as <layout>.tar for `docker load` and skopeo, and return the file.
 
-    It is a layout in itself, and names its blobs once more in manifest.json, the way `docker save`
-    does, for engines older than Docker 25. Raises HarnessError for a layout that is not of one
-    image.
+    The archive is a layout itself. For engines older than Docker 25, it also has a manifest.json,
+    as `docker save` writes it. Raises HarnessError unless the layout holds exactly one image.
     """
+    name = image_name(layout)
     index = _json(layout / "index.json")
     if len(index.get("manifests", [])) != 1:
-        raise HarnessError(f"{layout} is no OCI image layout of one image")
+        raise HarnessError(f"{layout} is not an OCI image layout with one image")
     [entry] = index["manifests"]
-    entry["annotations"] = {**entry.get("annotations", {}), CONTAINERD_NAME: IMAGE_NAME}
+    entry["annotations"] = {**entry.get("annotations", {}), CONTAINERD_NAME: name}
     manifest = _json(_blob(layout, entry["digest"]))
     docker = [
         {
             "Config": _path(manifest["config"]["digest"]),
-            "RepoTags": [IMAGE_NAME],
+            "RepoTags": [name],
             "Layers": [_path(layer["digest"]) for layer in manifest["layers"]],
         }
     ]
@@ -42,9 +38,14 @@ def pack_oci(layout: Path) -> Path:
     archive = layout.with_name(f"{layout.name}.tar")
     files = {path.relative_to(layout).as_posix(): path for path in layout.rglob("*")}
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted({*files, *texts}):
-            _add(tar, name, texts[name] if name in texts else files[name])
+        for path in sorted({*files, *texts}):
+            _add(tar, path, texts[path] if path in texts else files[path])
     return archive
+
+
+def image_name(layout: Path) -> str:
+    """Return the name that `docker load` gives to the image in layout."""
+    return f"localhost/finch/{layout.name}:latest"
 
 
 def _add(tar: tarfile.TarFile, name: str, what: str | Path) -> None:
@@ -63,7 +64,7 @@ def _add(tar: tarfile.TarFile, name: str, what: str | Path) -> None:
 
 
 def _path(digest: str) -> str:
-    """Where a layout keeps the blob with this digest (OCI image specification, image-layout)."""
+    """Return the path of a blob in a layout (OCI image specification, image-layout)."""
     return f"blobs/{digest.replace(':', '/')}"
 
 

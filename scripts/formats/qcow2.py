@@ -9,10 +9,10 @@ from scripts.system.process import Arg, run
 
 
 def to_qcow2(raw: Path, tools: Tools) -> Path:
-    """Convert raw to a compressed qcow2 beside it and check it with `qemu-img check`.
+    """Convert raw to a compressed qcow2 file beside it, check that, and return it.
 
-    zstd clusters are made six times as fast as zlib ones, and smaller. QEMU reads them since 5.1,
-    and so does Lima's own reader, which converts the image on macOS.
+    Compressing with zstd is six times as fast as with zlib, and gives smaller files. QEMU reads
+    them since version 5.1, and so does Lima's own reader, which converts the image on macOS.
     """
     qcow2 = raw.with_suffix(".qcow2")
     convert: list[Arg] = [

@@ -27,8 +27,7 @@ from scripts.packages.recipes import (
     Recipe,
     SourceRepository,
 )
-from scripts.stages import artifacts, places
-from scripts.stages import plan as stages
+from scripts.stages import artifacts, inputs, places
 from scripts.stages.additions import Additions
 from scripts.stages.places import Place
 from scripts.stages.plan import Stage
@@ -73,8 +72,8 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
         )
     work = place.folder / "package-build"
     context = write_context(work / "context", pins, opts, place)
-    inputs = {"base image": pins.reference, "architecture": place.arch.name}
-    stage = Stage(FOLDER, (), inputs | describe_tree(context))
+    settings = {"base image": pins.reference, "architecture": place.arch.name}
+    stage = Stage(FOLDER, (), inputs.from_labels(settings | describe_tree(context)))
     finished = work / "rpms"
     return RpmPlan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
 
@@ -121,7 +120,7 @@ def _reason(stage: Stage, finished: Path, opts: Options) -> str:
     if opts.build.force and not opts.sources.offline:  # nothing can be built without the network
         return catalog.flag("force")
     if record.key != stage.key:
-        return stages.difference(record.inputs, stage.inputs)
+        return inputs.difference(record.inputs, stage.inputs)
     changed = [made.name for made in record.artifacts if not made.stands_in(finished)]
     return f"{changed[0]} is gone or was written to" if changed else ""
 

@@ -1,1 +1,1 @@
-"""Publishing a release: what it consists of, where it goes, and who signs it."""
+"""Publishing a release: what it consists of, where it goes, and how it is signed."""

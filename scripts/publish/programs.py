@@ -1,7 +1,7 @@
-"""Programs out of Debian's packages, run here without being installed.
+"""Programs from Debian's packages, which run without being installed.
 
-Publishing needs skopeo and cosign. A tools tree with them would be larger for every build, for the
-sake of one session; and what a machine has installed differs from what has been tested here.
+Publishing needs skopeo and cosign. In the tools tree they would make every build larger for the
+sake of one session, and the ones that a machine has installed may not be what was tested here.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ SUITE = "trixie"
 
 @dataclass(frozen=True)
 class Source:
-    """A program in Debian: its path in its package, and that package with those it needs."""
+    """A program in Debian: its path, and the names of its package and the packages it needs."""
 
     path: str
     packages: Sequence[str]
 
 
 def known() -> Mapping[str, Source]:
-    """The programs that publishing needs, by name."""
+    """Return the programs that publishing needs, by name."""
     data = tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
     return {name: Source(entry["path"], entry["packages"]) for name, entry in data.items()}
 
 
 def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Arg]:
-    """The command that starts the program called name, to which its arguments are appended.
+    """Return the command that starts the program called name, without arguments.
 
-    On Debian it is downloaded to below work, authenticated by apt, and started by its own dynamic
-    linker; elsewhere it is the one on PATH. Raises MachineError where there is none.
+    On Debian, the program is downloaded to a folder in work, authenticated by apt, and started
+    through its own dynamic linker. Elsewhere it must be on PATH. Raises MachineError if there is
+    none.
     """
     if not debian.find():
         found = shutil.which(name)
@@ -66,7 +67,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
         partial.replace(root)
     except CommandError as error:
         raise MachineError(
-            f"{name} cannot be had from Debian: {last_line(error.output) or error}",
+            f"{name} cannot be downloaded from Debian: {last_line(error.output) or error}",
             hint="check the network",
         ) from error
     finally:

@@ -1,7 +1,7 @@
-"""Publish finished builds.
+"""Publishes finished builds.
 
-Everything that could be refused is checked first. Then files and images go up under names that are
-still free. The release manifest, which is how others find them, comes last.
+Everything that could be refused is checked first. Then files and images are uploaded under names
+that are still free. The release manifest, through which others find them, comes last.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from scripts.publish import programs, push, release
+from scripts import catalog
+from scripts.publish import programs, push, release, s3
 from scripts.publish.push import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.s3 import Bucket
 from scripts.publish.signing import Signer
-from scripts.stages.artifacts import CHECKSUMS, MANIFEST
+from scripts.stages.artifacts import CHECKSUMS
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress, Task
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for; bucket and repository are "" where nothing goes there.
+    """What to publish and where to.
 
-    key is the private key to sign with, None where there is none; has_identity says whether cosign
-    can do without. latest: the release is also to be the one that manifest.json tells of.
+    outs are the folders of the builds, and run is the number of the CI run. bucket and repository
+    are "" if nothing goes there. base_url is where people download the bucket's files, and days is
+    how long the release is valid. key is the private key to sign with, if any; has_identity tells
+    whether cosign can sign without one. latest makes manifest.json in the bucket this release's.
+    root is the checkout, and work is what is kept between runs.
     """
 
     outs: tuple[Path, ...]
@@ -50,13 +54,13 @@ class Wanted:
 
     @property
     def is_signed(self) -> bool:
-        """Whether there is something to sign with."""
+        """Whether the release is signed."""
         return self.key is not None or self.has_identity
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is published: files, in the order of their upload, and images."""
+    """What will be published: files, in the order of their upload, and container images."""
 
     builds: Sequence[Build]
     files: Sequence[Upload]
@@ -64,13 +68,13 @@ class Plan:
 
     @property
     def prefix(self) -> str:
-        """What the names of the files that are about the whole release begin with."""
+        """How the names of files about the whole release begin."""
         return f"finch-{self.builds[0].product}"
 
 
 def publish(wanted: Wanted, progress: Progress) -> None:
-    """Publish what wanted asks for, or show what would be done. Raises HarnessError."""
-    builds = [release.load(out) for out in wanted.outs]
+    """Publish what wanted asks for, or only show it. Raises HarnessError."""
+    builds = [Build.load(out) for out in wanted.outs]
     with progress.task("builds") as task:
         for build in builds:
             task.step(f"checking {build.out}")
@@ -92,19 +96,19 @@ def _show(plan: Plan, wanted: Wanted) -> None:
             name = f"{file.source.parent.name}/{file.source.name}"
             print(f"{name} ({decimal(file.size)}) → s3://{wanted.bucket}/{file.key}")
         for name in _names(plan, wanted):
-            print(f"written anew → s3://{wanted.bucket}/{name}")
+            print(f"newly written → s3://{wanted.bucket}/{name}")
     if wanted.repository:
         for image in plan.images:
             name = f"{image.layout.parent.name}/{image.layout.name}"
             print(f"{name} ({image.digest}) → {wanted.repository}:{image.tag}")
     if not wanted.is_signed:
-        print("nothing is signed: there is neither --key nor an identity of CI's")
+        print(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
 
 
 def _names(plan: Plan, wanted: Wanted) -> list[str]:
-    """The names of the files that are about the whole release."""
+    """Return the names of the files about the whole release."""
     own = [f"{plan.prefix}-{wanted.run}.{CHECKSUMS}", f"{plan.prefix}-manifest-{wanted.run}.json"]
-    names = [*own, *([MANIFEST] if wanted.latest else [])]
+    names = [*own, *([release.LATEST] if wanted.latest else [])]
     return [full for name in names for full in (name, *_bundle(name, wanted))]
 
 
@@ -120,9 +124,9 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
             skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
             place = stack.enter_context(push.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
-        # All that could be refused is looked at before the first byte goes out, and before CI's
-        # identity signs anything, which stands in a public log for ever.
-        task.step("looking at what is there")
+        # Everything that could be refused is checked before the first upload, and before CI's
+        # identity signs anything, because that is recorded in a public log forever.
+        task.step("checking what is published already")
         new_images = [one for one in plan.images if place and not place.check(one)]
         new_files = [one for one in plan.files if bucket and not bucket.check(one)]
         if bucket:
@@ -142,15 +146,15 @@ def _send(
         assert place
         task.step(f"pushing {place.repository}:{image.tag}")
         place.push(image)
-    for file in files:  # the manifest is the last of them
+    for file in files:  # the manifest comes last
         assert bucket
         bucket.upload(file, task)
 
 
 def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> list[Upload]:
-    """Of the files that are about the whole release those to upload; the manifest is last.
+    """Return the files about the whole release that must be uploaded; the manifest comes last.
 
-    Those that are published already stay as they are, dates and signatures included.
+    Files that are published already stay as they are, including their dates and signatures.
     """
     files = _write_release(plan, wanted, bucket)
     there = [bucket.check(file) for file in files]
@@ -167,7 +171,7 @@ def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progres
 
 
 def _write_release(plan: Plan, wanted: Wanted, bucket: Bucket) -> list[Upload]:
-    """Checksums and manifest of the release, as files."""
+    """Write the checksums and the manifest of the release to files, and return their uploads."""
     data = release.manifest(
         plan.builds,
         plan.images,
@@ -195,10 +199,10 @@ def _write_release(plan: Plan, wanted: Wanted, bucket: Bucket) -> list[Upload]:
 def _signature(
     file: Upload, wanted: Wanted, bucket: Bucket, progress: Progress, *, is_there: bool
 ) -> Upload:
-    """The signature of file: what is published of it, if file itself is, else a new one."""
+    """Return the signature of file: the published one if file is published, else a new one."""
     key = f"{file.key}.bundle"
     bundle = file.source.with_name(key)
-    # A signature may be alone there, where the connection was cut before what it is of.
+    # If the connection broke in between, the signature may be there without the file.
     there = bucket.read(key) if is_there else None
     if there is None:
         _signer(wanted, progress).sign(file.source)
@@ -208,11 +212,11 @@ def _signature(
 
 
 def _pointers(manifest: Upload, wanted: Wanted) -> list[Upload]:
-    """What lets manifest.json be manifest: first the signature, which is of no other."""
+    """Return the uploads that make manifest.json a copy of manifest; its signature comes first."""
     return [
         Upload.of(
             manifest.source.with_name(f"{manifest.key}{suffix}"),
-            f"{MANIFEST}{suffix}",
+            f"{release.LATEST}{suffix}",
             replaces=True,
         )
         for suffix in (*([".bundle"] if wanted.is_signed else []), "")
@@ -220,23 +224,27 @@ def _pointers(manifest: Upload, wanted: Wanted) -> list[Upload]:
 
 
 def _check_latest(wanted: Wanted, bucket: Bucket) -> None:
-    """Raise HarnessError where manifest.json is better left as it is."""
-    there = release.newest_run(bucket.read(MANIFEST) or b"")
+    """Raise HarnessError if manifest.json must not become this release's."""
+    latest = catalog.flag("latest")
+    there = release.newest_run(bucket.read(release.LATEST) or b"")
     if there > int(wanted.run):
         raise HarnessError(
-            f"s3://{bucket.name}/{MANIFEST} tells of run {there} already, which is newer than "
+            f"s3://{bucket.name}/{release.LATEST} is of run {there}, which is newer than "
             f"{wanted.run}",
-            hint="publish without --latest, or under a larger --run-id",
+            hint=f"publish without {latest}, or with a larger {catalog.flag('run-id')}",
         )
-    if not wanted.is_signed and bucket.read(f"{MANIFEST}.bundle") is not None:
+    if not wanted.is_signed and bucket.read(f"{release.LATEST}.bundle") is not None:
         raise UsageError(
-            f"s3://{bucket.name}/{MANIFEST} is signed, which this release would not be",
-            hint="-- --key FILE signs it; without --latest it is published unsigned",
+            f"s3://{bucket.name}/{release.LATEST} is signed, but this release would not be",
+            hint=f"sign it with {catalog.option('key')}, or publish without {latest}",
         )
 
 
 def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
-    """The release manifest: what is published of it, if that tells of the same release."""
+    """Return the release manifest: the published one if there is one, else a new one.
+
+    Raises HarnessError if the published one is of another release.
+    """
     there = bucket.read(key)
     if there is not None:
         try:
@@ -245,8 +253,8 @@ def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
             known = {}
         if not (isinstance(known, dict) and release.same(data, known)):
             raise HarnessError(
-                f"s3://{bucket.name}/{key} tells of another release",
-                hint="what is published is never replaced; publish under another --run-id",
+                f"s3://{bucket.name}/{key} is of another release",
+                hint=s3.OTHER_RUN,
             )
         return there
     return (json.dumps(data, indent=2) + "\n").encode()
@@ -264,4 +272,4 @@ def _tell(plan: Plan, wanted: Wanted, new: int) -> None:
     if wanted.bucket:
         print(f"{wanted.base_url.rstrip('/')}/{plan.prefix}-manifest-{wanted.run}.json")
     if not new:
-        print("everything was published already")
+        print("everything has already been published")

@@ -1,8 +1,8 @@
 """Pushes container images to a registry.
 
-skopeo does it: it copies an OCI layout as it is, so that the digest is the layout's own, tries
-again where a transfer breaks, sends no layer twice, and knows every registry's authentication. The
-tag comes last, so nothing is half-published.
+skopeo does the work. It copies an OCI layout unchanged, so the digest stays the same. It repeats
+broken transfers, sends no layer twice, and knows the authentication of every registry. The tag
+comes last, so an image is never published in part.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from typing import Any
 
 import boto3
 
+from scripts import catalog
 from scripts.publish import s3
-from scripts.publish.release import CONTAINER, Image
+from scripts.publish.release import Image
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, CommandError, run
 
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 
-# HOST/NAME: Docker too takes the first component for a host only where it cannot be a name.
+# HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
 REPOSITORY = re.compile(r"([^/]*[.:][^/]*|localhost)/.")
 
-# Docker too speaks plain HTTP with a registry on this machine.
+# As in Docker, a registry on this machine is spoken to in plain HTTP.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
 
-# What skopeo says of a tag, or of a whole repository, that is not there: the error codes of OCI's
-# distribution specification as it words them, and the sentences of registries that send none. A
-# program or a page that is "not found" says nothing about the registry.
+# skopeo's messages about a tag or repository that does not exist: its words for the error codes of
+# OCI's distribution specification, and what registries without such codes say. A program or a page
+# that is "not found" says nothing about the registry.
 ABSENT = re.compile(
     r"manifest[ _]unknown|name[ _]unknown|"
     r"\brepository (with name )?(\S+ )?(not found|does not exist)",
@@ -46,9 +47,10 @@ MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Registry:
-    """A repository of a registry; skopeo is the command that starts it.
+    """A repository in a registry.
 
-    authentication is a file as `docker login` writes it, None for the user's own.
+    skopeo is the command that starts skopeo. authentication is a file in the format of `docker
+    login`; None means the user's own.
     """
 
     skopeo: Sequence[Arg]
@@ -57,11 +59,11 @@ class Registry:
 
     @property
     def host(self) -> str:
-        """The registry's host, with its port."""
+        """The registry's host and port."""
         return self.repository.partition("/")[0]
 
     def digest(self, tag: str) -> str:
-        """The digest of what tag names, "" where there is nothing. Raises HarnessError."""
+        """Return the digest of the image called tag ("" if there is none). Raises HarnessError."""
         command = ["inspect", "--format", "{{.Digest}}", self._plain(""), self._reference(tag)]
         try:
             return self._skopeo(*command).strip()
@@ -71,18 +73,18 @@ class Registry:
             raise self._explain(error) from error
 
     def check(self, image: Image) -> bool:
-        """Whether image is there already. Raises HarnessError where its tag names another one."""
+        """Whether image is there already. Raises HarnessError if its tag is another image's."""
         there = self.digest(image.tag)
         if there and there != image.digest:
             raise HarnessError(
-                f"{self.repository}:{image.tag} is there already, and another image: {there}",
-                hint="what is published is never replaced; publish under another --run-id",
+                f"{self.repository}:{image.tag} is already there, but it is another image: {there}",
+                hint=s3.OTHER_RUN,
             )
         return bool(there)
 
     def push(self, image: Image) -> None:
         """Push image, unless it is there already. Raises HarnessError."""
-        source = f"oci:{image.layout}:{CONTAINER}"
+        source = f"oci:{image.layout}:{catalog.CONTAINER}"
         try:
             self._skopeo(
                 "copy", "--preserve-digests", "--retry-times", "3",
@@ -93,7 +95,7 @@ class Registry:
         there = self.digest(image.tag)
         if there != image.digest:
             raise HarnessError(
-                f"{self.repository}:{image.tag} came out as {there}, not as {image.digest}"
+                f"{self.repository}:{image.tag} arrived as {there} instead of {image.digest}"
             )
 
     def _reference(self, tag: str) -> str:
@@ -105,32 +107,32 @@ class Registry:
 
     def _skopeo(self, command: str, *args: str) -> str:
         known: list[Arg] = ["--authfile", self.authentication] if self.authentication else []
-        # Which images this machine may take from where is no question for those that it has made.
+        # The policy says which images this machine may run. It does not matter for pushing ours.
         return run([*self.skopeo, "--insecure-policy", command, *known, *args]).stdout
 
     def _explain(self, error: CommandError) -> HarnessError:
         said = MESSAGE.findall(error.output)
-        text = said[-1].replace('\\"', '"') if said else error.output.strip()
+        text = said[-1].replace('\\"', '"') if said else error.output.strip() or str(error)
         if ABSENT.search(text):
             return UsageError(
                 f"there is no repository {self.repository}: {text}",
-                hint="make it first; names of repositories are not made up here",
+                hint=f"create it first, or name another one with {catalog.option('repository')}",
             )
         if re.search(r"unauthorized|denied|authentication required", text, re.IGNORECASE):
             return UsageError(
-                f"{self.host} does not let us in: {text}", hint=f"docker login {self.host}"
+                f"{self.host} denies access: {text}", hint=f"docker login {self.host}"
             )
         return HarnessError(
             f"{self.repository} cannot be used: {text}",
-            hint="run the same command again; what has arrived is not sent again",
+            hint=s3.AGAIN,
         )
 
 
 @contextlib.contextmanager
 def opened(skopeo: Sequence[Arg], repository: str) -> Iterator[Registry]:
-    """The registry of repository, with a password of ECR's where it is one of ECR's.
+    """Open repository, with a password from ECR if it is one of ECR's.
 
-    The password is in a file that nobody else may read, and gone after the with block.
+    The password is in a file that only this user can read, and that is removed in the end.
     """
     match = ECR.match(repository)
     if not match:
@@ -142,6 +144,6 @@ def opened(skopeo: Sequence[Arg], repository: str) -> Iterator[Registry]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "auth.json")
         path.touch(mode=0o600)
-        auth = {"auth": data["authorizationToken"]}  # user and password, as the file has them
+        auth = {"auth": data["authorizationToken"]}  # user and password, in the file's format
         path.write_text(json.dumps({"auths": {match[0]: auth}}))
         yield Registry(skopeo, repository, path)

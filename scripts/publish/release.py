@@ -1,6 +1,6 @@
-"""What a release consists of: which builds may be published, under which names, and its manifest.
+"""What a release consists of: the builds that may be published, their names, and the manifest.
 
-Names and manifest are those of finch-core, whose updater reads them.
+The names and the release manifest are in the form that finch-core's updater reads.
 """
 
 from __future__ import annotations
@@ -13,45 +13,36 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from scripts import arch as arches
 from scripts import catalog
 from scripts.arch import Arch
 from scripts.build import manifest as manifests
-from scripts.catalog import DISK_IMAGE
+from scripts.build.manifest import Manifest
+from scripts.catalog import Distribution
 from scripts.mkosi.pin import Pin
 from scripts.packages import recipes, thirdparty
-from scripts.stages import places, plan
-from scripts.stages.artifacts import BOOT_TEST, MANIFEST, OUTPUTS, PROVENANCE, REPORT, SBOM
+from scripts.stages import inputs, places, plan
+from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM, output_of
 from scripts.stages.plan import Target
 from scripts.stages.records import Record, outdated
 from scripts.system.digests import file_digest
-from scripts.system.errors import HarnessError, UsageError
+from scripts.system.errors import HarnessError
 
-# What the distribution is called in the names of files.
-PRODUCTS = {"amazonlinux": "al2023"}
+# The name in the bucket of a copy of the newest release's manifest.
+LATEST = "manifest.json"
 
-# By artifact: the name it is published under. arch is mkosi's, run the number of CI's run.
-NAMES: Mapping[str, str] = {
-    "os-image.qcow2": "finch-{product}-os-image-{arch}-{run}.qcow2",
-    "wsl-rootfs.tar.gz": "common/{arch}/finch-{product}-rootfs-{arch}-{run}.tar.gz",
-    "wsl-rootfs.wsl": "common/{arch}/finch-{product}-rootfs-{arch}-{run}.wsl",
-    "container-with-kernel.tar": "finch-{product}-container-with-kernel-{arch}-{run}.tar",
-}
+# By description of a build: the template of its published name; see catalog.toml.
 DESCRIPTIONS: Mapping[str, str] = {
     name: f"finch-{{product}}-{{arch}}-{{run}}.{name}" for name in (SBOM, PROVENANCE, REPORT)
 }
+
+# The template of the tag of a container image.
 TAG = "{arch}-with-kernel-{run}"
 
-# Who downloads what, in the words of Go's GOOS.
-PLATFORMS: Mapping[str, str] = {"os-image.qcow2": "darwin", "wsl-rootfs.tar.gz": "windows"}
-
-CONTAINER = "container-with-kernel"
-
-# The options of a build that make it another than everybody's, by their names in manifest.json. A
-# mirror does not: what comes from there is signed, or its digest is known.
+# The options, by their names in the manifest of a build, that make a build differ from everybody
+# else's. A mirror does not: what comes from it is signed, or its digest is known.
 ALTERING = ("signing_key", "third_party_pins", "packages", "without_packages", "allow_missing")
 
-# Among these, files of the checkout that an option may name as well.
+# The files of the checkout that some of these options may also name.
 OWN = {
     "signing_key": f"{recipes.FOLDER}/{recipes.AMAZON_KEY}",
     "third_party_pins": thirdparty.PINS,
@@ -61,58 +52,87 @@ OWN = {
 RUN_ID = re.compile(r"[0-9]{1,20}")
 RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 
+AGAIN = "build it again"
+
+
+def published() -> Mapping[str, str]:
+    """Map each artifact that is published to the template of its name.
+
+    Images that people download come first.
+    """
+    images = sorted(catalog.IMAGES.values(), key=lambda image: not image.platforms)
+    return {name: template for one in images for name, template in one.published.items()}
+
+
+def platforms() -> Mapping[str, str]:
+    """Map each artifact that people download to their platform, in the words of Go's GOOS."""
+    images = catalog.IMAGES.values()
+    return {name: platform for one in images for name, platform in one.platforms.items()}
+
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build in the folder out; manifest is what its manifest.json says."""
+    """A finished build in the folder out."""
 
     out: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, out: Path) -> Build:
+        """Return the build in out.
+
+        Raises UsageError if there is none, HarnessError if its manifest is damaged or from a
+        distribution that the catalogue does not have.
+        """
+        manifest = Manifest.read(out)
+        if manifest.distribution not in catalog.DISTRIBUTIONS:
+            raise HarnessError(f"{out} is of an unknown distribution, {manifest.distribution!r}")
+        return cls(out, manifest)
 
     @property
-    def distribution(self) -> str:
-        """The distribution."""
-        return str(self.manifest["distribution"])
-
-    @property
-    def product(self) -> str:
-        """What the distribution is called in the names of files."""
-        return PRODUCTS.get(self.distribution, f"{self.distribution}-{self.manifest['release']}")
+    def distribution(self) -> Distribution:
+        """The distribution that the images are made from."""
+        return catalog.DISTRIBUTIONS[self.manifest.distribution]
 
     @property
     def arch(self) -> Arch:
-        """The architecture."""
-        return arches.parse(self.manifest["arch"])
+        """The architecture of the images."""
+        return self.manifest.arch
+
+    @property
+    def product(self) -> str:
+        """What the distribution is called in the names of published files."""
+        return self.distribution.product.format(release=self.manifest.release)
 
     @property
     def sha512(self) -> Mapping[str, str]:
-        """The sha512 of each file, by name, as it was built."""
-        return {entry["name"]: entry["sha512"] for entry in self.manifest["artifacts"]}
+        """The sha512 of each artifact, by name, when it was built."""
+        return self.manifest.sha512
 
     @property
     def records(self) -> Mapping[str, Record]:
-        """How each stage was built, by name."""
+        """How each stage was built, by name, without artifacts."""
         return {
-            name: Record(image["stage_key"], image["inputs"], image["seconds"], (), ())
-            for name, image in self.manifest["images"].items()
+            name: Record(image.stage_key, image.inputs, image.seconds, (), image.packages)
+            for name, image in self.manifest.images.items()
         }
 
     @property
     def images(self) -> Sequence[str]:
-        """The images that have artifacts in it."""
-        outputs = {name.partition("/")[0] for name in self.sha512}
-        return [name for name, own in OUTPUTS.items() if not outputs.isdisjoint(own)]
+        """The names of the images that have artifacts in it."""
+        outputs = {output_of(name) for name in self.sha512}
+        return [name for name in catalog.IMAGES if not outputs.isdisjoint(catalog.artifacts(name))]
 
     def named(self, template: str, run: str) -> str:
-        """The name of a file, by its template."""
+        """Return the published name that template stands for; run is the number of the CI run."""
         return template.format(product=self.product, arch=self.arch.mkosi, run=run)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file, and the key it is published under; sha512 in hex, size in bytes.
+    """A file and the key in the bucket that it goes to; sha512 in hex, size in bytes.
 
-    replaces: other bytes may stand under its key, as under that of manifest.json.
+    replaces tells whether it may replace other bytes under its key.
     """
 
     source: Path
@@ -123,14 +143,14 @@ class Upload:
 
     @classmethod
     def of(cls, source: Path, key: str, *, replaces: bool = False) -> Upload:
-        """The upload of the file source, which is read once."""
+        """Return the upload of the file source. Reads the whole file."""
         digest = file_digest(source, "sha512")
         return cls(source, key, digest, source.stat().st_size, replaces)
 
 
 @dataclass(frozen=True)
 class Image:
-    """A container image: its OCI layout, the tag it gets, and the digest of its manifest."""
+    """A container image: its OCI layout, the tag that it gets, and the digest of its manifest."""
 
     layout: Path
     tag: str
@@ -138,28 +158,13 @@ class Image:
     digest: str
 
 
-def load(out: Path) -> Build:
-    """The build in the folder out. Raises UsageError where none is finished there."""
-    path = out / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-        build = Build(out, manifest)
-        _ = build.arch, build.product, build.sha512, build.records
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no finished build in {out}", hint="./nox -s build makes one"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path} is no manifest of a build: {error!r}") from error
-    return build
-
-
 @dataclass(frozen=True)
 class Allowed:
-    """What may be published that else is refused.
+    """Exceptions to what may be published.
 
-    release is one that the checkout does not pin, "" for the one that it pins; unbooted what has
-    not booted, altered what was built with options that others would build without.
+    release is a release that the checkout does not pin ("" for the pinned one). unbooted allows
+    images that have not passed a boot test. altered allows builds with options that make them
+    differ from what others would build.
     """
 
     release: str = ""
@@ -168,18 +173,14 @@ class Allowed:
 
 
 def check(build: Build, root: Path, allowed: Allowed) -> None:
-    """Raise HarnessError unless build is whole, fresh and as everybody's, and has booted.
+    """Raise HarnessError unless build is complete, up to date, unaltered and booted.
 
-    Fresh means of the checkout at root as it is: an image that another configuration would give is
-    not the one that people will look for in it. Of the package sources, which may differ from
-    machine to machine, nothing is asked.
+    Up to date means that the checkout at root, as it is now, would build the same: people will look
+    there for how an image was made. The package sources are not compared, since they may differ
+    from machine to machine.
     """
     _check_files(build)
-    _check_fresh(
-        build,
-        root,
-        allowed.release or places.release_of(root, catalog.DISTRIBUTIONS[build.distribution]),
-    )
+    _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
     _check_described(build)
     if not allowed.altered:
         _check_unaltered(build)
@@ -188,118 +189,126 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
 
 
 def _check_files(build: Build) -> None:
-    if not any(name in build.sha512 for name in NAMES):
-        raise HarnessError(f"{build.out} holds nothing that is published")
+    if published().keys().isdisjoint(build.sha512):
+        raise HarnessError(f"{build.out} has nothing that is published")
     for name, sha512 in build.sha512.items():
         path = build.out / name
         if _is_published(name) and not path.is_file():
-            raise HarnessError(f"{path} is gone", hint="build it again")
+            raise HarnessError(f"{path} is missing", hint=AGAIN)
         if _is_published(name) and file_digest(path, "sha512") != sha512:
-            raise HarnessError(f"{path} was written to since it was built", hint="build it again")
+            raise HarnessError(f"{path} has been changed since it was built", hint=AGAIN)
     for name in DESCRIPTIONS:
         if not (build.out / name).is_file():
-            raise HarnessError(f"{build.out / name} is gone", hint="build again")
+            raise HarnessError(f"{build.out / name} is missing", hint=AGAIN)
 
 
 def _is_published(name: str) -> bool:
-    return name in NAMES or name.startswith(f"{CONTAINER}/")
+    return name in published() or name.startswith(f"{catalog.CONTAINER}/")
 
 
 def _check_fresh(build: Build, root: Path, release: str) -> None:
-    own = build.manifest["release"]
+    own = build.manifest.release
     if own != release:
         raise HarnessError(
-            f"{build.out} is of release {own}, where {release} is wanted",
-            hint=f"build it again, or publish with -- --release {own}",
+            f"{build.out} was built from release {own}, but {release} is to be published",
+            hint=f"{AGAIN}, or publish with {catalog.option('release', own)}",
         )
     _check_stages(build, root)
-    now = {f"mkosi/{name}": digest for name, digest in _patches(build, root).items()}
-    now |= manifests.pins(root, catalog.DISTRIBUTIONS[build.distribution])
-    before = {
-        f"mkosi/{name}": digest for name, digest in build.manifest["mkosi"]["patches"].items()
-    }
-    before |= build.manifest.get("pins", {})
+    now = _pinned(_patches(build, root), manifests.pins(root, build.distribution))
+    before = _pinned(build.manifest.mkosi.patches, build.manifest.pins)
     if before != now:
-        raise _stale(f"{build.out}", plan.difference(before, now))
+        reason = inputs.difference(inputs.from_labels(before), inputs.from_labels(now))
+        raise _stale(f"{build.out}", reason)
 
 
 def _check_stages(build: Build, root: Path) -> None:
-    target = Target(build.distribution, build.arch, {})
+    target = Target(build.distribution.mkosi, build.arch, {})
     for stage in plan.plan(root, build.images, target):
         record = build.records.get(stage.name)
-        before, now = plan.of_tree(record.inputs if record else {}), plan.of_tree(stage.inputs)
-        if before != now:
-            raise _stale(f"{stage.name} in {build.out}", plan.difference(before, now))
+        before = plan.of_checkout(record.inputs if record else ())
+        now = plan.of_checkout(stage.inputs)
+        if {*before} != {*now}:
+            raise _stale(f"{stage.name} in {build.out}", inputs.difference(before, now))
     for wanted in build.images:
         for name, need in outdated(root, wanted, build.records):
-            raise _stale(f"{name} in {build.out}", f"{need} was built anew since")
+            raise _stale(f"{name} in {build.out}", f"{need} has been rebuilt since")
+
+
+def _pinned(patches: Mapping[str, str], pins: Mapping[str, str]) -> dict[str, str]:
+    """Return the sha256, by path in the checkout, of mkosi's patches and of the files with pins."""
+    return {f"mkosi/{name}": digest for name, digest in patches.items()} | dict(pins)
 
 
 def _patches(build: Build, root: Path) -> dict[str, str]:
-    """The sha256 of each patch at root that the build's mkosi should have, by name.
+    """Return the sha256 of each patch in the checkout that the build's mkosi should have, by name.
 
-    Some may be missing from it, which only a full source tree takes.
+    Some patches apply to a full source tree only, and another mkosi may lack them.
     """
-    optional = set(Pin.read(root / manifests.MKOSI_PIN).full_tree)
-    optional -= build.manifest["mkosi"]["patches"].keys()
+    optional = {*Pin.read(root / manifests.MKOSI_PIN).full_tree}
+    optional -= build.manifest.mkosi.patches.keys()
     found = sorted((root / "mkosi").glob("*.patch"))
     return {path.name: file_digest(path) for path in found if path.name not in optional}
 
 
 def _stale(what: str, reason: str) -> HarnessError:
-    return HarnessError(f"{what} is stale: {reason}", hint="build it again")
+    return HarnessError(f"{what} is stale: {reason}", hint=AGAIN)
 
 
 def _check_unaltered(build: Build) -> None:
-    given, pins = build.manifest["options"], build.manifest["pins"]
+    given, pins = build.manifest.options.to_json(), build.manifest.pins
     for name in ALTERING:
         if name in given and given[name] != pins.get(OWN.get(name, "")):
             raise HarnessError(
-                f"{build.out} was built with --{name.replace('_', '-')}, "
-                "and so is not what others would build from this checkout",
-                hint="build it without, or -- --allow-altered publishes it all the same",
+                f"{build.out} was built with {catalog.flag(name.replace('_', '-'))}, "
+                "so others would build something else from this checkout",
+                hint=f"build it without, or publish it with {catalog.option('allow-altered')}",
             )
 
 
 def _check_described(build: Build) -> None:
-    """Raise HarnessError unless the provenance is of the very files that are published."""
+    """Raise HarnessError unless the provenance is about the very files that are published."""
     path = build.out / PROVENANCE
     again = f"remove {path} and build again"
     try:
         subjects = json.loads(path.read_text())["subject"]
         described = {subject["digest"]["sha512"] for subject in subjects}
     except (ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path} is no provenance: {error!r}", hint=again) from error
+        raise HarnessError(f"{path} is not a provenance: {error!r}", hint=again) from error
     for name, sha512 in build.sha512.items():
         if _is_published(name) and sha512 not in described:
-            raise HarnessError(f"{path} is of another {name} than this one", hint=again)
+            raise HarnessError(f"{path} describes another {name} than this one", hint=again)
 
 
 def _check_booted(build: Build) -> None:
-    if DISK_IMAGE not in build.sha512:
+    disk = build.sha512.get(catalog.DISK_IMAGE)
+    if not disk:
         return
-    again = f"./nox -s \"boot-test(arch='{build.arch}')\" -- --distribution {build.distribution}"
+    again = catalog.command(
+        "boot-test",
+        catalog.flag("distribution"),
+        build.distribution.name,
+        arch=build.arch.name,
+    )
+    anyway = f"{catalog.option('allow-unbooted')} publishes it anyway"
     try:
         result = json.loads((build.out / BOOT_TEST).read_text())
-        passed, reason, disk = result["passed"], result["reason"], result["disk"]
-    except (OSError, ValueError, KeyError):
+        passed, reason, booted = result["passed"], result["reason"], result["disk"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise HarnessError(
-            f"the os-image in {build.out} has not been booted",
-            hint=f"{again}; -- --allow-unbooted publishes it all the same",
+            f"the {catalog.DISK} in {build.out} has not been booted", hint=f"{again}; {anyway}"
         ) from None
-    if disk != build.sha512[DISK_IMAGE]:
+    if booted != disk:
         raise HarnessError(
-            f"the boot test in {build.out} was of another os-image than this one", hint=again
+            f"the boot test in {build.out} was of another {catalog.DISK} than this one", hint=again
         )
     if not passed:
         raise HarnessError(
-            f"the os-image in {build.out} failed its boot test: {reason}",
-            hint="-- --allow-unbooted publishes it all the same",
+            f"the {catalog.DISK} in {build.out} failed its boot test: {reason}", hint=anyway
         )
 
 
 def uploads(build: Build, run: str) -> list[Upload]:
-    """The files of build that are published, those that people download first."""
+    """Return the files of build that are published; those that people download come first."""
     found = [
         Upload(
             build.out / name,
@@ -307,7 +316,7 @@ def uploads(build: Build, run: str) -> list[Upload]:
             build.sha512[name],
             (build.out / name).stat().st_size,
         )
-        for name, template in NAMES.items()
+        for name, template in published().items()
         if name in build.sha512
     ]
     described = [
@@ -318,16 +327,16 @@ def uploads(build: Build, run: str) -> list[Upload]:
 
 
 def image(build: Build, run: str) -> Image | None:
-    """The container image of build, None where it has none."""
-    layout = build.out / CONTAINER
-    if not any(name.startswith(f"{CONTAINER}/") for name in build.sha512):
+    """Return the container image of build, or None if it has none."""
+    layout = build.out / catalog.CONTAINER
+    if not any(name.startswith(f"{catalog.CONTAINER}/") for name in build.sha512):
         return None
     [entry] = json.loads((layout / "index.json").read_text())["manifests"]
     return Image(layout, build.named(TAG, run), build.arch, entry["digest"])
 
 
 def checksums(files: Iterable[Upload]) -> str:
-    """SHA512SUMS over files, under the names they are published with."""
+    """Return the SHA512SUMS of files, under their published names."""
     return "".join(f"{file.sha512}  {file.key}\n" for file in files)
 
 
@@ -341,26 +350,26 @@ def manifest(
     now: datetime,
     days: int,
 ) -> dict[str, Any]:
-    """The release manifest, which is good for days from now on.
+    """Return the release manifest, which expires in that number of days.
 
-    digest repeats sha512 the way finch-core's updater reads it.
+    digest repeats sha512 in the form that finch-core's updater reads.
     """
-    published = [
+    downloads = [
         {
             "platform": platform,
             "arch": build.arch.debian,  # as Go's GOARCH
-            "url": f"{base_url.rstrip('/')}/{build.named(NAMES[name], run)}",
+            "url": f"{base_url.rstrip('/')}/{build.named(published()[name], run)}",
             "sha512": build.sha512[name],
             "digest": f"sha512:{build.sha512[name]}",
         }
         for build in builds
-        for name, platform in PLATFORMS.items()
+        for name, platform in platforms().items()
         if name in build.sha512
     ]
     return {
         "published_at": _stamp(now),
         "expires_at": _stamp(now + timedelta(days=days)),
-        "artifacts": published,
+        "artifacts": downloads,
         "container_images": [
             {
                 "arch": one.arch.debian,
@@ -374,13 +383,13 @@ def manifest(
 
 
 def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two release manifests tell of the same release, whenever they were written."""
+    """Whether two release manifests are about the same release, apart from their dates."""
     dates = ("published_at", "expires_at")
     return _without(ours, dates) == _without(theirs, dates)
 
 
 def newest_run(text: bytes) -> int:
-    """The largest number of a run in the names that a release manifest tells of, 0 for none."""
+    """Return the largest run number in the names that a release manifest lists, or 0."""
     try:
         data = json.loads(text)
         names = [one["url"] for one in data["artifacts"]]

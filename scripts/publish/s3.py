@@ -1,7 +1,7 @@
-"""Uploads files to S3, so that what stands under a name is whole and stays as it is.
+"""Uploads files to S3, where a published file is always complete and never changes.
 
-A large file goes up in parts, and S3 shows it when all have arrived. What was interrupted goes on
-where it broke, if this checkout began it; else it is given up and removed.
+A large file is uploaded in parts, and S3 shows it once all of them have arrived. An interrupted
+upload is resumed if this checkout began it; otherwise it is aborted.
 """
 
 from __future__ import annotations
@@ -17,40 +17,43 @@ import boto3
 from botocore import exceptions as aws
 from botocore.config import Config
 
+from scripts import catalog
 from scripts.publish.release import Upload
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
 from scripts.system.progress import Task
 
-# A file larger than this goes up in parts of this size, in bytes. S3 takes parts of 5 MiB and more,
-# and 10000 of them.
+# A file larger than this is uploaded in parts of this size, in bytes. S3 allows 10000 parts, each
+# of 5 MiB or more.
 PART = 64 << 20
 
-# The object's metadata that holds its sha512.
+# The key of an object's metadata that holds its sha512.
 SHA512 = "sha512"
 
-# S3's answers, by code, of HeadObject and HeadBucket, whose answers have no body to say more.
+# The codes that mean "not found". HeadObject and HeadBucket answer with a status only.
 MISSING = ("404", "NoSuchKey", "NotFound")
 
-# S3's answers to who publishes what stands there by now: somebody else has published it meanwhile,
-# or the answer to our own upload was lost and botocore has sent it again.
+# The codes that mean "already published": somebody else has published the file in the meantime, or
+# the answer to our own upload was lost and botocore has repeated it.
 TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")
 
-# S3 answers 403 for an object that is not there, too, to who may not list the bucket.
+# Without s3:ListBucket, S3 also answers 403 if an object does not exist.
 PERMISSIONS = (
-    "what it takes: s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
-    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR what `docker push` takes"
+    "you need s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
+    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR, what `docker push` needs"
 )
 
 AGAIN = "run the same command again; what has arrived is not sent again"
+OTHER_RUN = f"published files are never replaced; publish with another {catalog.flag('run-id')}"
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket; client is boto3's, work where it is remembered what is on its way.
+    """A bucket.
 
-    Every method raises HarnessError, or UsageError where what was asked for is wrong.
+    client is boto3's. work is a folder for notes about uploads that are under way. part is the size
+    of parts in bytes. Every method raises HarnessError, or UsageError if the request was wrong.
     """
 
     name: str
@@ -60,9 +63,9 @@ class Bucket:
 
     @classmethod
     def open(cls, name: str, work: Path) -> Bucket:
-        """The bucket called name, if it is there and may be used.
+        """Return the bucket called name, after checking that it exists and may be used.
 
-        Address and credentials are found as the AWS CLI finds them.
+        Address and credentials are looked up as the AWS CLI does.
         """
         with explained(f"the bucket {name}"):
             client = boto3.Session().client(
@@ -77,7 +80,7 @@ class Bucket:
         return cls(name, client, work)
 
     def check(self, upload: Upload) -> bool:
-        """Whether upload is there already. Raises HarnessError where its key has bytes to keep."""
+        """Whether upload is there already. Raises HarnessError if other bytes have its key."""
         with explained(f"the bucket {self.name}"):
             try:
                 there = self.client.head_object(Bucket=self.name, Key=upload.key)
@@ -92,7 +95,7 @@ class Bucket:
         return is_same
 
     def read(self, key: str) -> bytes | None:
-        """The small object called key, None where there is none."""
+        """Return the contents of a small object, or None if there is no object called key."""
         with explained(f"the bucket {self.name}"):
             try:
                 body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
@@ -103,7 +106,7 @@ class Bucket:
         return body
 
     def upload(self, upload: Upload, task: Task) -> None:
-        """Upload a file that is not there yet, or leave it be if it has come there meanwhile."""
+        """Upload a file, unless somebody else has published it in the meantime."""
         task.step(f"uploading {upload.key}")
         with explained(f"the bucket {self.name}"):
             try:
@@ -149,7 +152,7 @@ class Bucket:
         note.unlink(missing_ok=True)
 
     def _begin(self, upload: Upload, note: Path) -> str:
-        """The ID of an upload of exactly this file that was interrupted, else of a new one."""
+        """Return the ID of an interrupted upload of exactly this file, or of a new one."""
         listed = self.client.list_multipart_uploads(Bucket=self.name, Prefix=upload.key)
         open_ = {one["UploadId"] for one in listed.get("Uploads", []) if one["Key"] == upload.key}
         ours = json.loads(note.read_text())["id"] if note.exists() else ""
@@ -164,12 +167,12 @@ class Bucket:
         return str(begun["UploadId"])
 
     def _give_up(self, upload: Upload) -> None:
-        """Remove what has arrived of an upload in parts, if there is one, and its note."""
+        """Abort an upload in parts, if there is one, and remove its note."""
         note = self._note(upload)
         if not note.exists():
             return
         begun = json.loads(note.read_text())["id"]
-        with contextlib.suppress(self.client.exceptions.NoSuchUpload):  # finished, or gone
+        with contextlib.suppress(self.client.exceptions.NoSuchUpload):  # finished or aborted
             self.client.abort_multipart_upload(Bucket=self.name, Key=upload.key, UploadId=begun)
         note.unlink()
 
@@ -178,26 +181,26 @@ class Bucket:
             yield from page.get("Parts", [])
 
     def _note(self, upload: Upload) -> Path:
-        """Where the ID of an upload of this file, to this key, in parts of this size, is kept."""
+        """Return the file that keeps the ID of an upload of this file in parts of this size."""
         identity = f"{self.name} {upload.key} {upload.sha512} {self.part}"
         return self.work / f"{text_digest(identity)[:16]}.json"
 
 
 def _guard(upload: Upload) -> dict[str, str]:
-    """What lets nothing be written over what somebody else published meanwhile."""
+    """Return the arguments that make S3 refuse to replace a file, unless upload may do so."""
     return {} if upload.replaces else {"IfNoneMatch": "*"}
 
 
 def _other(bucket: str, key: str) -> HarnessError:
     return HarnessError(
-        f"s3://{bucket}/{key} is there already, with other bytes",
-        hint="what is published is never replaced; publish under another --run-id",
+        f"s3://{bucket}/{key} is already there, with other bytes",
+        hint=OTHER_RUN,
     )
 
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what boto3 raises in the with block into one sentence about what."""
+    """Turn boto3's exceptions into one sentence about what, a bucket or a service."""
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound):
@@ -206,17 +209,17 @@ def explained(what: str) -> Iterator[None]:
             hint="set them up as for the AWS CLI (AWS_PROFILE, `aws configure`)",
         ) from None
     except aws.NoRegionError:
-        raise UsageError(f"no AWS region is set for {what}", hint="AWS_REGION=…") from None
+        raise UsageError(f"no AWS region is set for {what}", hint="set AWS_REGION") from None
     except aws.ParamValidationError as error:
-        raise UsageError(f"{what} cannot be: {error}") from None
+        raise UsageError(f"{what} is not possible: {error}") from None
     except aws.ClientError as error:
         code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in {*MISSING, "NoSuchBucket", "RepositoryNotFoundException"}:
-            raise UsageError(f"there is no such thing as {what}", hint="make it first") from None
+            raise UsageError(f"{what} does not exist", hint="create it first") from None
         if code in {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId"}:
             raise HarnessError(
-                f"{what} may not be used: {code} {text}".rstrip(), hint=PERMISSIONS
+                f"access to {what} is denied: {code} {text}".rstrip(), hint=PERMISSIONS
             ) from None
-        raise HarnessError(f"{what} answers {code}: {text}", hint=AGAIN) from None
+        raise HarnessError(f"{what} answered {code}: {text}", hint=AGAIN) from None
     except aws.BotoCoreError as error:
         raise HarnessError(f"the connection to {what} failed: {error}", hint=AGAIN) from None

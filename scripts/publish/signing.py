@@ -1,4 +1,4 @@
-"""Signs files with cosign: with a key, or with the identity that CI has."""
+"""Signs files with cosign, with a key or with the identity of a CI job."""
 
 from __future__ import annotations
 
@@ -7,47 +7,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.process import Arg, CommandError, run
+from scripts.system.process import Arg, CommandError, last_line, run
 
-# Where GitHub Actions hands out tokens, in a job with the permission id-token: write; and a token
-# that was got elsewhere.
+# The environment variables that give a job an identity: the first is set by GitHub Actions in jobs
+# with the permission id-token: write, the second holds a token from elsewhere.
 IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN")
 
 
 @dataclass(frozen=True)
 class Signer:
-    """cosign, the command that starts it, and the private key, None to sign with an identity."""
+    """The command that starts cosign, and the private key; None means signing with an identity."""
 
     cosign: Sequence[Arg]
     key: Path | None
 
     def sign(self, path: Path) -> Path:
-        """Sign the file at path; its bundle, a file beside it. Raises HarnessError.
+        """Sign the file at path and return the signature, a bundle beside it.
 
-        With a key nothing is written to the public log, whose server need not be in reach; who
-        verifies says so (`--insecure-ignore-tlog`). The key's password is in COSIGN_PASSWORD.
+        With a key, nothing is written to the public log, so its server need not be reachable.
+        Such signatures are verified with `--insecure-ignore-tlog`. The key's password comes from
+        the variable COSIGN_PASSWORD. Raises HarnessError.
         """
         bundle = path.with_name(f"{path.name}.bundle")
         how: list[Arg] = ["--key", self.key, "--tlog-upload=false"] if self.key else []
         try:
-            run(
-                [*self.cosign, "sign-blob", "--yes", *how, "--bundle", bundle, path],
-            )
+            run([*self.cosign, "sign-blob", "--yes", *how, "--bundle", bundle, path])
         except CommandError as error:
-            lines = [line for line in error.output.splitlines() if line.strip()]
             raise HarnessError(
-                f"{path.name} cannot be signed: {lines[-1] if lines else error}",
-                hint="for a key with a password set COSIGN_PASSWORD",
+                f"{path.name} cannot be signed: {last_line(error.output) or error}",
+                hint="if the key has a password, set COSIGN_PASSWORD",
             ) from error
         return bundle
 
 
 def has_identity(environ: Mapping[str, str]) -> bool:
-    """Whether cosign can sign without a key."""
+    """Whether cosign can sign without a key, by what environ has."""
     return any(environ.get(name) for name in IDENTITIES)
 
 
 def check_key(key: Path | None) -> None:
-    """Raise UsageError for a key that is no file."""
+    """Raise UsageError if key is not a file."""
     if key and not key.is_file():
         raise UsageError(f"there is no key {key}", hint="cosign generate-key-pair makes one")

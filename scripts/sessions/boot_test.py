@@ -13,13 +13,13 @@ from scripts import catalog
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.build import build
+from scripts.build.manifest import Contents, Manifest
 from scripts.build.workshop import Workshop
 from scripts.description import report
 from scripts.emulation import emulators
 from scripts.mkosi.sandbox import Tools
 from scripts.options import Boot, Build, Folders, Options, Sources, Target
 from scripts.sessions import arguments
-from scripts.stages import artifacts
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
@@ -50,7 +50,7 @@ def run(opts: Options, progress: Progress) -> None:
         opts.artifacts / catalog.DISK_IMAGE,
         opts.artifacts / catalog.DISK_UKI,
         [emulated.name for emulated in table.foreign_to(target.arch)],
-        artifacts.contents(opts.artifacts),
+        Contents.of(Manifest.find(opts.artifacts)),
     )
     tools = _tools(opts, progress)
     result = boot_test(

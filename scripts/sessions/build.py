@@ -50,7 +50,7 @@ def describe(shop: Workshop, built: Built) -> None:
     from scripts.description import writer  # noqa: PLC0415
 
     try:
-        writer.write(shop.options, shop.places, shop.tools, built.records, built.manifest)
+        writer.write(shop, built.records, built.manifest)
     except OSError as error:
         raise HarnessError(f"what was built cannot be described: {error}") from error
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from scripts import arch as arches
 from scripts import catalog
+from scripts.build import manifest
 from scripts.catalog import ROOT
 from scripts.publish import push, release, signing
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
 from scripts.sessions import arguments
 from scripts.sessions.arguments import Group, Parser
-from scripts.stages.artifacts import MANIFEST
 from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
     folders = [(given.out or root / catalog.OUT) / distribution.name / name for name in names]
-    outs = folders if given.arch else [path for path in folders if (path / MANIFEST).exists()]
+    outs = folders if given.arch else [path for path in folders if (path / manifest.NAME).exists()]
     return Wanted(
         outs=tuple(path.absolute() for path in outs or folders),
         run=run,

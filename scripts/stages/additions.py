@@ -1,4 +1,4 @@
-"""What goes into the base beside the distribution's own packages: RPMs, and single files."""
+"""What the base holds besides the distribution's own packages: RPMs and single files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from scripts.stages.inputs import INSTALLED, Input, Kind
 from scripts.system.digests import file_digest
-
-# The stage that holds them; all images but the initrd stand on it.
-STAGE = "base"
 
 CONF = """\
 # Written by scripts/stages/additions.py for each build; mkosi.images/base/mkosi.conf includes it.
@@ -22,10 +20,10 @@ Packages=
 
 @dataclass(frozen=True)
 class Additions:
-    """RPMs, the names of those among them to install, and files by their path in the image.
+    """RPMs, the names of the packages to install, and files by their path in the image.
 
-    An RPM that is not named serves where another package needs it, or is newer than the
-    distribution's. The files, which no package knows, belong to root and are executable (0755).
+    An RPM whose package is not named is installed only if another package needs it, or if it is
+    newer than the distribution's. The files belong to root and to no package; their mode is 0755.
     """
 
     rpms: tuple[Path, ...] = ()
@@ -39,19 +37,22 @@ class Additions:
             {**self.files, **other.files},
         )
 
-    def inputs(self) -> dict[str, str]:
-        """What of them decides the base: a digest by the name of the thing, for its stage key."""
-        return {
-            **{f"RPM {path.name}": file_digest(path) for path in sorted(self.rpms)},
-            **{f"package {name}": "installed" for name in sorted(self.packages)},
-            **{f"file {path}": file_digest(self.files[path]) for path in sorted(self.files)},
-        }
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the inputs of the stage that holds these additions. Reads all of the files."""
+        return (
+            *(Input(Kind.RPM, path.name, file_digest(path)) for path in sorted(self.rpms)),
+            *(Input(Kind.PACKAGE, name, INSTALLED) for name in sorted({*self.packages})),
+            *(
+                Input(Kind.FILE, path, file_digest(source))
+                for path, source in sorted(self.files.items())
+            ),
+        )
 
     def lay_out(self, folder: Path) -> None:
-        """Make folder what mkosi reads them from, and nothing else of what was there.
+        """Write the additions to folder in the form that mkosi reads. Replaces the folder.
 
-        The RPMs are in the folder rpms/, for PackageDirectories=; folder itself is for Include=.
-        Files are shared by hard links where that can be.
+        folder itself is for Include=, and its subfolder rpms/ for PackageDirectories=. RPMs are
+        hard links to the originals if the file system allows it.
         """
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "rpms").mkdir(parents=True)
@@ -72,5 +73,5 @@ NONE = Additions()
 def _share(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system
+    except OSError:  # folder is on another file system
         shutil.copyfile(source, target)

@@ -1,4 +1,4 @@
-"""Delivering a stage's outputs to out/, whole."""
+"""Moves the outputs of a stage to out/, where every file is complete at any time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.stages.artifacts import DESCRIPTIONS, OUTPUTS, SBOM
+from scripts import catalog
+from scripts.stages.artifacts import DESCRIPTIONS, SBOM
 
 
 @contextmanager
 def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
-    """Move outputs from source to out: what stands in out is always whole.
+    """Move outputs from source to out, so that every file in out is complete at any time.
 
-    All that takes room on the disk of out is done before the with block, and the outputs get their
-    final names after it, by rename. What described their predecessors is removed before that, so
-    that nobody takes it for theirs. Raises OSError, and then nothing has changed in out.
+    Everything that needs disk space is done before the with block. After it, the descriptions of
+    the previous outputs are removed, so that nobody takes them for those of the new ones, and the
+    new outputs are renamed to their final names. Raises OSError; out is unchanged then.
     """
     out.mkdir(parents=True, exist_ok=True)
     new = {output: out / f".{output}.new" for output in outputs}
@@ -26,14 +27,14 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
     try:
         for output, path in new.items():
             _remove(path)
-            # Copied where out is on another file system, but not the holes of a disk image.
+            # A move to another file system is a copy, which must keep the holes of a disk image.
             shutil.move(source / output, path, copy_function=copy_sparse)
         yield
         for name in _descriptions(outputs):
             _remove(out / name)
         for output, path in new.items():
             target = out / output
-            if target.is_dir():  # whose place rename(2) gives to no other folder
+            if target.is_dir():  # rename(2) does not replace a folder that has files in it
                 _remove(old[output])
                 target.rename(old[output])
             path.replace(target)
@@ -43,15 +44,15 @@ def delivery(outputs: Sequence[str], source: Path, out: Path) -> Iterator[None]:
 
 
 def _descriptions(outputs: Sequence[str]) -> list[str]:
-    """The names of the files that describe outputs."""
+    """Return the names of the files that describe outputs."""
     if not outputs:
         return []
-    images = [image for image, own in OUTPUTS.items() if set(own) & set(outputs)]
+    images = [image for image in catalog.IMAGES if {*catalog.artifacts(image)} & {*outputs}]
     return [*DESCRIPTIONS, *(f"{image}.{SBOM}" for image in images)]
 
 
 def copy_sparse(source: str, target: str) -> str:
-    """Copy a file as `shutil.copy2` does, but leave holes where it has holes; returns target."""
+    """Copy a file as `shutil.copy2` does, keeping its holes, and return target."""
     with Path(source).open("rb") as old, Path(target).open("wb") as new:
         size = os.fstat(old.fileno()).st_size
         for start, end in _data(old.fileno(), size):
@@ -66,13 +67,13 @@ def copy_sparse(source: str, target: str) -> str:
 
 
 def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """The ranges of a file that are no holes, in bytes (lseek(2), SEEK_DATA)."""
+    """Yield the ranges of a file that hold data, in bytes (lseek(2), SEEK_DATA)."""
     end = 0
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
+            if error.errno == errno.ENXIO:  # the rest of the file is a hole
                 return
             raise
         end = os.lseek(descriptor, start, os.SEEK_HOLE)

@@ -1,4 +1,4 @@
-"""What is remembered of a finished stage, beside its output."""
+"""Records: what is kept about a finished stage, beside its output."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.stages import plan
+from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
+from scripts.stages.inputs import Input, Kind
 
 NAME = "stage.json"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package in an image, as its package manager names it."""
+    """A package in an image, in the words of its package manager."""
 
     name: str
     version: str
@@ -26,50 +27,53 @@ class Package:
 class Record:
     """How a stage was last built.
 
-    key and inputs are those of `stages.Stage`, seconds the wall time it took.
-    artifacts went to out/, packages are those that its image holds.
+    key and inputs are those of `plan.Stage`. seconds is how long the build took. artifacts went to
+    out/, and packages are the ones in the image.
     """
 
     key: str
-    inputs: Mapping[str, str]
+    inputs: tuple[Input, ...]
     seconds: float
     artifacts: tuple[Artifact, ...]
     packages: tuple[Package, ...]
 
     def write(self, folder: Path) -> None:
-        """Write the record into folder."""
-        (folder / NAME).write_text(json.dumps(asdict(self), indent=1))
+        """Write the record to stage.json in folder."""
+        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        (folder / NAME).write_text(json.dumps(data, indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """The record in folder; None where there is none, or one that this version cannot read."""
+        """Return the record in folder, or None if there is none that this version can read."""
         try:
             data = json.loads((folder / NAME).read_text())
             return cls(
                 key=data["key"],
-                inputs=data["inputs"],
+                inputs=inputs.from_labels(data["inputs"]),
                 seconds=data["seconds"],
                 artifacts=tuple(Artifact(**entry) for entry in data["artifacts"]),
                 packages=tuple(Package(**entry) for entry in data["packages"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
 def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
-    """Of the image name and what it stands on: each that stands on something no longer kept.
+    """Yield the stages that were made from something that is no longer kept.
 
-    It comes with the name of what was built anew since. root is the folder of mkosi.conf.
+    Looks at the image called name and at everything that it depends on. Each stage comes with the
+    name of the dependency that has been rebuilt since. root is the folder of mkosi.conf.
     """
     for need in plan.dependencies(root, name):
-        if need in records and records[name].inputs.get(f"stage {need}") == records[need].key:
+        made_from = inputs.digests(records[name].inputs, Kind.STAGE)
+        if need in records and made_from.get(need) == records[need].key:
             yield from outdated(root, need, records)
         else:
             yield name, need
 
 
 def packages_of(manifest: Path) -> tuple[Package, ...]:
-    """The packages that mkosi's manifest lists (none for an image without a manifest)."""
+    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest."""
     try:
         listed = json.loads(manifest.read_text()).get("packages", [])
     except FileNotFoundError:

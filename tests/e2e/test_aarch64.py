@@ -31,6 +31,7 @@ from scripts.sessions import arguments
 from scripts.stages.places import Places
 from scripts.system.digests import describe_tree
 from scripts.system.progress import Progress
+from tests import manifests
 from tests.e2e.checkout import DEBIAN, Arg, Copy, amazonlinux, copy
 from tests.lab import world
 from tests.lab.repository import World
@@ -215,7 +216,9 @@ def made(checkout: Path) -> World:
 
 
 def amazon_manifest(copied: Copy) -> Any:
-    return json.loads((copied.root / f"out/amazonlinux/{FOREIGN}/manifest.json").read_text())
+    path = copied.root / f"out/amazonlinux/{FOREIGN}/manifest.json"
+    manifests.check(path)
+    return json.loads(path.read_text())
 
 
 def test_the_base_of_amazon_linux_is_built_from_the_lab(made: World, copied: Copy) -> None:

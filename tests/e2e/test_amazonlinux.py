@@ -16,7 +16,7 @@ from filelock import FileLock
 from scripts import arch, catalog
 from scripts.boot.checks.programs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
-from tests import wsl
+from tests import manifests, wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
 from tests.e2e.surgery import Patient
 from tests.lab import tampering
@@ -103,6 +103,7 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
 
 
 def test_the_base_holds_our_own_packages_and_none_of_what_is_for_ec2(built: Path) -> None:
+    manifests.check(built / "manifest.json")
     manifest = json.loads((built / "manifest.json").read_text())
     versions = {
         package["name"]: package["version"] for package in manifest["images"]["base"]["packages"]

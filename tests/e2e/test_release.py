@@ -20,7 +20,7 @@ from scripts.catalog import ROOT
 from scripts.publish import programs
 from scripts.system.process import run
 from scripts.system.progress import Progress
-from tests import services, wsl
+from tests import manifests, services, wsl
 from tests.e2e.checkout import DEBIAN, TOOLS, Build, Copy, copy, copy_tree, environ
 
 NATIVE = arch.native()
@@ -49,6 +49,10 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
 @pytest.fixture(scope="module")
 def out(copied: Copy) -> Path:
     return copied.root / "out/debian" / NATIVE.name
+
+
+def test_the_manifest_keeps_to_its_schema(out: Path) -> None:
+    manifests.check(out / "manifest.json")
 
 
 @pytest.mark.skipif(NATIVE.name != "x86_64", reason="there is a WSL rootfs on x86_64 only")
@@ -109,7 +113,7 @@ def test_a_release_comes_back_whole_and_verified(
         assert published.wait(within=300) == 0, published.output
         again = Build(command, copied.root, environ())
         assert again.wait(within=300) == 0, again.output
-        assert "everything was published already" in again.output
+        assert "everything has already been published" in again.output
         [digest] = {line.split()[-1] for line in again.lines if line.startswith(f"{host}/finch:")}
         inspect = ["--insecure-policy", "inspect", "--tls-verify=false"]
         told = run([*skopeo, *inspect, f"docker://{host}/finch@{digest}"]).stdout

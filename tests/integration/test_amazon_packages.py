@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import arch
+from scripts import arch, catalog
 from scripts.mkosi import source
 from scripts.mkosi.source import Mkosi
 from scripts.packages import thirdparty
 from scripts.sessions import patch_check
-from scripts.stages import plan
 from scripts.system.progress import Progress
 
 NAMES = "tests/amazon-package-names.txt"
@@ -52,7 +51,7 @@ def allowed() -> dict[str, str]:
 def packages_of_images(using: Mkosi, root: Path) -> set[str]:
     found: set[str] = set()
     for name in arch.NAMES:
-        for image in set(patch_check.images(root)) - {plan.TOOLS_TREE}:
+        for image in set(patch_check.images(root)) - {catalog.TOOLS_TREE}:
             read = patch_check.read_configuration(
                 using, root, "amazonlinux", arch.parse(name), image
             )

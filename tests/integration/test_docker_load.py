@@ -31,4 +31,4 @@ def test_docker_loads_the_tar(tmp_path: Path, containerd_store: bool) -> None:
             env={**os.environ, **running.environment},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-    assert f"Loaded image: {oci_layout.IMAGE_NAME}" in told.stdout
+    assert f"Loaded image: {oci_layout.image_name(tmp_path / 'image')}" in told.stdout

@@ -115,7 +115,7 @@ def test_plain_mkosi_builds_what_the_image_stands_on_too(
 
 
 def test_mkosi_reads_the_tools_tree_as_a_stage(root: Path, site: Path) -> None:
-    name = plan.TOOLS_TREE
+    name = catalog.TOOLS_TREE
     summary = summarize(root, site, "debian", arch.native().name, name, "--profile", "staged")
 
     assert summary[name]["Dependencies"] == []
@@ -152,7 +152,7 @@ def test_mkosi_knows_nothing_of_an_image_that_is_not_there(root: Path, site: Pat
 
 
 def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site: Path) -> None:
-    name = plan.TOOLS_TREE
+    name = catalog.TOOLS_TREE
     plain = summarize(root, site, "debian", "x86_64", name, "--profile", "staged")[name]
     rpm = summarize(root, site, "debian", "x86_64", name, "--profile", "staged,rpm")[name]
 

@@ -17,10 +17,10 @@ from scripts.boot.facts import Facts, Verdict
 from scripts.boot.machine import ROOM
 from scripts.boot.probes import GREETING, Answer
 from scripts.boot.results import Status
+from scripts.build.manifest import PACKAGES, THIRD_PARTY, Contents
 from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
 from scripts.formats.uki import Uki
 from scripts.packages import thirdparty
-from scripts.stages.artifacts import PACKAGES, THIRD_PARTY, Contents
 
 DEBIAN = catalog.DISTRIBUTIONS["debian"]
 AMAZON_LINUX = catalog.DISTRIBUTIONS["amazonlinux"]

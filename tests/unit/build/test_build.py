@@ -10,6 +10,7 @@ import pytest
 from scripts import arch
 from scripts.build import build
 from scripts.build.build import Built
+from scripts.build.manifest import Manifest
 from scripts.build.workshop import Workshop
 from scripts.description import writer
 from scripts.distributions import amazonlinux
@@ -19,6 +20,7 @@ from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.sessions import build as session
 from scripts.stages import additions, artifacts
+from scripts.stages.inputs import to_labels
 from scripts.stages.places import Places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
@@ -67,7 +69,7 @@ def inputs(
     using = Mkosi(work, "27.1", "nowhere", "digest")
     carried = Emulators(work, EmulationTable.read(checkout / TABLE), "a.deb", digests)
     planned = build.plan(opts, using, Places.prepare(opts), additions.NONE, carried)
-    return {stage.name: stage.inputs for stage in planned}
+    return {stage.name: to_labels(stage.inputs) for stage in planned}
 
 
 def test_other_emulators_build_the_base_and_what_stands_on_it_again(
@@ -107,7 +109,7 @@ def test_what_could_not_be_described_is_described_by_the_next_build(
     disk_is_full = [True, False]
     written = []
 
-    def write(opts: Options, *_: object) -> None:
+    def write(*_: object) -> None:
         (opts.artifacts / artifacts.SBOM).touch()
         if disk_is_full.pop(0):
             raise OSError("No space left on device")
@@ -117,9 +119,10 @@ def test_what_could_not_be_described_is_described_by_the_next_build(
 
     shop = Workshop.prepare(opts, Progress())
     vars(shop)["mkosi"] = Mkosi(tmp_path, "27.1", "", "")
+    manifest = Manifest.of(opts, shop.mkosi, shop.places.images, {}, additions.NONE, [])
 
     def describe() -> None:
-        session.describe(shop, Built([], {}, {}, {}))
+        session.describe(shop, Built([], {}, {}, manifest))
 
     monkeypatch.setattr(writer, "write", write)
     with pytest.raises(HarnessError, match=r"cannot be described: No space left"):

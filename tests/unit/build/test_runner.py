@@ -23,6 +23,7 @@ from scripts.mkosi import workspaces
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import artifacts
+from scripts.stages.inputs import Input
 from scripts.stages.places import Place, Places
 from scripts.stages.plan import Stage
 from scripts.stages.records import Package, Record
@@ -35,12 +36,12 @@ from tests.unit.build.fakes import Event, FakeMkosi
 OVERLOADED = "E: Failed to fetch http://mirror/bash.deb  503  Service Unavailable"
 NOT_THERE = "E: Failed to fetch http://mirror/bash.deb  404  Not Found"
 
-TOOLS = Stage(TOOLS_TREE, (), {"release": "trixie"})
-BASE = Stage("base", (), {"release": "trixie"})
-INITRD = Stage("initrd", (), {"release": "trixie"})
-KERNEL = Stage("base-with-kernel", ("base",), {"kernel": "6.12"})
-DISK = Stage("os-image", ("base-with-kernel",), {"disk": "ext4"})
-ROOTFS = Stage("wsl-rootfs", ("base",), {"rootfs": "tar"}, installs=False)
+TOOLS = Stage(TOOLS_TREE, (), (Input.setting("release", "trixie"),))
+BASE = Stage("base", (), (Input.setting("release", "trixie"),))
+INITRD = Stage("initrd", (), (Input.setting("release", "trixie"),))
+KERNEL = Stage("base-with-kernel", ("base",), (Input.setting("kernel", "6.12"),))
+DISK = Stage("os-image", ("base-with-kernel",), (Input.setting("disk", "ext4"),))
+ROOTFS = Stage("wsl-rootfs", ("base",), (Input.setting("rootfs", "tar"),), installs=False)
 
 PACKAGES = {"packages": [{"name": "bash", "version": "5.2", "architecture": "amd64"}]}
 
@@ -135,7 +136,7 @@ def once(play: Play, stage: Stage, act: Callable[[], object]) -> Iterator[None]:
 
 
 def test_a_stage_is_built_after_those_that_it_needs(play: Play) -> None:
-    play.build(Stage("image", ("base-with-kernel",), {}), KERNEL, BASE, argv=("--jobs", "3"))
+    play.build(Stage("image", ("base-with-kernel",), ()), KERNEL, BASE, argv=("--jobs", "3"))
 
     assert play.order() == [
         *("start base", "end base"),
@@ -161,7 +162,7 @@ def test_stages_that_do_not_need_each_other_are_built_side_by_side(play: Play) -
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_more_stages_are_built_at_once_than_there_may_be(play: Play, jobs: int) -> None:
-    stages = [Stage(f"image-{number}", (), {}) for number in range(5)]
+    stages = [Stage(f"image-{number}", (), ()) for number in range(5)]
     for stage in stages:
         play.tell(stage, {"sleeps": 0.1})
 
@@ -177,7 +178,7 @@ def test_no_more_stages_are_built_at_once_than_there_may_be(play: Play, jobs: in
 
 def test_a_stage_that_is_up_to_date_is_not_waited_for(play: Play) -> None:
     play.build(BASE)
-    play.build(Stage("image", ("base",), {}))
+    play.build(Stage("image", ("base",), ()))
 
     assert play.order() == ["start base", "end base", "start image", "end image"]
 
@@ -218,7 +219,7 @@ def test_only_the_base_is_given_packages_of_our_own(play: Play) -> None:
 def test_repositories_are_asked_only_where_packages_are_installed_and_that_is_allowed(
     play: Play, stage: Stage, argv: Sequence[str], is_asked: bool
 ) -> None:
-    alone = Stage(stage.name, (), {}, stage.installs)
+    alone = Stage(stage.name, (), (), stage.installs)
     play.tell(alone, {"files": {"wsl-rootfs.tar": "a tree"}})
 
     play.build(alone, argv=("--jobs", "1", *argv))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scripts import catalog
 from scripts.description import comparison
 from scripts.description.comparison import Change, Kind
 from scripts.sessions import diff
@@ -175,7 +176,7 @@ def test_where_no_build_is_the_hint_says_how_to_make_one(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [], "artifacts": []}'])
 def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(HarnessError, match="is no manifest of a build"):
+    with pytest.raises(HarnessError, match="is not the manifest of a build"):
         comparison.difference(tmp_path, tmp_path)
 
 
@@ -183,3 +184,16 @@ def test_a_damaged_artifact_is_named(a: Path) -> None:
     (a / "wsl-rootfs.tar.gz").write_bytes((a / "wsl-rootfs.tar.gz").read_bytes()[:100])
     with pytest.raises(HarnessError, match=f"an artifact in {a} cannot be read"):
         comparison.difference(a, a)
+
+
+def test_artifacts_of_any_image_in_the_catalogue_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sixth = catalog.Image("sixth", ("x86_64",), ("sixth.raw",))
+    monkeypatch.setattr(catalog, "IMAGES", {**catalog.IMAGES, "sixth": sixth})
+    for name, sizes in {"a": {"root": 8}, "b": {"root": 16}}.items():
+        builds.write_disk(build(tmp_path / name) / "sixth.raw", sizes)
+    changes = comparison.difference(tmp_path / "a", tmp_path / "b").changes
+
+    assert [change.name for change in changes["partitions of sixth"]] == ["1 root"]
+    assert changes["partitions"] == []

@@ -120,3 +120,18 @@ def test_what_rpm_has_installed_is_listed_without_its_keys(tmp_path: Path) -> No
     assert (bash.kind, bash.name, bash.version) == ("rpm", "bash", "5.2-1")
     assert (bash.licences, bash.homepage, bash.size) == (("GPLv3+",), "", 7)
     assert (shadow.version, shadow.source) == ("2:4.9-12", "s.src.rpm")
+
+
+@pytest.mark.parametrize("line", ["bash", "a\tb\tc\td\te\tf\tg\th\t1\tone too many"])
+def test_an_answer_of_rpm_that_is_not_a_package_is_shown(tmp_path: Path, line: str) -> None:
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "told").write_text(f"{line}\n")
+    with pytest.raises(HarnessError, match="cannot be read: rpm answered"):
+        inventory.of_tree(tmp_path, Told(tmp_path / "told", tmp_path))
+
+
+def test_a_tree_with_an_empty_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
+    (tmp_path / "told").write_text("")
+    with pytest.raises(HarnessError, match="no packages are installed in"):
+        inventory.of_tree(tmp_path, Told(tmp_path / "told", tmp_path))

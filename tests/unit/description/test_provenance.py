@@ -2,31 +2,31 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scripts import arch
+from scripts.build.manifest import Added, BuiltImage, Given, Manifest, UsedMkosi
 from scripts.description import provenance
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import LOCAL, Builder, Checkout
 from scripts.stages.artifacts import Artifact
 from tests import builds
 
-MKOSI = {
-    "version": "27.1",
-    "source": UPSTREAM,
-    "digest": "of the patched package",
-    "patches": {"0001-Add.patch": "bb"},
-}
+MKOSI = UsedMkosi("27.1", UPSTREAM, "of the patched package", {"0001-Add.patch": "bb"})
 
-MANIFEST = {
-    "distribution": "debian",
-    "release": "trixie",
-    "arch": "x86_64",
-    "options": {"mirror": "https://mirror.example/"},
-    "mkosi": MKOSI,
-    "images": {"base": {"stage_key": "k1"}, "os-image": {"stage_key": "k2"}},
-}
+MANIFEST = Manifest(
+    distribution="debian",
+    release="trixie",
+    arch=arch.X86_64,
+    options=Given(mirror="https://mirror.example/"),
+    pins={},
+    mkosi=MKOSI,
+    additions=Added(),
+    images={"base": BuiltImage("k1", (), 1, ()), "os-image": BuiltImage("k2", (), 1, ())},
+    artifacts=(),
+)
 
 GITHUB = {
     "GITHUB_ACTIONS": "true",
@@ -38,9 +38,7 @@ GITHUB = {
 }
 
 
-def statement(
-    source: Checkout, builder: Builder, manifest: Mapping[str, Any] = MANIFEST
-) -> dict[str, Any]:
+def statement(source: Checkout, builder: Builder, manifest: Manifest = MANIFEST) -> dict[str, Any]:
     text = provenance.to_json(
         [Artifact("os-image.raw", 1, 0, "ff")], manifest, {"file /usr/bin/x": "dd"},
         builds.PIN, source, builder, made=0,
@@ -93,8 +91,8 @@ def test_upstream_s_mkosi_is_named_by_its_tarball_as_anybody_can_fetch_it() -> N
 
 
 def test_a_mkosi_from_elsewhere_is_not_said_to_be_the_pinned_tarball() -> None:
-    elsewhere = {**MANIFEST, "mkosi": {**MKOSI, "source": "the Debian archive (mkosi.deb)"}}
-    made = statement(Checkout("c0ffee"), Builder(), elsewhere)
+    elsewhere = replace(MKOSI, source="the Debian archive (mkosi.deb)")
+    made = statement(Checkout("c0ffee"), Builder(), replace(MANIFEST, mkosi=elsewhere))
     definition = made["predicate"]["buildDefinition"]
 
     assert builds.PIN.sha256 not in json.dumps(definition["resolvedDependencies"])

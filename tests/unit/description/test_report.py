@@ -54,7 +54,7 @@ class Page(HTMLParser):
 def out(tmp_path: Path) -> Path:
     """A build that has not been booted."""
     (tmp_path / "os-image.raw").write_bytes(b"raw" * 1000)
-    builds.write_manifest(tmp_path, {"base": {"bash": "5.2"}}, "os-image.raw")
+    manifest = builds.write_manifest(tmp_path, {"base": {"bash": "5.2"}}, "os-image.raw")
     system = System("debian", "13", "Debian")
     packages = [
         Installed("deb", "bash", "5.2", "amd64", "bash", ("GPL-3.0-or-later",), size=7000),
@@ -64,7 +64,6 @@ def out(tmp_path: Path) -> Path:
     image = sbom.Image("os-image", "x86_64", system, [raw], packages)
     other = sbom.Image("wsl-rootfs", "x86_64", system, [raw], packages[:1])
     (tmp_path / artifacts.SBOM).write_text(sbom.to_json(image, other))
-    manifest = json.loads((tmp_path / artifacts.MANIFEST).read_text())
     source = Checkout("c0ffee" * 6 + "c0ff", ("README.md",))
     (tmp_path / artifacts.PROVENANCE).write_text(
         provenance.to_json([raw], manifest, {}, builds.PIN, source, Builder(), made=0)
@@ -120,7 +119,7 @@ def test_a_boot_is_shown_with_its_checks_and_milestones(out: Path) -> None:
     assert "boots: 1 checks passed" in text
     assert "sshd answers" in text
     assert "firmware 2.0, sshd 40.0" in text
-    assert "built anew since" not in text
+    assert "rebuilt since the boot test" not in text
 
 
 def test_milestones_are_laid_out_along_the_longest_boot() -> None:
@@ -143,7 +142,7 @@ def test_a_failure_is_shown_with_its_reason_and_the_last_words(out: Path) -> Non
 def test_a_boot_of_an_older_image_says_so(out: Path) -> None:
     booted(out, disk="0" * 128)
 
-    assert "built anew since" in page(out).text
+    assert "rebuilt since the boot test" in page(out).text
 
 
 def test_what_the_guest_said_is_no_markup(out: Path) -> None:
@@ -159,3 +158,10 @@ def test_without_a_build_there_is_no_report(tmp_path: Path) -> None:
     report.write(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_manifest_that_can_be_read_there_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"distribution": "debian"}')
+    report.write(tmp_path)
+
+    assert not (tmp_path / artifacts.REPORT).exists()

@@ -125,10 +125,3 @@ def test_equal_images_have_equal_bills_with_equal_serial_numbers() -> None:
     first, second = (sbom.to_json(image("os-image", [BASH, ZLIB])) for _ in range(2))
 
     assert first == second
-
-
-def test_inputs_of_a_stage_tell_what_is_our_own() -> None:
-    inputs = {"file /usr/bin/x": "1", "RPM a-1.rpm": "2", "release": "3"}
-
-    assert sbom.own(inputs, sbom.FILE_INPUT) == {"/usr/bin/x": "1"}
-    assert sbom.own(inputs, sbom.RPM_INPUT) == {"a-1.rpm": "2"}

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from scripts import arch, catalog
+from scripts.build.workshop import Workshop
 from scripts.description import writer
-from scripts.mkosi.sandbox import Tools
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import artifacts
 from scripts.stages.artifacts import Artifact
+from scripts.stages.inputs import from_labels
 from scripts.stages.places import Place, Places
 from scripts.stages.records import Package, Record
+from scripts.system.progress import Progress
 from tests import builds
-
-NO_TOOLS = Tools(Path("/nowhere"), Path("/nowhere/sandbox.py"))
 
 STATUS = """\
 Package: {name}
@@ -67,19 +68,20 @@ def records(opts: Options) -> dict[str, Record]:
     opts.artifacts.mkdir(parents=True)
     (opts.artifacts / "os-image.raw").write_text("disk")
     made = (Artifact.of(opts.artifacts, "os-image.raw"),)
-    inputs = {"stage base": "b", "stage initrd": "i"}
-    added = {"file /usr/bin/helper": "ab" * 32}
+    inputs = from_labels({"stage base": "b", "stage initrd": "i"})
+    added = from_labels({"file /usr/bin/helper": "ab" * 32})
     return {
         "base": Record("b", added, 1, (), (Package("bash", "1", "amd64"),)),
-        "initrd": Record("i", {}, 1, (), (Package("kmod", "2", "amd64"),)),
+        "initrd": Record("i", (), 1, (), (Package("kmod", "2", "amd64"),)),
         "os-image": Record("o", inputs, 1, made, (Package("grown", "3", "amd64"),)),
     }
 
 
 def write(opts: Options, at: Places, records: dict[str, Record]) -> None:
-    builds.write_manifest(opts.artifacts, {"base": {"bash": "1"}}, "os-image.raw")
-    manifest = json.loads((opts.artifacts / artifacts.MANIFEST).read_text())
-    writer.write(opts, at, NO_TOOLS, records, manifest)
+    manifest = builds.write_manifest(opts.artifacts, {"base": {"bash": "1"}}, "os-image.raw")
+    shop = Workshop(opts, at, Progress(live=False))
+    vars(shop)["mkosi"] = Mkosi(Path("/nowhere"), "27.1", "", "")
+    writer.write(shop, records, manifest)
 
 
 def parts(opts: Options, name: str) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def test_an_image_of_an_older_base_keeps_the_description_that_it_has(
     before = (opts.artifacts / "os-image.sbom.cdx.json").read_text()
     status = at.images.stage("base") / "base/var/lib/dpkg/status"
     status.write_text(STATUS.format(name="zsh"))
-    write(opts, at, records | {"base": Record("b2", {}, 1, (), ())})
+    write(opts, at, records | {"base": Record("b2", (), 1, (), ())})
 
     assert (opts.artifacts / "os-image.sbom.cdx.json").read_text() == before
 

@@ -141,7 +141,7 @@ def test_the_archive_of_a_layout_names_its_blobs_as_docker_does(layout: Path) ->
 
     assert names == sorted(names)
     assert {"oci-layout", "index.json", image["Config"], *image["Layers"]} <= set(names)
-    assert image["RepoTags"] == [oci_layout.IMAGE_NAME]
+    assert image["RepoTags"] == ["localhost/finch/image:latest"]
 
 
 def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
@@ -153,5 +153,5 @@ def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
 
 def test_a_layout_of_two_images_is_refused(layout: Path) -> None:
     (layout / "index.json").write_text('{"manifests": [{}, {}]}')
-    with pytest.raises(HarnessError, match="no OCI image layout of one image"):
+    with pytest.raises(HarnessError, match="not an OCI image layout with one image"):
         oci_layout.pack_oci(layout)

@@ -12,7 +12,7 @@ from scripts import arch
 from scripts.doctor import doctor
 from scripts.emulation import emulators
 from scripts.emulation.emulators import TABLE, EmulationTable, Emulators
-from scripts.mkosi import source
+from scripts.mkosi import installation, source
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages.places import Places
@@ -63,7 +63,7 @@ class Site:
 def carried(folder: Path, checkout: Path) -> Emulators:
     """Emulators that are there, as far as their digests tell."""
     table = EmulationTable.read(checkout / TABLE)
-    programs = [target.program for target in table.targets.values()]
+    programs = [target.program for target in table.emulated.values()]
     folder.mkdir()
     for name in programs:
         (folder / name).write_text(name)
@@ -77,8 +77,8 @@ def site(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sit
     mkosi = FakeMkosi.make(tmp_path / "fake")
     known = carried(tmp_path / "emulators", checkout)
     monkeypatch.setattr(source, "obtain", lambda *_, **__: mkosi)
-    monkeypatch.setattr(source, "install", lambda _: None)
-    monkeypatch.setattr(emulators, "obtain", lambda *_, **__: known)
+    monkeypatch.setattr(installation, "install", lambda _: None)
+    monkeypatch.setattr(emulators, "download", lambda *_, **__: known)
     monkeypatch.setattr(doctor, "require", lambda *_: None)
     made = tmp_path / "made"
     made.mkdir()

@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from scripts.build import manifest
+from scripts.build.manifest import Manifest
 from scripts.sessions import build
 from scripts.stages import artifacts
 from scripts.stages.records import Record
@@ -22,13 +24,13 @@ def test_a_build_leaves_the_artifacts_and_all_that_describes_them(site: Site) ->
     build.main([*site.argv, *IMAGE])
 
     assert sorted(site.built) == sorted(STAGES)
-    described = (*artifacts.DESCRIPTIONS, artifacts.MANIFEST, artifacts.CHECKSUMS)
+    described = (*artifacts.DESCRIPTIONS, manifest.NAME, artifacts.CHECKSUMS)
     outputs = ("os-image.raw", "os-image.efi", "os-image.qcow2")
     for name in (*outputs, *(f"{output}.sha512sum" for output in outputs), *described):
         assert (site.out / name).is_file(), name
-    manifest = json.loads((site.out / artifacts.MANIFEST).read_text())
-    assert {entry["name"] for entry in manifest["artifacts"]} == {*outputs}
-    assert {*manifest["images"]} == {*STAGES} - {"tools-tree"}
+    told = Manifest.read(site.out)
+    assert {one.name for one in told.artifacts} == {*outputs}
+    assert {*told.images} == {*STAGES} - {"tools-tree"}
 
 
 def test_a_build_shows_what_it_made_and_where(
@@ -112,7 +114,7 @@ def test_a_build_that_fails_describes_nothing_and_goes_on_from_there(site: Site)
 
     with pytest.raises(HarnessError, match="building os-image failed"):
         build.main([*site.argv, *IMAGE])
-    assert not (site.out / artifacts.MANIFEST).exists()
+    assert not (site.out / manifest.NAME).exists()
     before = len(site.built)
     build.main([*site.argv, *IMAGE])
 
@@ -124,8 +126,8 @@ def test_a_build_of_one_image_keeps_the_others_in_the_manifest(site: Site) -> No
     build.main([*site.argv, *IMAGE])
     build.main([*site.argv, "--image", "base"])
 
-    manifest = json.loads((site.out / artifacts.MANIFEST).read_text())
-    assert {entry["name"].partition(".")[0] for entry in manifest["artifacts"]} == {"os-image"}
+    told = Manifest.read(site.out)
+    assert {one.name.partition(".")[0] for one in told.artifacts} == {"os-image"}
 
 
 def test_what_is_not_pinned_cannot_be_left_out(site: Site) -> None:

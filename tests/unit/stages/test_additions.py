@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import arch
+from scripts import arch, catalog
 from scripts.stages import plan
-from scripts.stages.additions import NONE, STAGE, Additions
+from scripts.stages.additions import NONE, Additions
 
 
 def sample(folder: Path) -> Additions:
@@ -63,14 +63,14 @@ def test_a_change_in_any_of_them_changes_the_inputs(tmp_path: Path) -> None:
     added.files["/usr/bin/own"].write_text("another program")
 
     assert before != after_rpm != added.inputs() != before
-    assert NONE.inputs() == {}
+    assert NONE.inputs() == ()
 
 
 def test_they_decide_the_base_and_what_stands_on_it_alone(checkout: Path, tmp_path: Path) -> None:
     images = ["base", "initrd"]
 
     def keys(added: Additions) -> dict[str, str]:
-        target = plan.Target("debian", arch.X86_64, {}, {STAGE: added.inputs()})
+        target = plan.Target("debian", arch.X86_64, {}, {catalog.ADDITIONS: added.inputs()})
         return {stage.name: stage.key for stage in plan.plan(checkout, images, target)}
 
     before, after = keys(NONE), keys(sample(tmp_path))

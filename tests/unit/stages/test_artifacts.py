@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import filecmp
 import hashlib
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.stages import artifacts, delivery
-from scripts.stages.artifacts import Artifact, Contents
+from scripts.stages.artifacts import Artifact
 
 
 @pytest.fixture
@@ -161,53 +160,6 @@ def test_sha512sum_accepts_the_checksums(made: Path) -> None:
 
     for name in ("SHA512SUMS", "image.raw.sha512sum", "oci.sha512sum"):
         subprocess.run(["sha512sum", "--quiet", "--strict", "-c", name], cwd=made, check=True)
-
-
-def test_the_manifest_lists_the_artifacts_after_what_it_is_given(made: Path) -> None:
-    artifacts.write_manifest(made, {"arch": "x86_64"}, artifacts.describe(made, ["image.raw"]))
-
-    manifest = json.loads((made / "manifest.json").read_text())
-    sha512 = hashlib.sha512(b"new").hexdigest()
-    assert manifest == {
-        "arch": "x86_64",
-        "artifacts": [{"name": "image.raw", "size": 3, "sha512": sha512}],
-    }
-
-
-def test_the_manifest_says_which_rpms_of_the_base_are_not_the_distributions(
-    tmp_path: Path,
-) -> None:
-    config = {"name": "own-config", "version": "1-1.finch1", "architecture": "noarch"}
-    manifest = {
-        "options": {
-            "without_packages": True,
-            "allow_missing": ["cosign", "pass"],
-            "third_party_pins": "00",
-        },
-        "additions": {
-            "packages": ["cosign", "tree"],
-            "rpms": [
-                "cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm",
-                "own-spare-1-1.finch1.noarch.rpm",
-            ],
-            "files": {"/usr/bin/docker-credential-pass": "00"},
-        },
-        "images": {"base": {"packages": [config]}},
-    }  # fmt: skip
-    artifacts.write_manifest(tmp_path, manifest, [])
-
-    assert artifacts.contents(tmp_path) == Contents(
-        rpms=frozenset({"cosign-3.0.5-1.x86_64.rpm", "own-config-1-1.finch1.noarch.rpm"}),
-        held=frozenset({"cosign", "docker-credential-pass", "tree"}),
-        left_out=frozenset({"pass", artifacts.PACKAGES}),
-        other_pins=frozenset({artifacts.THIRD_PARTY}),
-    )
-
-
-def test_without_a_manifest_nothing_is_said_to_be_left_out(tmp_path: Path) -> None:
-    assert artifacts.contents(tmp_path) == Contents()
-    (tmp_path / artifacts.MANIFEST).write_text("{}")
-    assert artifacts.contents(tmp_path) == Contents()
 
 
 def test_a_copy_has_holes_where_the_disk_image_has_them(tmp_path: Path) -> None:

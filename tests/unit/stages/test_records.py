@@ -7,11 +7,12 @@ import pytest
 
 from scripts.stages import records
 from scripts.stages.artifacts import Artifact
+from scripts.stages.inputs import from_labels
 from scripts.stages.records import Package, Record
 
 RECORD = Record(
     key="abc",
-    inputs={"release": "trixie"},
+    inputs=from_labels({"release": "trixie", "stage base": "ab"}),
     seconds=1.5,
     artifacts=(Artifact("os-image.raw", 3, 4, "ff"),),
     packages=(Package("bash", "5.2", "amd64"),),
@@ -29,7 +30,16 @@ def test_there_is_no_record_where_none_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"key": "abc"}', '{"artifacts": [{"name": "x"}]}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"key": "abc"}',
+        '{"artifacts": [{"name": "x"}]}',
+        '{"key": "", "inputs": [], "seconds": 1, "artifacts": [], "packages": []}',
+    ],
 )
 def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / records.NAME).write_text(text)
