@@ -66,8 +66,8 @@ def made(checkout: Path, said: dict[str, float]) -> World:
 @pytest.mark.usefixtures("made")
 def test_from_downloaded_packages_it_is_made_in_five_minutes(said: dict[str, float]) -> None:
     """In a fresh checkout; in others it is there already."""
-    [downloaded] = [when for text, when in said.items() if "Debian packages are here" in text]
-    [finished] = [when for text, when in said.items() if "releases are there" in text]
+    [downloaded] = [when for text, when in said.items() if "Debian packages are downloaded" in text]
+    [finished] = [when for text, when in said.items() if "releases are complete" in text]
     assert finished - downloaded < 5 * 60
 
 
@@ -274,7 +274,7 @@ def test_it_is_served_without_an_engine_and_fails_as_told(made: World, checkout:
     guid = tampering.repository_with(made, Tampering.UNSIGNED, "chrony")
 
     assert "--without-packages" in said
-    assert "It fails as told: chrony is unsigned." in said
+    assert "Fault: chrony is unsigned." in said
     assert answers == [503, 200]
     assert packages == f"{mirror}/core/guids/{guid}/{ARCH}/\n"
     assert sources == f"{mirror}/core/guids/{repository.guid(made.releases[0])}/SRPMS/\n"
@@ -302,8 +302,8 @@ def test_on_a_plane_it_is_made_of_what_was_downloaded_before(
     said: list[str] = []
 
     assert world.make(checkout / ".work/lab", ARCH, said.append) == made
-    assert [line for line in said if "cannot renew" in line] == [
-        "apt cannot renew its lists, so that what they had before is used: "
+    assert [line for line in said if "cannot refresh" in line] == [
+        "apt cannot refresh its lists, so the lab uses the old ones: "
         "Failed to fetch: no route to host"
     ]
 
