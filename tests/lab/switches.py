@@ -62,7 +62,7 @@ def leading_to(world: World, kind: Tampering, package: str) -> Fault:
 
 
 def describe(given: Fault) -> str:
-    """Describe a fault for people who look for the cause of a failed build."""
+    """Describe a fault in words, so that a failed build can be traced to it."""
     times = f", the first {given.times} of them" if given.times else ""
     return f"{given.kind.value} for requests whose path contains {given.pattern}{times}"
 
