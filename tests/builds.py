@@ -1,4 +1,4 @@
-"""Finished builds in little, for the tests of what is done with builds."""
+"""Writes small finished builds, for tests of the code that works with builds."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def write_provenance(out: Path) -> None:
 
 
 def write_rootfs(out: Path, files: Mapping[str, str]) -> None:
-    """Write a WSL rootfs that holds files (path: text), and a link to the first of them."""
+    """Write a WSL rootfs with files (path: text) and a hard link to the first one."""
     tree = out / "tree"
     for name, text in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write_rootfs(out: Path, files: Mapping[str, str]) -> None:
 
 
 def write_disk(path: Path, sizes: Mapping[str, int]) -> None:
-    """Write a disk image that is nothing but a GPT, of partitions with these labels and MiB."""
+    """Write a disk image that has only a GPT; sizes maps each partition's label to its MiB."""
     start, table = 2048, b""
     for label, mib in sizes.items():
         end = start + mib * 2048 - 1
@@ -115,7 +115,7 @@ def write_disk(path: Path, sizes: Mapping[str, int]) -> None:
 
 
 def write_uki(path: Path, sections: Mapping[str, bytes]) -> None:
-    """Write a PE file that is nothing but sections (PE format, Microsoft's specification)."""
+    """Write a PE file that has only sections (Microsoft's specification of the PE format)."""
     headers, contents, offset = b"", b"", 0x400
     for name, data in sections.items():
         padded = data.ljust(-(-len(data) // 512) * 512, b"\0")
@@ -135,7 +135,7 @@ def write_uki(path: Path, sections: Mapping[str, bytes]) -> None:
 
 
 def write_layout(folder: Path, layer: bytes) -> None:
-    """Write an OCI image layout of one layer, a gzipped tar."""
+    """Write an OCI image layout with one layer, which is a gzipped tar."""
 
     def blob(data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Fixtures that any test may use."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests import manifests
 
 
 def pytest_configure() -> None:
-    """Let what tests start be interrupted, though a shell ignores Ctrl-C in the background."""
+    """Reset SIGINT for child processes, because a shell ignores it for background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def checkout() -> Path:
-    """The root of the checkout that is under test."""
+    """The root of the checkout under test."""
     return Path(__file__).resolve().parent.parent
 
 

@@ -1,7 +1,7 @@
-"""How much of each room of scripts/ the tests run: `python -m tests.rooms`, for nox -s coverage.
+"""Shows how much of each room of scripts/ the tests run; the coverage session runs this module.
 
-Reads what `coverage json` wrote. Ends with status 1 where fewer lines of all than LEAST run; the
-branches (both ways of each condition) are shown, but not judged.
+It reads the report of `coverage json`, and exits with status 1 if the tests run less than LEAST
+percent of all lines. It shows branches (both ways of each condition), but does not judge them.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Of 100 lines of scripts/, how many the tests must run.
+# The percentage of lines in scripts/ that the tests must run.
 LEAST = 92
 
 REPORT = Path(".work/coverage/report.json")
 
 
 def by_room(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Counter[str]]:
-    """The sums of coverage's summaries for each room, "all" last; modules of no folder are "".
+    """Sum up coverage's summaries for each room, and for all rooms under "all", which is last.
 
-    files maps the path of each module to what coverage reports of it.
+    files maps the path of each module to its report from coverage. Modules outside the rooms are
+    counted under "".
     """
     rooms: dict[str, Counter[str]] = {}
     for path, told in sorted(files.items()):
@@ -36,17 +37,17 @@ def by_room(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Counter[str]]:
 
 
 def share(part: int, whole: int) -> float:
-    """How many of 100 part is of whole; all of nothing is 100."""
+    """Return part as a percentage of whole, or 100 if whole is 0."""
     return 100 * part / whole if whole else 100.0
 
 
 def lines_run(counted: Mapping[str, int]) -> float:
-    """Of 100 lines that hold a statement, those that the tests run."""
+    """Return the percentage of statements that the tests run."""
     return share(counted["covered_lines"], counted["num_statements"])
 
 
 def table(rooms: Mapping[str, Mapping[str, int]]) -> str:
-    """The table that a person reads: room, number of lines, share of lines, share of branches."""
+    """Return a table with each room's number of lines and its percentages of lines and branches."""
     rows = [f"{'room':22} {'lines':>6} {'run':>8} {'branches':>8}"]
     for room, counted in rooms.items():
         branches = share(counted["covered_branches"], counted["num_branches"])
@@ -58,7 +59,7 @@ def table(rooms: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def main() -> None:
-    """Show the table and judge it."""
+    """Print the table, and fail if the tests run too few lines."""
     rooms = by_room(json.loads(REPORT.read_text())["files"])
     print(table(rooms))
     if lines_run(rooms["all"]) < LEAST:

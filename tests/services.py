@@ -1,6 +1,6 @@
-"""Servers on loopback that releases are published to: Debian's docker-registry, moto's S3.
+"""Servers on loopback for tests that publish: Debian's docker-registry and moto's S3.
 
-And two that stand in the way: one that cuts connections, one that lets nobody in.
+Two more servers fail on purpose: one cuts connections, and one refuses every request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on just now."""
+    """Return a port on loopback that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 @contextmanager
 def docker_registry(folder: Path, work: Path) -> Iterator[str]:
-    """An empty registry that keeps its blobs in folder; its host and port."""
+    """Run an empty registry that keeps its blobs in folder; yields its host and port."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "config.yml"
@@ -57,7 +57,7 @@ def docker_registry(folder: Path, work: Path) -> Iterator[str]:
 
 @contextmanager
 def s3(python: Path) -> Iterator[str]:
-    """An empty S3; its URL."""
+    """Run an S3 server without buckets; yields its URL."""
     port = free_port()
     command: list[Arg] = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _serving(command, port, "/moto-api/"):
@@ -88,7 +88,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def cutting(upstream: str, after: int) -> Iterator[str]:
-    """A way to the S3 at upstream that breaks after so many bytes have gone through it."""
+    """Run a proxy to the S3 at upstream that breaks after so many sent bytes; yields its URL."""
     server = urlsplit(upstream)
     left = [after]
 
@@ -127,7 +127,7 @@ def cutting(upstream: str, after: int) -> Iterator[str]:
 
 @contextmanager
 def refusing(code: int, error: str) -> Iterator[str]:
-    """A registry that answers everything but its greeting with an error, as ECR does."""
+    """Run a registry that greets clients but refuses all else, as ECR does; yields its host."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:

@@ -1,7 +1,8 @@
-"""What Windows asks of a root file system that it is to import.
+"""Checks a root file system against the rules for importing it into WSL.
 
-Rules: https://learn.microsoft.com/windows/wsl/build-custom-distro, and of cloud-init what Lima asks
-for, which configures the distro itself (mkosi.images/wsl-rootfs/mkosi.extra/etc/cloud).
+Microsoft's rules: https://learn.microsoft.com/windows/wsl/build-custom-distro. The rules for
+cloud-init are Lima's, which configures the distribution itself
+(mkosi.images/wsl-rootfs/mkosi.extra/etc/cloud).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-# Units that Microsoft asks to be disabled or masked: Windows does what they would do.
+# Microsoft asks for these units to be disabled or masked, because Windows does their work.
 UNITS = (
     "systemd-resolved.service",
     "systemd-networkd.service",
@@ -26,7 +27,7 @@ UNITS = (
     "tmp.mount",
 )
 
-# What must be there, and what must not.
+# The folders of units, the required files, and the forbidden ones.
 UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system")
 CONFIGURATION = ("etc/wsl.conf", "etc/wsl-distribution.conf")
 FORBIDDEN = ("etc/resolv.conf", "init", "efi")
@@ -34,7 +35,7 @@ KERNELS = ("vmlinuz", "initrd", "initramfs")
 
 
 def complaints(path: Path) -> list[str]:
-    """Every rule that the tarball at path breaks, in words."""
+    """Describe every rule that the tarball at path breaks."""
     with gzip.open(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
         members = {member.name: member for member in tar}
         return [
@@ -59,7 +60,7 @@ def complaints(path: Path) -> list[str]:
 
 
 def _header(path: Path) -> list[str]:
-    """RFC 1952: neither a file name nor a time, which differ from build to build."""
+    """RFC 1952: the header must have no file name or time, because they differ between builds."""
     with path.open("rb") as file:
         head = file.read(10)
     flags, time = head[3], head[4:8]
@@ -99,7 +100,7 @@ def _configuration(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) ->
 
 
 def _passwords(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> list[str]:
-    """shadow(5): a field that is neither empty nor begins with ! or * is a password's hash."""
+    """shadow(5): a password field is a hash unless it is empty or begins with ! or *."""
     found = []
     for name in ("etc/shadow", "etc/shadow-"):
         if name in members:
@@ -113,9 +114,9 @@ def _passwords(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> lis
 
 
 def _cloud_init(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> list[str]:
-    """Of the files in cloud.cfg.d the last one that has a setting decides, in order of names.
+    """Check cloud-init's configuration; the last file in order of names decides each setting.
 
-    Without any users of the configuration there is the distribution's default user.
+    Unless the configuration lists users, cloud-init makes the distribution's default user.
     """
     settings: dict[str, Any] = {}
     drop_ins = (name for name in members if Path(name).match("etc/cloud/cloud.cfg.d/*.cfg"))
@@ -133,10 +134,10 @@ def _cloud_init(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> li
 
 
 def _may_run(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], unit: str) -> bool:
-    """Whether systemd may start unit: it is there, neither masked nor disabled.
+    """Whether systemd may start unit: it exists, and is neither masked nor disabled.
 
-    Disabled is what has an [Install] section, and no link that this would make. Others can only be
-    masked (systemctl(1), is-enabled: static).
+    A unit is disabled if it has an [Install] section whose links are missing. Units without this
+    section can only be masked (systemctl(1), is-enabled: static).
     """
     paths = [f"{folder}/{unit}" for folder in UNIT_FOLDERS if f"{folder}/{unit}" in members]
     if not paths or _is_mask(members[paths[0]]):
@@ -150,7 +151,7 @@ def _is_mask(member: tarfile.TarInfo) -> bool:
 
 
 def _is_linked(members: dict[str, tarfile.TarInfo], unit: str) -> bool:
-    """Whether a target wants or requires unit, or it has another name, such as one for D-Bus."""
+    """Whether unit is enabled: a link puts it into a target, or gives it another name."""
     return any(
         member.issym()
         and name.startswith(UNIT_FOLDERS)

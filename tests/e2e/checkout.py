@@ -1,4 +1,4 @@
-"""A copy of the checkout to build in, and what a build may leave behind."""
+"""Copies the checkout for tests that build, and finds what a build has left behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scripts.mkosi import workspaces
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 
-# What a session that runs the tests leaves behind for the programs it starts.
+# The variables that a session of Nox sets for the programs it starts.
 FOREIGN = ("PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 
-# The distribution that needs nothing which a machine may not reach.
+# The distribution whose mirrors every machine can reach.
 DEBIAN = ("--distribution", "debian")
 
-# What a native build of Debian has in .work that spares another one downloads and the tools tree.
+# The parts of .work that save another native Debian build the downloads and the tools tree.
 TOOLS = (
     "mkosi", "emulators",
     *(f"tools/debian/{part}" for part in ("stages", "packages")),
@@ -36,7 +36,7 @@ Arg = str | Path
 
 
 def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
-    """The options of a build of Amazon Linux from the lab, whose files lab serves."""
+    """Return the options for a build of Amazon Linux from the lab that lab serves."""
     return [
         "--distribution", "amazonlinux",
         "--mirror", lab.mirror,
@@ -47,7 +47,7 @@ def amazonlinux(lab: LabServer, made: World) -> list[Arg]:
 
 
 class Build:
-    """A running build whose lines are kept as they come."""
+    """A running build and the lines that it has printed."""
 
     def __init__(self, command: Sequence[Arg], cwd: Path, env: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -82,11 +82,11 @@ class Build:
 
     @property
     def output(self) -> str:
-        """All that was printed so far."""
+        """Everything that the build has printed so far."""
         return "\n".join(self.lines)
 
     def wait_for(self, text: str, *, within: float = 90) -> None:
-        """Wait until a line holds text; the build must not end before."""
+        """Wait until a line contains text, and fail if the build ends first."""
         with self._news:
             came = self._news.wait_for(
                 lambda: any(text in line for line in self.lines) or self.seconds, within
@@ -95,7 +95,7 @@ class Build:
         assert text in self.output, self.output
 
     def wait(self, *, within: float = 240) -> int:
-        """Wait for the end and return the exit status."""
+        """Wait until the build ends, and return its exit status."""
         self._reader.join(within)
         if self._reader.is_alive():
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -104,7 +104,7 @@ class Build:
 
     @property
     def error(self) -> list[str]:
-        """The lines from the error on."""
+        """The lines that begin with the error."""
         lines = [line for line in self.lines if line]
         starts = [n for n, line in enumerate(lines) if line.startswith("error: ")]
         return lines[starts[0] :] if starts else []
@@ -112,33 +112,33 @@ class Build:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the checkout in which tests may build and break what they like."""
+    """A copy of the checkout in which tests may build and break anything."""
 
     root: Path
 
     @property
     def work(self) -> Path:
-        """Where builds are kept."""
+        """The folder where builds are kept."""
         return self.root / ".work"
 
     def start(self, *args: Arg) -> Build:
-        """Start `python -m scripts.sessions.build` of Debian here."""
+        """Start a Debian build in this copy."""
         return Build(
             [sys.executable, "-m", "scripts.sessions.build", *DEBIAN, *args], self.root, environ()
         )
 
     def nox(self, session: str, *args: Arg) -> Build:
-        """Start `./nox -s session -- args` here."""
+        """Start `./nox -s session -- args` in this copy."""
         return Build([sys.executable, "nox", "-s", session, "--", *args], self.root, environ())
 
     def build(self, *args: Arg, within: float = 240) -> Build:
-        """Build to the end."""
+        """Build Debian in this copy, and return the finished build."""
         build = self.start(*args)
         build.wait(within=within)
         return build
 
     def leftovers(self, *, within: float = 30) -> list[str]:
-        """What is still there, within seconds after a build: processes, mounts, loop devices."""
+        """Return the processes, mounts, loop devices and files that a build has left behind."""
         deadline = time.monotonic() + within
         while left := self._leftovers():
             if time.monotonic() > deadline:
@@ -157,9 +157,9 @@ class Copy:
 
 
 def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
-    """Copy the checkout as it stands, and what matches the patterns wanted in work.
+    """Copy the checkout with its changes, and the files in work that match the patterns wanted.
 
-    Where files can be shared by reflink they are; nothing here writes to the original.
+    The copy shares data with the original by reflink where it can, and never writes to it.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -176,7 +176,7 @@ def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a tree with owners, modes and times."""
+    """Copy a tree with its owners, modes and times."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,13 +184,13 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def environ() -> dict[str, str]:
-    """The environment of a shell that is not one of our own sessions."""
+    """Return the environment as a shell outside our sessions has it."""
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     return {name: value for name, value in kept.items() if "NOX" not in name} | {"CI": "1"}
 
 
 def _processes(root: Path) -> Iterator[str]:
-    """The processes that were started in or for root, this one and its threads aside."""
+    """Describe the processes that were started in or for root, except this one."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (
@@ -205,7 +205,7 @@ def _processes(root: Path) -> Iterator[str]:
 
 @contextmanager
 def tmpfs(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, in memory."""
+    """Mount a file system in memory at folder."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:

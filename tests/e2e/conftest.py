@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the built image, the tools that built it, and the lab."""
+"""Fixtures of the end-to-end tests: the built image, the tools that built it, and the lab."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opts(checkout: Path) -> Options:
 
 @pytest.fixture(scope="session")
 def tools(opts: Options) -> Tools:
-    """The tools tree that the image was built with."""
+    """The tools tree that built the image."""
     return BuildWorkshop.prepare(opts, Progress()).tools
 
 
@@ -53,7 +53,7 @@ def built(opts: Options) -> Subject:
 
 @pytest.fixture(scope="session")
 def made(checkout: Path) -> World:
-    """The files of the lab for x86_64, of which the checkout keeps what it has."""
+    """The lab's files for x86_64, which the checkout keeps for the next run."""
     world.provide()
     return world.make(checkout / ".work/lab", arch.X86_64, print)
 
@@ -67,7 +67,7 @@ def lab(made: World) -> Iterator[LabServer]:
 
 @pytest.fixture(scope="module")
 def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
-    """The lab's engine and registry, and what packages of our own are built from there."""
+    """The lab's workshop: its engine, its registry, and the pins for our own packages."""
     with workshop(made, lab.url) as shop:
         yield shop
 
@@ -81,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, visibly, what is for --full."""
+    """Deselect the tests that need --full, so that pytest reports them as deselected."""
     if config.getoption("--full"):
         return
     left_out = [item for item in items if item.get_closest_marker("full")]

@@ -1,6 +1,6 @@
 """Breaks a copy of a disk image in one place, without mounting it.
 
-mtools and e2fsprogs both work on a part of a file, given its offset.
+Given an offset, mtools and e2fsprogs can work on a part of a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Patient:
-    """A disk image that may be changed."""
+    """A disk image that tests may change."""
 
     image: Path
     arch: Arch
@@ -36,11 +36,11 @@ class Patient:
         return self._partition(self.arch.root_type)
 
     def delete_from_esp(self, path: str) -> None:
-        """Delete a file of the ESP."""
+        """Delete a file from the ESP."""
         self._run("mdel", "-i", f"{self.image}@@{self.esp.offset}", f"::/{path}")
 
     def zero_root(self) -> None:
-        """Leave nothing of the root partition but its entry in the GPT."""
+        """Overwrite the root partition with zeros, but keep its entry in the GPT."""
         with self.image.open("r+b") as file:
             file.seek(self.root.offset)
             for _ in range(self.root.size // BLOCK):
@@ -48,26 +48,26 @@ class Patient:
             file.write(bytes(self.root.size % BLOCK))
 
     def edit_root(self, *requests: str) -> None:
-        """Have debugfs carry out requests on the root file system."""
+        """Carry out debugfs requests on the root file system."""
         for request in requests:
             self._run("debugfs", "-w", "-R", request, self._root_file_system)
 
     def list_root(self, folder: str) -> list[str]:
-        """The names in a folder of the root file system."""
+        """Return the names in a folder of the root file system."""
         listing = self._run("debugfs", "-R", f"ls -p {folder}", self._root_file_system)
         lines = (line.split("/") for line in listing.splitlines() if line.startswith("/"))
         return [fields[5] for fields in lines if fields[5] not in (".", "..")]
 
     def attributes(self, path: str) -> str:
-        """The extended attributes of a file of the root file system, as debugfs shows them."""
+        """Return a file's extended attributes in the root file system, as debugfs shows them."""
         return self._run("debugfs", "-R", f"ea_list {path}", self._root_file_system)
 
     def add_feature(self, feature: str) -> None:
-        """Set a feature of the root's ext4."""
+        """Set a feature of the root file system, which is ext4."""
         self._run("tune2fs", "-O", feature, self._root_file_system)
 
     def write_root(self, file_system: Path) -> None:
-        """Put another file system in the root's place."""
+        """Replace the root file system with another one."""
         with self.image.open("r+b") as file, file_system.open("rb") as source:
             file.seek(self.root.offset)
             shutil.copyfileobj(source, file, BLOCK)
@@ -88,7 +88,7 @@ class Patient:
 
 
 def copy(source: Path, target: Path, arch: Arch, tools: Tools) -> Patient:
-    """A copy of an image, to be broken."""
+    """Copy an image so that a test may break it."""
     subprocess.run(
         ["cp", "--sparse=always", "--reflink=auto", source, target],
         check=True,

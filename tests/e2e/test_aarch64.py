@@ -1,9 +1,9 @@
-"""Images of the other architecture.
+"""Tests of images for the other architecture, which are built and booted with emulation.
 
-Every run takes the image that `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian` has
-left, begins to build one in which the script of a package crashes, and builds a base of Amazon
-Linux from the lab: three minutes. With --full all images of both distributions are built from
-nothing and booted as well: twenty minutes.
+They use the image from `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian`. They also
+start a build in which a package's script crashes, and build the base of Amazon Linux from the lab.
+This takes three minutes. With --full, they also build all images of both distributions from nothing
+and boot them, which takes twenty minutes.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from tests.lab.workshop import workshop
 
 FOREIGN = next(arch for arch in ARCHES if not arch.is_native)
 
-# e_machine of the ELF specification, and where it stands.
+# The values of e_machine in the ELF specification, and its place in a file.
 MACHINES = {"x86_64": 62, "aarch64": 183}
 E_MACHINE = slice(18, 20)
 
-# What spares a build the downloads and the tools tree.
+# The parts of .work that save a build the downloads and the tools tree.
 WARM = (
     "mkosi",
     "emulators",
@@ -53,7 +53,7 @@ WARM = (
     f"debian/{FOREIGN}/packages",
 )
 
-# What the scripts of packages such as mawk call, which every image has.
+# The program that scripts of packages such as mawk call; every image has mawk.
 ALTERNATIVES = "update-alternatives"
 
 
@@ -96,7 +96,7 @@ def test_the_image_is_of_the_other_architecture_and_so_are_its_emulators(
 
 
 def read_root(tools: Tools, subject: Subject, path: str, scratch: Path) -> bytes:
-    """A file of the image's root file system."""
+    """Return a file of the image's root file system."""
     root = disk.of_type(disk.partitions(subject.disk), subject.arch.root_type)
     assert root
     command = [
@@ -128,7 +128,7 @@ def test_nothing_is_left_in_the_image_of_what_it_was_built_with(theirs: Options)
 
 
 def described(tree: Path, folder: str) -> dict[str, str]:
-    """What is in a folder of a base, but for what names its architecture or holds its programs."""
+    """Describe a folder of a base without the files that depend on its architecture."""
     found = describe_tree(tree / folder)
     return {
         path: text for path, text in found.items() if "ld.so.c" not in path and "gnu" not in path
@@ -159,14 +159,14 @@ def test_python_is_compiled_as_the_packages_do(theirs: Options, opts: Options) -
 
 @pytest.fixture
 def copied(checkout: Path, tmp_path: Path) -> Copy:
-    """A copy of the checkout, with tools and packages if it has any."""
+    """A copy of the checkout, with its tools and packages if it has any."""
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
         return copy(checkout, tmp_path / "finch ä images", checkout / ".work", WARM)
 
 
 def test_a_package_script_that_crashes_is_named_with_its_last_words(copied: Copy) -> None:
-    # First on the PATH of the scripts, it takes the one that calls it along.
+    # It comes first on the PATH of the scripts, and kills the script that calls it.
     crasher = copied.root / "mkosi.images/base/mkosi.skeleton" / standins.FOLDER / ALTERNATIVES
     crasher.parent.mkdir(parents=True)
     crasher.write_text("#!/bin/sh\necho the last words of a script\nkill -SEGV $PPID\n")
@@ -187,7 +187,7 @@ def test_a_package_script_that_crashes_is_named_with_its_last_words(copied: Copy
 
 
 def build_and_boot(copied: Copy, distribution: str, *args: Arg) -> set[str]:
-    """Build all images with the options args and boot the disk; the checks that it has passed."""
+    """Build all images with args, boot the disk, and return the names of the passed checks."""
     build = copied.nox(f"build-3.12(arch='{FOREIGN}')", *args)
     assert build.wait(within=1800) == 0, build.output
     assert copied.leftovers(within=5) == []
@@ -210,7 +210,7 @@ def test_from_nothing_all_images_are_built_and_the_disk_boots(copied: Copy) -> N
 
 @pytest.fixture(scope="module")
 def made(checkout: Path) -> World:
-    """The lab's files for the other architecture, of which the checkout keeps what it has."""
+    """The lab's files for the other architecture, which the checkout keeps for the next run."""
     world.provide()
     return world.make(checkout / ".work/lab", FOREIGN, print)
 
@@ -238,7 +238,7 @@ def test_the_base_of_amazon_linux_is_built_from_the_lab(made: World, copied: Cop
     packages = amazon_manifest(copied)["images"]["base"]["packages"]
     named = {package["architecture"] for package in packages if package["name"] != "gpg-pubkey"}
     assert named == {FOREIGN.name, "noarch"}
-    # A scriptlet has written it, emulated.
+    # An emulated scriptlet has written this file.
     assert (tree / "etc/ld.so.cache").stat().st_size > 0
 
 

@@ -1,4 +1,7 @@
-"""Amazon Linux from the lab: all images, their boot, and each fault of it. A quarter of an hour."""
+"""Builds and boots all images of Amazon Linux from the lab, and tries each of the lab's faults.
+
+This takes a quarter of an hour.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from tests.lab.workshop import Workshop
 
 ARCH = arch.X86_64
 
-# A package of the base that little else depends on.
+# A package of the base on which few others depend.
 VICTIM = "chrony"
 
 pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
@@ -35,7 +38,7 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 @pytest.fixture(scope="module")
 def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout, with its tools tree if it has one, that knows no Amazon Linux."""
+    """A copy of the checkout with its tools tree, if any, but without builds of Amazon Linux."""
     root = tmp_path_factory.mktemp("amazon") / "finch ä images"
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
@@ -44,19 +47,19 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 @pytest.fixture(scope="module")
 def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
-    """The option of a build that has packages of our own, and an engine that builds them."""
+    """The option for builds with our own packages; PATH and other variables lead to an engine."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in shop.environment.items():
             patch.setenv(name, value)
         yield ["--packages", shop.pins]
 
 
-# Faults are of what mkosi fetches: tests/e2e/test_packages.py has those of package builds.
+# These tests spoil what mkosi fetches; tests/e2e/test_packages.py spoils package builds.
 WITHOUT = ("--without-packages",)
 
 
 def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
-    """Build the base to the end, by the way of `./nox -s image` but for Nox."""
+    """Build the base as `./nox -s image` does, but without Nox, and return the finished build."""
     target = [*amazonlinux(lab, made), *(args or WITHOUT)]
     command = [sys.executable, "-m", "scripts.sessions.build", *target, "--image", "base"]
     build = Build(command, copied.root, environ())
@@ -70,7 +73,7 @@ def target(copied: Copy) -> Path:
 
 @pytest.fixture(scope="module")
 def built(copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]) -> Path:
-    """The folder with all finished images."""
+    """The folder with all the finished images."""
     build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made), *with_packages)
     assert build.wait(within=1800) == 0, build.output
     return target(copied)
@@ -125,7 +128,7 @@ def test_files_of_the_os_image_have_the_labels_of_the_policy(built: Path, tools:
 
 
 def test_it_takes_at_most_a_third_longer_than_debian(built: Path, checkout: Path) -> None:
-    """Of the times of the stages that both have, with the tools tree there; mostly it is less."""
+    """Compares the stages that both distributions have; the tools tree exists already."""
     of_debian = checkout / f"out/debian/{ARCH}/manifest.json"
     if not of_debian.exists():
         pytest.fail(f"there is no {of_debian}: build it with `./nox -s quickstart`", pytrace=False)
@@ -200,7 +203,7 @@ def test_an_offline_build_asks_nobody_for_what_is_there(
 
 @pytest.fixture
 def forgetful(copied: Copy, tmp_path: Path) -> Iterator[Copy]:
-    """The copy without its base and its packages, which it gets back afterwards."""
+    """The copy without its base and its packages, which are put back after the test."""
     place = copied.work / f"amazonlinux/{ARCH}"
     kept = tmp_path / "kept"
     if (place / "stages").exists():
@@ -220,7 +223,7 @@ def forgetful(copied: Copy, tmp_path: Path) -> Iterator[Copy]:
 
 
 def failed_cleanly(build: Build, copied: Copy) -> str:
-    """The one sentence of a build that failed as it should, and left nothing behind."""
+    """Check that a build failed cleanly and left nothing behind, and return its error."""
     assert build.process.returncode == 1, build.output
     assert "Traceback" not in build.output
     sentence, *rest = build.error

@@ -1,4 +1,4 @@
-"""An image that does not boot fails the boot test in time, and the reason names the true cause."""
+"""An image that cannot boot fails the boot test in time, with a reason that names the cause."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from scripts.mkosi.sandbox import Tools
 from scripts.system.progress import Progress
 from tests.e2e.surgery import Patient, copy
 
-# Seconds. A disk that cannot boot is found out without booting it; a guest that
-# stops early or lacks sshd must not use up the time limits of a boot.
+# Seconds. The inspection finds a disk that cannot boot without booting it. If the guest
+# stops early or lacks sshd, the test must end before the time limits of a boot.
 INSPECTION_LIMIT = 30
 BOOT_LIMIT = 300
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A copy of the built image on the table, and the way to boot what became of it."""
+    """A copy of the built image, and what is needed to boot it after it was broken."""
 
     patient: Patient
     subject: Subject
@@ -33,7 +33,7 @@ class Operation:
     out: Path
 
     def boot(self, limit: float) -> Result:
-        """Boot the patient, which must take less than limit seconds."""
+        """Boot the broken image, and check that the boot test fails within limit seconds."""
         started = time.monotonic()
         result = boot_test(self.subject, self.tools, self.out, Progress(live=False))
         assert time.monotonic() - started < limit
@@ -53,7 +53,7 @@ def operation(built: Subject, tools: Tools, tmp_path: Path) -> Iterator[Operatio
 
 @pytest.fixture(scope="module")
 def mkfs_xfs() -> str:
-    """The path of mkfs.xfs, which nothing but these tests needs."""
+    """The path of mkfs.xfs, which only these tests need."""
     if not shutil.which("mkfs.xfs"):
         if os.geteuid() or not shutil.which("apt-get"):
             pytest.fail("install xfsprogs, for mkfs.xfs", pytrace=False)
@@ -75,7 +75,7 @@ def test_a_root_partition_of_zeros(operation: Operation) -> None:
 
 
 def test_an_init_that_is_bin_false(operation: Operation) -> None:
-    # systemd of the initrd starts its own path in the new root first, then /sbin/init.
+    # The initrd's systemd first tries its own path in the new root, then /sbin/init.
     operation.patient.edit_root(
         "rm /usr/lib/systemd/systemd",
         "rm /usr/sbin/init",
@@ -99,9 +99,9 @@ def test_a_disabled_sshd(operation: Operation, tmp_path: Path) -> None:
         for unit in patient.list_root(f"{units}/{folder}"):
             if unit.startswith("ssh"):
                 patient.edit_root(f"rm {units}/{folder}/{unit}")
-    # cloud-init-network.service wants sshd.service, which is an alias.
+    # cloud-init-network.service has Wants=sshd.service, which is an alias of ssh.service.
     patient.edit_root(f"rm {units}/sshd.service")
-    # Or the presets enable it again at the first boot.
+    # Without this preset, the first boot would enable sshd again.
     patient.edit_root(f"write {preset} /usr/lib/systemd/system-preset/00-no-ssh.preset")
     result = operation.boot(BOOT_LIMIT)
     assert "sshd does not run in the guest" in result.reason

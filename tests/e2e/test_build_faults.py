@@ -1,7 +1,7 @@
-"""Builds that go wrong: mirrors, disks, kills, users and paths. Real builds, some minutes in all.
+"""Makes real builds fail: by mirrors, disks, kills, users and paths. This takes some minutes.
 
-They run in copies of this checkout, in folders with spaces and letters that are not ASCII, and take
-its tools tree and packages along if it has any.
+The builds run in copies of this checkout, in folders with spaces and non-ASCII letters. The copies
+have the checkout's tools tree and packages, if there are any.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.e2e.checkout import DEBIAN, TOOLS, Arg, Build, Copy, copy, copy_tree,
 NATIVE = arch.native().name
 BASE_SESSION = f"image-3.12(arch='{NATIVE}', image='base')"
 
-# How long apt may take to give up a mirror that says nothing, in seconds.
+# Seconds within which apt must give up on a silent mirror.
 STALL_SECONDS = 180
 
 STEP_BYTES = 16 << 20
@@ -44,14 +44,14 @@ as_root = pytest.mark.usefixtures("root")
 
 @pytest.fixture(scope="module")
 def root() -> None:
-    """What mounts file systems needs root."""
+    """Fail unless the test runs as root, which may mount file systems."""
     if os.geteuid() != 0:
         pytest.fail("this test mounts file systems: run it as root")
 
 
 @pytest.fixture(scope="module")
 def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout with an os-image that is up to date."""
+    """A copy of the checkout with an up-to-date os-image."""
     root = tmp_path_factory.mktemp("faults") / "finch ä images"
     (checkout / ".work").mkdir(exist_ok=True)
     with FileLock(checkout / ".work/lock", timeout=900):
@@ -66,7 +66,7 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 @dataclass
 class Mirror:
-    """An archive on loopback that never has what it is asked for."""
+    """An archive on loopback that never serves a file."""
 
     url: str
     asked: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Mirror:
 
 @contextmanager
 def mirror(kind: str) -> Iterator[Mirror]:
-    """A mirror that answers with the status kind, or stalls, or (refused) is not there."""
+    """Run a mirror that answers with the status kind, stalls, or refuses connections."""
     ending = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -117,7 +117,7 @@ MIRRORS = {
 def builds_from(
     checkout: Path, copied: Copy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, tuple[Mirror, Build]]]:
-    """A build from each kind of mirror, begun at the same time: they do little but wait."""
+    """A build from each kind of mirror; all start at the same time, because they mostly wait."""
     builds: dict[str, tuple[Mirror, Build]] = {}
     with ExitStack() as stack:
         for kind in MIRRORS:
@@ -157,7 +157,7 @@ def test_a_mirror_with_an_error_of_its_own_is_asked_again_after_a_pause(
 
 
 def change_command_line(copied: Copy, word: str) -> str:
-    """Add word to the kernel command line of os-image; what the file held before."""
+    """Add word to os-image's kernel command line, and return the file's text before that."""
     conf = copied.root / "mkosi.images/os-image/mkosi.conf"
     text = conf.read_text()
     conf.write_text(f"{text}\n[Content]\nKernelCommandLine={word}\n")
@@ -165,7 +165,7 @@ def change_command_line(copied: Copy, word: str) -> str:
 
 
 def will_be_built(build: Build) -> set[str]:
-    """The stages that the build found out of date."""
+    """Return the stages that the build found out of date."""
     return {
         line.partition("] ")[2].split()[0] for line in build.lines if " will be built: " in line
     }
@@ -205,14 +205,14 @@ def test_a_full_disk_is_told_and_the_good_artifacts_stay(copied: Copy, tmp_path:
 
 
 def fill(folder: Path) -> None:
-    """Fill the file system of folder, whatever else is being written to it."""
+    """Fill the file system of folder, even while something else writes to it."""
     with suppress(OSError), (folder / "filler").open("wb") as file:
         for size in itertools.count(STEP_BYTES, STEP_BYTES):
             os.posix_fallocate(file.fileno(), size - STEP_BYTES, STEP_BYTES)
 
 
 def artifacts(copied: Copy) -> dict[str, tuple[int, int]]:
-    """What stands in out/, hidden files too: sizes and times of modification."""
+    """Map the files in out/, including hidden ones, to their sizes and modification times."""
     out = copied.root / "out/debian" / NATIVE
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "build.log"]
     return {
@@ -233,7 +233,7 @@ def test_a_change_of_the_kernel_command_line_builds_os_image_alone(copied: Copy)
 
 
 def start_to_unpack(copied: Copy, start: Callable[..., Build], *args: str) -> Build:
-    """A build of base that has come to where dpkg, below apt, below mkosi, unpacks packages."""
+    """Start a build of base, and return it once dpkg is unpacking packages."""
     log = copied.root / "out/debian" / NATIVE / "build.log"
     log.unlink(missing_ok=True)
     build = start(*args)
@@ -245,7 +245,7 @@ def start_to_unpack(copied: Copy, start: Callable[..., Build], *args: str) -> Bu
 
 
 def kept(copied: Copy) -> tuple[str, bool]:
-    """The record of base, and whether its tree is there."""
+    """Return the key of the base stage, and whether its tree exists."""
     folder = copied.work / "debian" / NATIVE / "stages/base"
     return json.loads((folder / "stage.json").read_text())["key"], (folder / "base/usr").is_dir()
 
@@ -302,14 +302,14 @@ def test_after_all_that_the_next_build_works(copied: Copy) -> None:
 
 @dataclass(frozen=True)
 class User:
-    """A user without privileges, and a copy of the checkout that is this user's own."""
+    """An unprivileged user who owns a copy of the checkout."""
 
     name: str
     copied: Copy
     python: Path
 
     def build(self, *args: str) -> Build:
-        """Build to the end, as the user."""
+        """Build Debian as the user, and return the finished build."""
         command: list[Arg] = [
             shutil.which("runuser") or "runuser", "-u", self.name, "--",
             self.python, "-m", "scripts.sessions.build", "--distribution", "debian", *args,
@@ -322,7 +322,7 @@ class User:
 
 @pytest.fixture(scope="module")
 def user(checkout: Path, copied: Copy) -> Iterator[User]:
-    """A user who has no subordinate UIDs yet."""
+    """A user without subordinate UIDs."""
     if os.geteuid() != 0 or not shutil.which("newuidmap"):
         pytest.fail("making users takes root, and theirs to build newuidmap: apt install uidmap")
     name = f"finch-{os.getpid()}"
@@ -337,7 +337,7 @@ def user(checkout: Path, copied: Copy) -> Iterator[User]:
 
 
 def make_python(home: Path) -> Path:
-    """The machine's own Python, which any user may run, with the packages of this one."""
+    """Make an environment with this one's packages and a Python that every user may run."""
     python = next(
         (
             path

@@ -1,4 +1,4 @@
-"""A sixth image and a third distribution, added by an entry of data and mkosi files alone."""
+"""Adds a sixth image and a third distribution with entries in data and mkosi files only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ arches = ["x86_64", "aarch64"]
 artifacts = ["tiny-rootfs.tar.gz"]
 """
 
-# The harness itself calls mkosi for what the image is made from.
+# Only plain mkosi reads these; the harness builds the base first by itself.
 DEPENDENCIES = """
 [Match]
 Profiles=!staged
@@ -58,7 +58,7 @@ MINE = ("--distribution", "mydebian", "--image", "tiny-rootfs")
 
 @pytest.fixture(scope="module")
 def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout with the two entries, and the packages and tools of the original."""
+    """A copy of the checkout with the two new entries, and with its packages and tools."""
     root = tmp_path_factory.mktemp("catalog") / "finch"
     WORK.mkdir(exist_ok=True)
     with FileLock(WORK / "lock", timeout=900):
@@ -78,7 +78,7 @@ def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 @pytest.fixture(scope="module")
 def build(copied: Copy) -> Build:
-    """A finished build of the new image of the new distribution."""
+    """A finished build of the new image from the new distribution."""
     build = copied.build(*MINE, within=600)
     assert build.process.returncode == 0, build.output
     return build

@@ -1,4 +1,4 @@
-"""Packages of our own, built by a real engine from the lab's sources. Three minutes."""
+"""Builds our own packages with a real engine from the lab's sources. This takes three minutes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 @dataclass
 class Place:
-    """Where packages are built, and how."""
+    """The folder, options and environment of package builds."""
 
     checkout: Path
     folder: Path
@@ -47,7 +47,7 @@ class Place:
     def run(
         self, *args: Arg, options: list[Arg] | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """The packages session, by the way of `./nox` but for Nox."""
+        """Run the packages session without Nox."""
         return subprocess.run(
             [
                 sys.executable, "-m", "scripts.sessions.packages", "--arch", ARCH.name,
@@ -67,7 +67,7 @@ class Place:
         return describe_tree(self.build / "rpms")
 
     def forget(self) -> None:
-        """Remove all that this machine knows of earlier builds."""
+        """Remove everything that earlier builds have left on this machine."""
         shutil.rmtree(self.build)
         subprocess.run(
             ["docker", "builder", "prune", "--all", "--force"],
@@ -87,7 +87,7 @@ def place(
 
 @pytest.fixture
 def built(place: Place) -> Place:
-    """The place with its packages, which the test is to find again as they are."""
+    """The place with its finished packages."""
     done = place.run()
     assert done.returncode == 0, done.stderr
     return place
@@ -98,7 +98,7 @@ def cache(shop: Workshop, name: str) -> str:
 
 
 def failed(done: subprocess.CompletedProcess[str], status: int) -> str:
-    """The sentence and the hint of a run that failed as it should."""
+    """Check that a run failed cleanly, and return its error and hint."""
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
@@ -195,7 +195,7 @@ def test_the_session_builds_them(checkout: Path, place: Place, built: Place) -> 
 
 
 def changed(shop: Workshop, folder: Path, package: str, key: str, value: object) -> list[Arg]:
-    """An option that names pins in which one thing is different."""
+    """Return the option for a copy of the pins with one value changed."""
     document = tomlkit.parse(shop.pins.read_text())
     document["package"][package][key] = value
     folder.mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def changed(shop: Workshop, folder: Path, package: str, key: str, value: object)
 
 
 def untouched(place: Place, options: list[Arg]) -> str:
-    """What a build says that fails, and leaves what was built as it was."""
+    """Check that a build fails without changing the finished packages, and return its error."""
     before = place.rpms
     done = place.run(*options)
     said = failed(done, 1)
@@ -285,7 +285,7 @@ def test_the_last_lines_of_the_step_that_failed_are_shown(
 def test_a_source_that_does_not_come_whole_is_not_built(
     built: Place, lab: LabServer, shop: Workshop, tmp_path: Path, kind: Kind, reason: str
 ) -> None:
-    # Another suffix, so that no layer of an earlier build serves.
+    # The new suffix keeps the build from using layers of an earlier one.
     suffix = f"finch.{kind.name.lower().replace('_', '.')}"
     options = changed(shop, tmp_path, SSHFS, "suffix", suffix)
     with lab.broken(Fault(kind, r"fuse-sshfs-.*\.src\.rpm")):
@@ -357,7 +357,7 @@ def test_a_store_that_exports_no_cache_builds_without_writing_one(
 ) -> None:
     with engine.engine(shop.programs, containerd_store=False) as plain:
         there = replace(place, environment=plain.environment)
-        for builder in ("", "default"):  # the same one
+        for builder in ("", "default"):  # both name the same builder
             where = cache(shop, "plain")
             done = there.run("--force", ECR_CACHE_REPO=where, BUILDX_BUILDER=builder)
             assert done.returncode == 0, done.stderr
@@ -411,7 +411,7 @@ def test_a_proxy_that_alone_knows_the_mirror_serves_the_build_too(
 
 
 def path_without(folder: Path, *words: str) -> str:
-    """PATH of a machine that has all that this one has in /usr, but programs of those names."""
+    """Return a PATH to all programs in /usr except those whose names contain one of words."""
     for programs in ("/usr/bin", "/usr/sbin"):
         for program in Path(programs).iterdir():
             is_left_out = any(word in program.name for word in words)

@@ -1,4 +1,4 @@
-"""From build to release: real images are described, published to loopback, fetched and compared."""
+"""Takes real images from build to release: describe, publish to loopback, fetch, compare."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NATIVE = arch.native()
 RUN = "20260930"
 WORK = ROOT / ".work"
 
-# A package that needs nothing but libc, and that no image has.
+# A package that no image has, and that needs only libc.
 PACKAGE = "hello"
 
 
 @pytest.fixture(scope="module")
 def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout in which all images of Debian are up to date."""
+    """A copy of the checkout with up-to-date Debian images."""
     root = tmp_path_factory.mktemp("release") / "finch"
     WORK.mkdir(exist_ok=True)
     with FileLock(WORK / "lock", timeout=900):

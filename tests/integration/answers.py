@@ -1,4 +1,4 @@
-"""A server on loopback that answers as told, for what downloads."""
+"""A server on loopback with scripted answers, for tests of downloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def whole(request: BaseHTTPRequestHandler) -> None:
-    """Answer with what was asked for, ranges included."""
+    """Answer with the requested file or range."""
     start = int((request.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
     request.send_response(206 if start else 200)
     if start:
@@ -72,7 +72,7 @@ def page(request: BaseHTTPRequestHandler) -> None:
 
 
 class Server:
-    """Gives the answers in turn, the last of them to all further requests."""
+    """A server that gives the answers in turn, and repeats the last one for further requests."""
 
     def __init__(self, answers: list[Answer]) -> None:
         self.ranges: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Servers that answer as told, and checkouts to run `./nox` in, with stubs for builds."""
+"""Fixtures: servers with scripted answers, and checkouts for `./nox` with stubs for builds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.answers import Server
 
-# What a session that runs the tests leaves behind for the programs it starts.
+# The variables that a session of Nox sets for the programs it starts.
 FOREIGN = ("CI", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")
 
 STUB = """\
@@ -34,19 +34,19 @@ sys.exit(int(os.environ.get("STUB_STATUS", "0")))
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of what `./nox` and the noxfile consist of."""
+    """A copy of the files that `./nox` and the noxfile need."""
 
     root: Path
 
     def environ(self, **variables: str) -> dict[str, str]:
-        """The environment of a shell that is not one of our own sessions."""
+        """Return the environment as a shell outside our sessions has it."""
         kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return {name: value for name, value in kept.items() if "NOX" not in name} | variables
 
     def start(
         self, *arguments: str, python: Path | None = None, **variables: str
     ) -> subprocess.Popen[str]:
-        """Start ./nox, in a process group of its own."""
+        """Start ./nox in its own process group."""
         return subprocess.Popen(
             [python or sys.executable, self.root / "nox", *arguments],
             env=self.environ(**variables),
@@ -64,7 +64,7 @@ class Checkout:
         cwd: Path | None = None,
         **variables: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ./nox to its end."""
+        """Run ./nox and wait until it ends."""
         return subprocess.run(
             [python or sys.executable, self.root / "nox", *arguments],
             env=self.environ(**variables),
@@ -83,7 +83,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
-    """Makes a copy of the checkout below a folder, its builds and boots replaced by stubs."""
+    """Copies the checkout below a folder, with stubs in place of builds and boots."""
 
     def copy(folder: Path) -> Checkout:
         root = folder / "finch ä images"
@@ -102,7 +102,7 @@ def copy_checkout(checkout: Path) -> Callable[[Path], Checkout]:
 
 @pytest.fixture
 def fresh(copy_checkout: Callable[[Path], Checkout], tmp_path: Path) -> Checkout:
-    """A checkout that ./nox has never run in."""
+    """A checkout in which ./nox has never run."""
     return copy_checkout(tmp_path)
 
 
@@ -110,7 +110,7 @@ def fresh(copy_checkout: Callable[[Path], Checkout], tmp_path: Path) -> Checkout
 def prepared(
     copy_checkout: Callable[[Path], Checkout], tmp_path_factory: pytest.TempPathFactory
 ) -> Checkout:
-    """A checkout that ./nox has run in, shared by the tests that change nothing in it."""
+    """A checkout in which ./nox has run, shared by all tests that do not change it."""
     made = copy_checkout(tmp_path_factory.mktemp("prepared"))
     answer = made.nox("--version")
     assert answer.returncode == 0, answer.stderr

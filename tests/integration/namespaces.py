@@ -1,4 +1,4 @@
-"""User namespaces, in which a test is root of a machine that it cannot change."""
+"""User namespaces, in which a test is root but cannot change the machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ COMMAND = ("unshare", "--user", "--map-root-user", "--mount", "--")
 
 
 def require(shell: str, lacking: str) -> None:
-    """Skip the test with the words lacking unless a shell command succeeds in a namespace.
+    """Skip the test with the reason lacking if the command shell fails in a namespace.
 
-    Where the variable CI is set the test fails instead, so that nothing is left out unseen.
+    If the variable CI is set, the test fails instead, so CI cannot leave it out unnoticed.
     """
     done = subprocess.run(
         [*COMMAND, "sh", "-c", shell], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Every name of an Amazon Linux package is one that Amazon has published."""
+"""Checks that Amazon has published every package of Amazon Linux that we name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from scripts.system.progress import Progress
 
 NAMES = "tests/amazon-package-names.txt"
 
-# What mkosi has configuration of its own for, with the profiles that Amazon Linux has packages for:
-# it has no plymouth, fish or QEMU.
+# mkosi's built-in configurations, with the profiles whose packages Amazon Linux has. It does not
+# have plymouth, fish or QEMU.
 BUILT_IN = {
     "mkosi-initrd": "lvm,network,nfs,pkcs11,raid",
     "mkosi-tools": "devel,package-manager",
@@ -32,13 +32,13 @@ BUILT_IN = {
 
 @pytest.fixture(scope="module")
 def published(checkout: Path) -> set[str]:
-    """The names that were published, and those that are allowed besides."""
+    """The names that Amazon has published, and the other ones that we allow."""
     return {*(checkout / NAMES).read_text().split(), *allowed()}
 
 
 @pytest.fixture(scope="module")
 def using(checkout: Path) -> Mkosi:
-    """The mkosi of a build."""
+    """The mkosi that builds use."""
     return source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
 
 
@@ -63,7 +63,7 @@ def packages_of_images(using: Mkosi, root: Path) -> set[str]:
 
 
 def packages_of_mkosi(using: Mkosi) -> set[str]:
-    """What mkosi itself would install into an initrd, a tools tree and a virtual machine."""
+    """Return the packages that mkosi itself installs into initrds, tools trees and machines."""
     found: set[str] = set()
     for name in arch.NAMES:
         for included, profiles in BUILT_IN.items():
@@ -81,7 +81,7 @@ def packages_of_mkosi(using: Mkosi) -> set[str]:
 
 
 def packages_of_the_full_tree(root: Path) -> set[str]:
-    """What the configuration that our patch adds to mkosi's sources asks for."""
+    """Return the packages in the configuration that our patch adds to mkosi's sources."""
     text = (root / "mkosi/0002-Test-Amazon-Linux-2023.patch").read_text()
     added = re.findall(r"^\+{3} b/mkosi\.conf\.d/\S+\n((?:(?!^diff ).*\n)*)", text, re.MULTILINE)
     return {name for part in added for name in re.findall(r"^\+ {8}(\S+)$", part, re.MULTILINE)}

@@ -1,4 +1,4 @@
-"""Real registrations, in a user namespace whose binfmt_misc is its own (Linux 6.7)."""
+"""Registers emulators in user namespaces, which have their own binfmt_misc since Linux 6.7."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOUNT = "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
 
 MOUNTED = f'{MOUNT} && exec "$@"'
 
-# Once mounted, a namespace knows nothing of the machine's registrations any more.
+# Once a namespace has its own mount, it no longer sees the machine's registrations.
 NOT_MOUNTED = f'{MOUNT} && mount -t tmpfs none /proc/sys/fs/binfmt_misc && exec "$@"'
 
 NOEXEC = """
@@ -37,7 +37,7 @@ WITHOUT = (
     f"{FORBIDDEN}"
 )
 
-# Says what is registered, and what a foreign program does.
+# Defines helpers for scripts, such as what is registered and what a foreign program prints.
 PRELUDE = f"""
 import os, subprocess, sys
 from pathlib import Path
@@ -99,7 +99,7 @@ def own(checkout: Path) -> Emulators:
 
 @pytest.fixture
 def run(checkout: Path, own: Emulators, tmp_path: Path) -> Run:
-    """Runs Python in a namespace of its own and returns the lines that it prints."""
+    """Runs Python code in a new namespace, and returns the lines that it prints."""
     program = tmp_path / "program"
     program.write_bytes(elf.says(FOREIGN, "foreign"))
     program.chmod(0o755)
@@ -148,7 +148,7 @@ with emulated():
     assert lines == ["b'foreign'"]
 
 
-# Of two builds the first ends while the second runs.
+# The first of two builds ends while the second one still runs.
 OVERLAPPING = """
 first, second = emulated(), emulated()
 first.__enter__()

@@ -1,4 +1,4 @@
-"""The container image as one tar, loaded by a real Docker Engine with either of its stores."""
+"""Loads the container image's tar into a real Docker engine with either of its stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emulators fetched from a real archive, by a machine whose apt knows none of Debian's."""
+"""Fetches emulators from a real archive, on a machine whose apt knows no Debian archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The container engine as it is found, or not: over sockets at which something else answers."""
+"""Looks for a container engine at sockets where a stub answers, or nothing."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ VERSION = {"Version": "4.3.1", "ApiVersion": "1.41", "Components": [{"Name": "Po
 
 @contextmanager
 def answering(answers: Mapping[str, object], headers: Mapping[str, str]) -> Iterator[str]:
-    """An engine that gives these answers, by the last part of the path; the value of DOCKER_HOST.
+    """Run a stub engine with answers by the last part of the path; yields DOCKER_HOST for it.
 
-    It plays engines that no package here has: podman's, and Docker's of old.
+    It stands in for engines that we have no package of: Podman's, and old versions of Docker's.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def answering(answers: Mapping[str, object], headers: Mapping[str, str]) -> Iter
 
 @pytest.fixture
 def docker_is_there(tmp_path: Path) -> dict[str, str]:
-    """The environment with Docker's command line and buildx, as far as an engine asks for them."""
+    """An environment whose `docker` passes for Docker's command line with buildx."""
     (tmp_path / "docker").write_text("#!/bin/sh\necho buildx\n")
     (tmp_path / "docker").chmod(0o755)
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -143,7 +143,7 @@ def test_an_engine_is_called_what_it_says_of_itself(version: dict[str, object], 
 
 
 def test_a_context_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))  # the SDK takes it from nowhere else
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))  # the SDK reads only this
     with pytest.raises(MachineError, match="context gone does not exist") as caught:
         engine.find({"DOCKER_CONTEXT": "gone"})
     assert "docker context use default" in caught.value.hint
@@ -211,7 +211,7 @@ def test_who_lacks_buildx_alone_is_told_no_more() -> None:
     assert said.removeprefix("sudo ") == "dnf install docker-buildx"
 
 
-# What somebody else would be refused of this machine's Python is imported before.
+# It imports its modules as root, because the other user may not be able to read them.
 PROGRAM = """\
 import os, sys
 import docker.context, requests, urllib3
@@ -226,7 +226,7 @@ errors.main(lambda _: print(engine.find(os.environ)))
 
 
 def asked(checkout: Path, path: str, *, user: int | None = None) -> str:
-    """What a process of user says that looks for an engine at path, which is none."""
+    """Look for an engine at path, which has none, as user, and return what is printed."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *([] if user is None else [str(user)])],
         cwd=checkout,
@@ -240,7 +240,7 @@ def asked(checkout: Path, path: str, *, user: int | None = None) -> str:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder with a short name, for sockets, that anybody may enter."""
+    """A folder for sockets, with a short name, which every user may enter."""
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
         yield Path(made)

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback, which misbehaves as told."""
+"""Downloads from a real server on loopback that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def silent(_: BaseHTTPRequestHandler) -> None:
 
 
 def part_of(target: Path, content: bytes) -> Path:
-    """What an earlier process has left of target."""
+    """Return what an earlier process has left of target."""
     part = target.with_name(f".{target.name}.{SHA256[:16]}.part")
     part.parent.mkdir()
     part.write_bytes(content)

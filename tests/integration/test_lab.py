@@ -1,4 +1,4 @@
-"""The lab as it is made: real RPMs, real signatures, Amazon's layout. A minute or two."""
+"""Makes the real lab, and checks its RPMs, signatures and layout. This takes a minute or two."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAMES = "tests/amazon-package-names.txt"
 COMMON = "{http://linux.duke.edu/metadata/common}"
 REPO = "{http://linux.duke.edu/metadata/repo}"
 
-# Each has what can differ from one time to the next: byte code, links, splits, users, scriptlets.
+# Packages with everything that may differ between runs: bytecode, links, splits, users, scriptlets.
 SAMPLES = ("bash", "chrony", "openssh-clients", "python3-pyyaml", "ca-certificates")
 
 pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, float]:
-    """What is said while the lab is made, and when."""
+    """The messages while the lab is made, and their times."""
     return {}
 
 
@@ -65,9 +65,9 @@ def made(checkout: Path, said: dict[str, float]) -> World:
 
 @pytest.mark.usefixtures("made")
 def test_from_downloaded_packages_it_is_made_in_five_minutes(said: dict[str, float]) -> None:
-    """In a fresh checkout; in others it is there already."""
-    [downloaded] = [when for text, when in said.items() if "Debian packages are here" in text]
-    [finished] = [when for text, when in said.items() if "releases are there" in text]
+    """This proves something only in a fresh checkout; in others the lab is already made."""
+    [downloaded] = [when for text, when in said.items() if "Debian packages are downloaded" in text]
+    [finished] = [when for text, when in said.items() if "releases are complete" in text]
     assert finished - downloaded < 5 * 60
 
 
@@ -76,7 +76,7 @@ def packages(made: World, release: str) -> list[Path]:
 
 
 def primary(made: World, release: str) -> Iterator[ET.Element]:
-    """The packages in the metadata of release."""
+    """Yield the packages in the metadata of release."""
     folder = made.repository(release)
     repomd = ET.parse(folder / "repodata/repomd.xml")
     data = next(each for each in repomd.iter(f"{REPO}data") if each.get("type") == "primary")
@@ -191,7 +191,7 @@ def test_the_metadata_is_signed_with_the_labs_key(made: World, tmp_path: Path) -
 
 
 def check_signatures(key: Path | None, paths: list[Path], database: Path) -> str:
-    """What rpmkeys finds wrong when it trusts key alone."""
+    """Return the complaints of rpmkeys when it trusts only key."""
     rpmkeys = ["rpmkeys", "--dbpath", os.fspath(database)]
     if key:
         subprocess.run([*rpmkeys, "--import", key], check=True)
@@ -248,7 +248,7 @@ def test_making_it_again_takes_seconds_and_changes_nothing(made: World, checkout
 
 @contextlib.contextmanager
 def served(checkout: Path, *switches: str) -> Iterator[str]:
-    """What the lab session says once it serves, until Ctrl-C."""
+    """Serve the lab until Ctrl-C; yields what the session prints once it serves."""
     command = [sys.executable, "-m", "tests.lab", "--port", "0", *switches]
     with subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -274,7 +274,7 @@ def test_it_is_served_without_an_engine_and_fails_as_told(made: World, checkout:
     guid = tampering.repository_with(made, Tampering.UNSIGNED, "chrony")
 
     assert "--without-packages" in said
-    assert "It fails as told: chrony is unsigned." in said
+    assert "Fault: chrony is unsigned." in said
     assert answers == [503, 200]
     assert packages == f"{mirror}/core/guids/{guid}/{ARCH}/\n"
     assert sources == f"{mirror}/core/guids/{repository.guid(made.releases[0])}/SRPMS/\n"
@@ -302,8 +302,8 @@ def test_on_a_plane_it_is_made_of_what_was_downloaded_before(
     said: list[str] = []
 
     assert world.make(checkout / ".work/lab", ARCH, said.append) == made
-    assert [line for line in said if "cannot renew" in line] == [
-        "apt cannot renew its lists, so that what they had before is used: "
+    assert [line for line in said if "cannot refresh" in line] == [
+        "apt cannot refresh its lists, so the lab uses the old ones: "
         "Failed to fetch: no route to host"
     ]
 

@@ -1,4 +1,4 @@
-"""What becomes of tests that take more than this kernel has."""
+"""Checks what happens to tests that need more than the kernel has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`./nox` on machines of all sorts, each in a checkout of its own."""
+"""Runs `./nox` on machines of all sorts, each in its own checkout."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_checkout_that_cannot_be_written_is_named(fresh: Checkout) -> None:
 
 
 def python_that_claims(version: tuple[int, int], folder: Path) -> Path:
-    """A Python that says it is of version: nobody has all old ones at hand."""
+    """Make a Python that claims to be version, because no machine has every old one."""
     program = (
         f"import runpy, sys; sys.version_info = {(*version, 0, 'final', 0)}; "
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"

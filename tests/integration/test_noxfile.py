@@ -1,4 +1,4 @@
-"""The sessions, by their names, arguments and exit codes; builds and boots are stubs."""
+"""Checks the sessions' names, arguments and exit codes; builds and boots are stubs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BUILD = "build-3.12(arch='x86_64')"
 
 @pytest.fixture(scope="module", autouse=True)
 def python_of_mkosi() -> None:
-    """The sessions under test run in it."""
+    """Fail unless this machine has the Python that the sessions under test run in."""
     if interpreters.find("3.12", os.environ) is None:
         pytest.fail("there is no Python 3.12 here: `./nox -s quickstart` would fetch it")
 
 
 def stubs(answer: subprocess.CompletedProcess[str]) -> list[tuple[str, list[str]]]:
-    """Which stubs ran, in order, each with its arguments."""
+    """Return the stubs that ran, in order, each with its arguments."""
     lines = [line for line in answer.stdout.splitlines() if line.startswith("STUB [")]
     calls = [json.loads(line.removeprefix("STUB ")) for line in lines]
     return [(module, arguments) for _, module, arguments, _ in calls]
@@ -35,7 +35,7 @@ def stubs(answer: subprocess.CompletedProcess[str]) -> list[tuple[str, list[str]
 
 @pytest.fixture
 def built(prepared: Checkout) -> Iterator[Checkout]:
-    """The shared checkout, with an os-image of x86_64."""
+    """The shared checkout, with an os-image for x86_64."""
     folder = prepared.root / "out/debian/x86_64"
     folder.mkdir(parents=True)
     (folder / "os-image.raw").touch()

@@ -1,4 +1,4 @@
-"""Our patches on mkosi: where they apply, and upstream's tests that they bring."""
+"""Checks our patches on mkosi: which files they touch, and whether the tests they add pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pin(checkout: Path) -> Pin:
 
 @pytest.fixture
 def patched(checkout: Path, tmp_path: Path) -> Path:
-    """A copy of the patched mkosi as it is packaged: the folder mkosi/ and nothing else."""
+    """A copy of the patched mkosi as it is packaged, with only the folder mkosi/."""
     using = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
     shutil.copytree(using.folder / "mkosi", tmp_path / "tree/mkosi")
     return tmp_path / "tree"
@@ -61,7 +61,7 @@ def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) ->
 
 
 def test_every_line_of_a_patch_has_the_style_of_mkosi(checkout: Path) -> None:
-    """109 columns, no tabs and no trailing spaces, as upstream's ruff and editorconfig ask."""
+    """Upstream's ruff and editorconfig ask for 109 columns, no tabs and no trailing spaces."""
     for patch in (checkout / "mkosi").glob("*.patch"):
         for path, text in re.findall(
             r"^\+\+\+ b/(\S+)\n((?:(?!^diff ).*\n)*)", patch.read_text(), re.MULTILINE

@@ -1,4 +1,4 @@
-"""Publishing to a real registry and an S3 server on loopback, and fetching back what went there."""
+"""Publishes to a real registry and an S3 server on loopback, and fetches the release back."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def s3_url() -> Iterator[str]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, s3_url: str, tmp_path: Path) -> Any:
-    """A client of the S3 that the harness is pointed at, as with any other S3 there is."""
+    """A client of the S3 server; the environment points the harness to the same server."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "ACTIONS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
@@ -101,7 +101,7 @@ def repository(registry_host: str, bucket: str) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A checkout's configuration."""
+    """A copy of the configuration in the checkout."""
     root = tmp_path / "checkout"
     for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi", "binfmt"):
         shutil.copytree(ROOT / name, root / name, symlinks=True)
@@ -111,7 +111,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(root: Path) -> Path:
-    """A build of that checkout, finished and booted, of files that are small."""
+    """A finished and booted build of that checkout, with small files."""
     out = root / "out/debian/x86_64"
     out.mkdir(parents=True)
     builds.write_rootfs(out, {"etc/hostname": "finch"})
@@ -137,7 +137,7 @@ def out(root: Path) -> Path:
 
 
 def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
-    """Note a boot test of the os-image that stands in out."""
+    """Write the result of a boot test of the os-image in out."""
     sha512 = hashlib.sha512((out / "os-image.raw").read_bytes()).hexdigest()
     (out / "boot-test").mkdir(exist_ok=True)
     result = {"passed": passed, "reason": reason, "disk": sha512}
@@ -146,7 +146,7 @@ def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
 
 @pytest.fixture
 def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., None]:
-    """Publishes the build, as the session does."""
+    """Publishes the build as the session does."""
     assert out.exists()
 
     def tell(*more: str, **environ: str) -> None:
@@ -382,7 +382,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def upload(tmp_path: Path) -> release.Upload:
-    """A file of three parts."""
+    """An upload in three parts."""
     path = tmp_path / "large"
     path.write_bytes(os.urandom(12 * MIB))
     return release.Upload.of(path, "large-4711")
@@ -432,7 +432,7 @@ def test_an_upload_that_another_machine_left_half_done_is_removed(
     assert fetch(aws, bucket, upload.key) == upload.source.read_bytes()
 
 
-# The file goes up whole, and in parts.
+# Uploads the file whole, and in parts.
 sizes = pytest.mark.parametrize("part", [s3.PART, 5 * MIB])
 
 

@@ -1,4 +1,4 @@
-"""Our configuration, as the pinned and patched mkosi reads it."""
+"""Checks how the pinned and patched mkosi reads our configuration."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TARGETS = [
     for image in catalog.images(name)
 ]
 
-# By image, its settings.
+# Maps each image to its settings.
 Summary = dict[str, dict[str, Any]]
 Summarize = Callable[..., Summary]
 
 
 @pytest.fixture(scope="session")
 def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH that holds mkosi, which is downloaded once for a checkout."""
+    """A folder for PYTHONPATH with mkosi, which each checkout downloads once."""
     site = tmp_path_factory.mktemp("site")
     try:
         installation.install(
@@ -79,7 +79,7 @@ def summarize(
 
 @pytest.fixture(scope="session")
 def root(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration, in a folder whose name is not easy to handle."""
+    """A copy of the configuration, in a folder with an awkward name."""
     root = tmp_path_factory.mktemp("root") / "finch ä images"
     root.mkdir()
     for path in checkout.glob("mkosi.*"):

@@ -1,4 +1,4 @@
-"""Sessions that nothing else here runs find in their own environment what they import."""
+"""Checks that sessions without other tests find their imports in their own environments."""
 
 from __future__ import annotations
 

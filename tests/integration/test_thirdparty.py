@@ -1,4 +1,4 @@
-"""Third-party files, from a real server on loopback that misbehaves as told."""
+"""Downloads third-party files from a real server on loopback that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ sha256 = { noarch = "%s" }
 
 
 def given(tmp_path: Path, text: str, *argv: str, arch: str = "x86_64") -> Options:
-    """The options of an Amazon Linux build with pins of its own."""
+    """Return the options of an Amazon Linux build with text as its pins."""
     pins = tmp_path / "pins.toml"
     pins.write_text(text)
     return arguments.parse(
@@ -293,7 +293,7 @@ def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
 
 
 def build(*argv: str) -> subprocess.CompletedProcess[str]:
-    """The build session's own process, which ends before it builds anything."""
+    """Run the build session in its own process; argv must stop it before it builds anything."""
     command = [sys.executable, "-m", "scripts.sessions.build", *argv]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

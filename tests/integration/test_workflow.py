@@ -1,4 +1,4 @@
-"""The workflow of CI: well-formed, careful with its credentials, and true to the noxfile."""
+"""Checks CI's workflow: its form, its care with credentials, and its match with the noxfile."""
 
 from __future__ import annotations
 

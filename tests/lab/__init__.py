@@ -1,4 +1,4 @@
-"""The lab: a world in the shape of Amazon Linux 2023's, made of Debian packages, on loopback.
+"""The lab: a stand-in for Amazon's servers, made of Debian packages and served on loopback.
 
-It is not Amazon Linux. What it can prove and what it cannot is said in README.md.
+Its packages are not Amazon Linux. README.md says what the lab proves and what it cannot prove.
 """

@@ -1,4 +1,4 @@
-"""Make the lab and serve it: `python -m tests.lab`, which the lab session runs."""
+"""Makes the lab and serves it; the lab session runs this module (`python -m tests.lab`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scripts import arch as arches
-from scripts.catalog import ROOT
+from scripts import catalog
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
@@ -20,24 +20,26 @@ from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.workshop import Workshop, workshop
 
+AMAZON_LINUX = "amazonlinux"
+
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours."""
+    """A parser that raises UsageError for a wrong option."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint="`./nox -s lab -- --help` lists the options")
+        raise UsageError(message, hint=f"`{catalog.command('lab', '--help')}` lists the options")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Make the lab, unless it is there, and serve it until Ctrl-C."""
+    """Make what is missing of the lab, and serve it until Ctrl-C."""
     parser = _parser()
     given = parser.parse_args(argv)
     if len(given.tamper) > 1:
-        parser.error("--tamper may be given once: the list of mirrors names one repository")
+        parser.error("give --tamper once: a list of mirrors can name only one repository")
     progress = Progress()
     made = world.make(given.work.absolute(), arches.parse(given.arch), progress.say)
     if given.make_only:
-        progress.say(f"the lab is in {made.www}")
+        progress.say(f"the lab's files are in {made.www}")
         return
     faults = [*given.fault, *(switches.leading_to(made, *each) for each in given.tamper)]
     wrong = [
@@ -48,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
         server = LabServer(made.www, given.port)
     except OSError as error:
         raise HarnessError(
-            f"the lab cannot be served on port {given.port}: {error.strerror}",
-            hint="--port 0 takes one that is free",
+            f"the lab cannot listen on port {given.port}: {error.strerror}",
+            hint="choose another port with --port N, or any free one with --port 0",
         ) from error
     with (
         server,
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _exports(shop: Workshop) -> str:
-    """What leads a shell's `docker` to the engine."""
+    """Return the shell commands after which `docker` talks to the lab's engine."""
     folders = ":".join(shop.programs.folders)
     lines = [f'export PATH={shlex.quote(folders)}:"$PATH"']
     lines += [
@@ -73,48 +75,63 @@ def _exports(shop: Workshop) -> str:
 
 
 def usage(made: World, server: LabServer, shop: Workshop | None, wrong: Sequence[str]) -> str:
-    """What is served, what of it goes wrong, and how to build from it."""
-    engine = "a Docker Engine runs" if shop else "no Docker Engine"
-    faults = "".join(f"It fails as told: {each}.\n" for each in wrong)
+    """Return the text about what the lab serves, its faults, and how to build from it."""
+    engine = "a Docker engine is running" if shop else "there is no Docker engine"
+    faults = "".join(f"Fault: {each}.\n" for each in wrong)
+    boot = catalog.command("boot-test", catalog.flag("distribution"), AMAZON_LINUX)
     return f"""
-Amazon's CDN is played on {server.mirror}, GitHub and Fedora beside it, and
-{engine}, until Ctrl-C.
+The lab's copy of Amazon's CDN is at {server.mirror},
+next to its copies from GitHub and Fedora; {engine}. Ctrl-C stops the lab.
 {faults}In another terminal:
 
     {build_command(made, server, shop)}
-    ./nox -s boot-test -- --distribution amazonlinux
+    {boot}
 """
 
 
 def build_command(made: World, server: LabServer, shop: Workshop | None) -> str:
-    """The command that builds from the lab, with packages of our own where there is an engine."""
-    command = f"""./nox -s "build-3.12(arch='{made.arch}')" -- --distribution amazonlinux \\
-        --mirror {server.mirror} --signing-key {made.key_file} \\
-        --third-party-mirror {server.third_party} --third-party-pins {made.pins_file} \\
-        """
+    """Return the command that builds from the lab, with our own packages if there is an engine."""
+    flag = catalog.flag
+    options = [
+        f"{flag('distribution')} {AMAZON_LINUX}",
+        f"{flag('mirror')} {server.mirror} {flag('signing-key')} {made.key_file}",
+        f"{flag('third-party-mirror')} {server.third_party}"
+        f" {flag('third-party-pins')} {made.pins_file}",
+        f"{flag('packages')} {shop.pins}" if shop else flag("without-packages"),
+    ]
+    command = catalog.command("build", " \\\n        ".join(options), arch=str(made.arch))
     if not shop:
-        return f"{command}--without-packages"
+        return command
     environment = made.work / "engine.env"
     environment.write_text(_exports(shop))
-    return f"(. {environment} && {command}--packages {shop.pins})"
+    return f"(. {environment} && {command})"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="./nox -s lab --",
-        description="Makes a world in the shape of Amazon Linux 2023's out of Debian packages and "
-        "serves it on 127.0.0.1.",
+        prog=f"{catalog.command('lab')} --",
+        description="Makes a stand-in for Amazon Linux 2023's repositories out of Debian packages, "
+        "and serves it on 127.0.0.1 until Ctrl-C.",
         allow_abbrev=False,
     )
-    parser.add_argument("--arch", metavar="NAME", default="x86_64", help="default: x86_64")
     parser.add_argument(
-        "--port", metavar="N", type=int, default=8023, help="to serve on (default: 8023)"
+        "--arch",
+        metavar="NAME",
+        default="x86_64",
+        help="architecture of the lab's packages (default: x86_64)",
+    )
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=int,
+        default=8023,
+        help="TCP port to listen on; 0 chooses a free one (default: 8023)",
     )
     parser.add_argument(
         "--without-engine",
         action="store_true",
-        help="run no Docker Engine, which takes root; builds from the lab then have no packages of "
-        "our own",
+        help="do not start a Docker engine, which needs root; builds from the lab then leave out "
+        "our own packages",
     )
     parser.add_argument(
         "--fault",
@@ -122,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         type=switches.fault,
         action="append",
         default=[],
-        help="spoil the answers for paths in which REGEX is found, the first TIMES or all: "
-        f"{', '.join(switches.KINDS)}; may be repeated",
+        help="spoil the answers for paths that contain REGEX, the first TIMES or all of them; KIND "
+        f"is one of {', '.join(switches.KINDS)}; may be repeated",
     )
     parser.add_argument(
         "--tamper",
@@ -131,18 +148,18 @@ def _parser() -> argparse.ArgumentParser:
         type=switches.tampered,
         action="append",
         default=[],
-        help="have the list of mirrors name a repository in which PACKAGE is: "
+        help="lead builds to a repository where PACKAGE is not what it should be; KIND is one of "
         f"{', '.join(switches.TAMPERINGS)}",
     )
     parser.add_argument(
-        "--make-only", action="store_true", help="make the lab, and do not serve it"
+        "--make-only", action="store_true", help="make the lab, but do not serve it"
     )
     parser.add_argument(
         "--work",
         metavar="FOLDER",
         type=Path,
-        default=ROOT / ".work/lab",
-        help="where it is kept (default: .work/lab)",
+        default=catalog.ROOT / ".work/lab",
+        help="folder to keep the lab in (default: .work/lab)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The Debian packages that the lab is made of, with their closure, downloaded by apt itself."""
+"""Downloads the Debian packages that the lab is made of, and their dependencies, with apt."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from scripts.system.process import Arg, CommandError, last_line, run
 
 RELEASE = "trixie"
 
-# Seconds that apt's lists serve before they are asked for again.
+# Seconds after which apt downloads its lists again.
 LISTS_AGE = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Deb:
-    """A package of Debian.
+    """A Debian package.
 
-    depends holds one tuple of alternatives for each of its Pre-Depends and Depends, names only;
-    sha256 is of the file at path.
+    depends has one tuple of alternative names for each entry of Pre-Depends and Depends. sha256 is
+    the digest of the file at path.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Deb:
 
 
 class Archive:
-    """Debian's archive, as this machine's apt reaches it.
+    """Debian's archive, reached the way this machine's apt is configured.
 
-    apt gets a configuration, lists and cache of its own below folder, as if nothing were
-    installed. What is there already is not downloaded again, and serves where the archive is out
-    of reach, which say is told. Raises MachineError where this is no Debian machine.
+    apt keeps its own configuration, lists and cache below folder, and behaves as if nothing were
+    installed. It downloads only what is missing. If the archive is out of reach, the old lists
+    and packages are used, and say gets a message. Raises MachineError on any machine but Debian.
     """
 
     def __init__(self, folder: Path, arch: Arch, say: Callable[[str], None]) -> None:
@@ -52,14 +52,14 @@ class Archive:
         self._is_updated = False
 
     def obtain(self, roots: Sequence[str]) -> list[Deb]:
-        """The packages called roots and all that they depend on, downloaded.
+        """Download the packages named in roots and all their dependencies, and return them.
 
-        Raises HarnessError where apt fails.
+        Raises HarnessError if apt fails.
         """
         return self._obtain(self._apt.obtain, roots)
 
     def obtain_alone(self, names: Sequence[str]) -> list[Deb]:
-        """As `obtain`, but without what the packages depend on."""
+        """Download the packages called names without their dependencies, and return them."""
         return self._obtain(self._apt.obtain_alone, names)
 
     def _obtain(
@@ -70,13 +70,13 @@ class Archive:
             records = take(names)
         except CommandError as error:
             raise HarnessError(
-                f"the lab's Debian packages could not be had: {_reason(error.output)}",
-                hint="check the network; what has been downloaded is kept",
+                f"apt cannot download the lab's packages: {_reason(error.output)}",
+                hint="check the network, then try again: finished downloads are kept",
             ) from error
         return [_deb(record, self._apt.path(record)) for record in records]
 
     def _update(self) -> None:
-        """See once that the lists are there; where the archive is not, those of before will do."""
+        """Refresh apt's lists once, or keep the old ones if the archive is out of reach."""
         if self._is_updated:
             return
         try:
@@ -85,21 +85,21 @@ class Archive:
             if not self._apt.has_lists:
                 raise
             self._say(
-                "apt cannot renew its lists, so that what they had before is used: "
+                "apt cannot refresh its lists, so the lab uses the old ones: "
                 f"{_reason(error.output)}"
             )
         self._is_updated = True
 
 
 class _Apt:
-    """apt with a root of its own."""
+    """apt with its own configuration, lists, cache and status below a folder."""
 
     def __init__(self, folder: Path, arch: Arch) -> None:
         archive = debian.find()
         if not archive:
             raise MachineError(
-                "this machine has no Debian archive in its apt configuration",
-                hint="the lab is made out of Debian packages: make it on a Debian machine",
+                "apt's configuration on this machine names no Debian archive",
+                hint="make the lab on a Debian machine: it consists of Debian packages",
             )
         self.archives = folder / "cache/archives"
         self.lists = folder / "lists"
@@ -134,20 +134,20 @@ class _Apt:
 
     @property
     def has_lists(self) -> bool:
-        """Whether there are lists, however old, of the archive that apt is configured with."""
+        """Whether apt has lists of the configured archive, however old they are."""
         return self._updated.exists()
 
     def update(self) -> None:
-        """Have the lists that are not older than LISTS_AGE."""
+        """Refresh the lists if they are older than LISTS_AGE."""
         if self.has_lists and time.time() - self._updated.stat().st_mtime < LISTS_AGE:
             return
         self._run("apt-get", "update")
         self._updated.touch()
 
     def obtain(self, roots: Sequence[str]) -> list[dict[str, str]]:
-        """What the index says of each package of the closure of roots; all are downloaded.
+        """Download roots and their dependencies, and return their records from apt's index.
 
-        apt takes a dozen seconds to say again what it has said of the same lists.
+        The records are kept in closure.json, because apt needs a dozen seconds to work them out.
         """
         known = self._updated.with_name("closure.json")
         question = {"roots": list(roots), "updated": self._updated.stat().st_mtime_ns}
@@ -168,7 +168,7 @@ class _Apt:
         return records
 
     def obtain_alone(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """What the index says of the packages called names, which are downloaded."""
+        """Download the packages called names, and return their records from apt's index."""
         stanzas = self._run("apt-cache", "show", "--no-all-versions", *names).strip()
         records = [_fields(stanza) for stanza in stanzas.split("\n\n")]
         missing = [record["Package"] for record in records if not self.path(record).exists()]
@@ -177,14 +177,16 @@ class _Apt:
         return records
 
     def path(self, record: dict[str, str]) -> Path:
-        """Where apt keeps the package that it has downloaded."""
+        """The path at which apt stores the package of record."""
         version = record["Version"].replace(":", "%3a")
         return self.archives / f"{record['Package']}_{version}_{record['Architecture']}.deb"
 
 
 def _deb(record: dict[str, str], path: Path) -> Deb:
     if file_digest(path) != record["SHA256"]:
-        raise HarnessError(f"{path} is damaged", hint="remove it, and it is downloaded again")
+        raise HarnessError(
+            f"{path} has the wrong digest", hint="remove the file: the lab downloads it again"
+        )
     return Deb(
         name=record["Package"],
         version=record["Version"],
@@ -208,7 +210,7 @@ def _depends(record: dict[str, str]) -> Iterable[tuple[str, ...]]:
 
 
 def _names(text: str, separator: str) -> list[str]:
-    """The package names in a list of relations, without versions and architectures."""
+    """Return the package names in a list of relations, without versions and architectures."""
     return [part.split("(")[0].strip().split(":")[0] for part in text.split(separator) if part]
 
 

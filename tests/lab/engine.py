@@ -1,7 +1,7 @@
-"""A Docker Engine and an OCI registry out of Debian's packages, for as long as they are needed.
+"""Runs a Docker engine and an OCI registry from Debian's packages.
 
-Neither is installed: the packages are unpacked into a folder, and what runs has files, sockets and
-ports of its own, so that an engine of this machine is not touched.
+The packages are unpacked into a folder, not installed. The engine and the registry use their own
+files, sockets and ports, so they leave an engine of this machine alone.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from scripts.distributions import debian
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError, run, running, start
 
-# bookworm's engine is too old to export BuildKit's cache.
+# The engine in bookworm is too old to export BuildKit's cache.
 RELEASE = "trixie"
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "containerd", "docker-registry")
 
-# It needs the machine's own C library, the others any from Debian 12 on.
+# This program needs the C library of its own release; the others run with any since Debian 12.
 NATIVE = "runc"
 
-# An engine that starts on an idle machine takes a second.
+# Seconds to wait for a start; on an idle machine an engine takes one.
 PATIENCE = 60.0
 
-# A user "finch" with the password "right", as htpasswd -B writes it.
+# The user "finch" with the password "right", in the format of `htpasswd -B`.
 HTPASSWD = "finch:$2y$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n"
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs stand: a root of unpacked packages."""
+    """The unpacked programs, below the folder root."""
 
     root: Path
 
     @property
     def folders(self) -> list[str]:
-        """The folders that they are in."""
+        """The folders that hold the programs."""
         return [f"{self.root}/usr/bin", f"{self.root}/usr/sbin"]
 
     @property
     def path(self) -> str:
-        """PATH with them in front."""
+        """PATH, with the programs' folders in front."""
         return os.pathsep.join([*self.folders, os.environ["PATH"], "/usr/sbin", "/sbin"])
 
 
 def obtain(work: Path) -> Programs:
-    """The programs, had by apt and unpacked below work unless they are there.
+    """Return the programs, after downloading and unpacking them below work if they are missing.
 
-    Raises MachineError where this is no Debian machine, HarnessError where apt fails.
+    Raises MachineError on any machine but Debian, and HarnessError if apt fails.
     """
     root = work / "engine/root"
     if root.exists():
@@ -71,8 +71,8 @@ def obtain(work: Path) -> Programs:
             run(["dpkg-deb", "--extract", deb, partial])
     except CommandError as error:
         raise HarnessError(
-            f"the engine's packages could not be had: {error.output.strip()}",
-            hint="check the network",
+            f"apt cannot download the engine's packages: {error.output.strip()}",
+            hint="check the network, then try again",
         ) from error
     partial.rename(root)
     return Programs(root)
@@ -82,13 +82,16 @@ def _release() -> str:
     lines = Path("/etc/os-release").read_text().splitlines()
     fields = dict(line.split("=", 1) for line in lines if "=" in line)
     if fields.get("ID") != "debian":
-        raise MachineError("the lab's engine is made of Debian packages", hint="use Debian")
+        raise MachineError(
+            "the lab's engine needs a Debian machine",
+            hint="make the lab on Debian, or start it with --without-engine",
+        )
     return fields["VERSION_CODENAME"]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that runs; environment is what leads Docker's command line to it."""
+    """A running engine; Docker's command line finds it through environment."""
 
     socket: Path
     log: Path
@@ -97,11 +100,11 @@ class Engine:
 
 @contextlib.contextmanager
 def engine(programs: Programs, *, containerd_store: bool = True) -> Iterator[Engine]:
-    """An engine without anything in it, which is gone afterwards.
+    """Run an empty engine for as long as the with block lasts.
 
-    It touches no firewall and makes no bridge: what is built has the network of the machine.
+    The engine changes no firewall rules and makes no bridge: builds use the machine's network.
     """
-    # Short, since sockets are in it.
+    # The path must be short: it holds sockets, whose paths are limited to 108 bytes.
     folder = Path(tempfile.mkdtemp(prefix="lab-"))
     try:
         plugins = folder / "config/cli-plugins"
@@ -151,7 +154,7 @@ def _configuration(folder: Path, containerd_store: bool) -> dict[str, object]:
 
 
 def _unmount(folder: Path) -> None:
-    """What an engine that was killed left mounted."""
+    """Unmount what a killed engine has left mounted below folder."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     for point in reversed([point for point in points if point.startswith(f"{folder}/")]):
@@ -160,13 +163,13 @@ def _unmount(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry that runs on a port of loopback, and keeps what it is given in storage."""
+    """A running registry on loopback, which keeps its files in the folder storage."""
 
     host: str
     storage: Path
 
     def has(self, name: str, reference: str) -> bool:
-        """Whether there is a manifest of name with that tag or digest."""
+        """Whether the repository name has a manifest with this tag or digest."""
         answer = requests.head(
             f"http://{self.host}/v2/{name}/manifests/{reference}",
             headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
@@ -175,7 +178,7 @@ class Registry:
         return answer.ok
 
     def put_blob(self, name: str, digest: str, path: Path) -> None:
-        """Give it the file at path, a blob of name."""
+        """Upload the file at path as a blob of the repository name."""
         begun = requests.post(f"http://{self.host}/v2/{name}/blobs/uploads/", timeout=PATIENCE)
         begun.raise_for_status()
         with path.open("rb") as file:
@@ -184,7 +187,7 @@ class Registry:
             ).raise_for_status()
 
     def put_manifest(self, name: str, reference: str, manifest: bytes) -> None:
-        """Give it a manifest of name under a tag or digest."""
+        """Upload a manifest to the repository name under a tag or digest."""
         requests.put(
             f"http://{self.host}/v2/{name}/manifests/{reference}",
             headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
@@ -193,7 +196,7 @@ class Registry:
         ).raise_for_status()
 
     def lose_layers(self, name: str, reference: str) -> None:
-        """Lose what a manifest of name lists, but not the manifest, as some clean up."""
+        """Remove a manifest's layers but not the manifest, as some clean-up jobs do."""
         links = self.storage / f"docker/registry/v2/repositories/{name}/_layers"
         answer = requests.get(
             f"http://{self.host}/v2/{name}/manifests/{reference}",
@@ -207,7 +210,7 @@ class Registry:
 
 @contextlib.contextmanager
 def registry(programs: Programs, folder: Path, *, protected: bool = False) -> Iterator[Registry]:
-    """A registry that keeps what it is given in folder; protected asks for HTPASSWD's password."""
+    """Run a registry on the files in folder; if protected, it asks for the user in HTPASSWD."""
     folder.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{_free_port()}"
     (folder / "htpasswd").write_text(HTPASSWD)
@@ -221,7 +224,7 @@ def registry(programs: Programs, folder: Path, *, protected: bool = False) -> It
         settings["auth"] = {
             "htpasswd": {"realm": "lab", "path": os.fspath(folder / "htpasswd")},
         }
-    # JSON is YAML.
+    # Every JSON document is valid YAML.
     (folder / "config.yml").write_text(json.dumps(settings))
     with (folder / "registry.log").open("wb") as log:
         process = start(
@@ -244,7 +247,7 @@ def _wait(answers: Callable[[], bool], lives: Callable[[], bool], log: Path) -> 
     while not answers():
         if not lives() or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise HarnessError(f"it does not start:\n{tail}", log=log)
+            raise HarnessError(f"{log.stem} did not start:\n{tail}", log=log)
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""What maintainer scripts do on Debian, done here once and for all."""
+"""Does the work of Debian's maintainer scripts on a package's files before they are packed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SELINUX_DEBS = (
     "libaudit1", "libbz2-1.0", "libpcre2-8-0", "libcap-ng0",
 )  # fmt: skip
 
-# All that is run here.
+# Every package that a program below needs.
 DEBS = tuple(sorted({*PYTHON_DEBS, *SELINUX_DEBS}))
 
 # In the format of semanage.conf(5).
@@ -57,10 +57,10 @@ args = -q -c $@ $<
 
 
 class Programs:
-    """Debian's programs, run here without being installed.
+    """Debian's programs, which run on this machine without being installed.
 
-    debs are of this machine's architecture; what they write serves on the others too. They are
-    started by their own dynamic linker.
+    debs have this machine's architecture; the programs' output fits the other architecture too.
+    Debian's own dynamic linker starts them, so this machine's C library does not matter.
     """
 
     def __init__(self, folder: Path, debs: Sequence[Deb]) -> None:
@@ -69,14 +69,14 @@ class Programs:
         self._lock = threading.Lock()
 
     def run(self, names: Sequence[str], program: str, *args: Arg, **env: str) -> None:
-        """Run program with the packages called names. Raises HarnessError where it fails."""
+        """Run program with the packages called names. Raises HarnessError if it fails."""
         try:
             run([self.script(names, program), *args], env={"LC_ALL": "C.UTF-8", **env})
         except CommandError as error:
-            raise HarnessError(f"{program} of Debian failed: {error.output.strip()}") from error
+            raise HarnessError(f"Debian's {program} failed: {error.output.strip()}") from error
 
     def script(self, names: Sequence[str], program: str) -> Path:
-        """A shell script that runs program with the packages called names."""
+        """Return the path of a shell script that runs program with the packages called names."""
         with self._lock:
             root = self._root(names)
         script = root / "scripts" / Path(program).name
@@ -107,7 +107,7 @@ class Programs:
 
 
 def compile_python(tree: Tree, programs: Programs) -> None:
-    """Write byte code beside what is imported, valid whatever the time of the source."""
+    """Compile Python modules to bytecode that stays valid whatever the sources' times are."""
     folders = [str(tree / folder) for folder in PYTHON if (tree / folder).is_dir()]
     if not folders or not any(tree.folder.rglob("*.py")):
         return
@@ -122,7 +122,7 @@ def compile_python(tree: Tree, programs: Programs) -> None:
 
 
 def certificates(tree: Tree, _programs: Programs) -> None:
-    """All authorities' certificates in one file, where the programs look for it."""
+    """Put all authorities' certificates into one file, where programs look for it."""
     found = sorted((tree / "/usr/share/ca-certificates").rglob("*.crt"))
     tree.write(BUNDLE, b"".join(path.read_bytes() for path in found))
     for path in BUNDLE_LINKS:
@@ -130,7 +130,7 @@ def certificates(tree: Tree, _programs: Programs) -> None:
 
 
 def selinux(tree: Tree, programs: Programs) -> None:
-    """Debian's policy, compiled, with its file contexts, under the name of Amazon Linux's."""
+    """Compile Debian's SELinux policy and file contexts, under the name of Amazon Linux's."""
     source = tree / "/usr/share/selinux/default"
     tree.move("/etc/selinux/default", f"/etc/selinux/{POLICY}")
     _compile_policy(tree, programs, source)
@@ -138,7 +138,7 @@ def selinux(tree: Tree, programs: Programs) -> None:
 
 
 def _compile_policy(tree: Tree, programs: Programs, source: Path) -> None:
-    """Have semodule make the policy and its file contexts, with a store of its own."""
+    """Compile the policy and its file contexts with semodule, in a store below tree."""
     scripts = {
         Path(program).name: programs.script(SELINUX_DEBS, program)
         for program in (

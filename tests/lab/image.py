@@ -1,4 +1,4 @@
-"""The image that packages are built in, in the place of ECR's: a root with dnf, made of the lab."""
+"""Makes the lab's stand-in for ECR's image, in which packages are built: a root with dnf."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.lab.stage import SOURCE_DATE_EPOCH
 
 NAME = "amazonlinux/amazonlinux"
 
-# What Amazon's own image has, as far as builds need it.
+# The packages of Amazon's own image that builds need.
 PACKAGES = ("bash", "coreutils", "dnf", "gnupg2-minimal", "system-release")
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -42,13 +42,13 @@ OCI_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Image:
-    """An image of one layer, as files in a folder, and the digest of its manifest."""
+    """A container image with one layer: the folder of its files, and its manifest's digest."""
 
     folder: Path
     digest: str
 
     def push(self, registry: Registry) -> str:
-        """Give it to registry, and return the reference that names it by its digest."""
+        """Push the image to registry, and return its reference with the digest."""
         if not registry.has(NAME, self.digest):
             for name in ("layer", "config"):
                 path = self.folder / name
@@ -58,9 +58,9 @@ class Image:
 
 
 def make(world: World, say: Callable[[str], None]) -> Image:
-    """The image of the newest release, made beside the lab's other files unless it is there.
+    """Return the image of the newest release, after making it if it is missing.
 
-    Raises MachineError where this machine has no dnf, HarnessError where that fails.
+    Raises MachineError if this machine has no dnf, and HarnessError if dnf fails.
     """
     blobs = repository.packages_of(world, world.releases[0])
     key = text_digest("\n".join([Path(__file__).read_text(), *blobs]))
@@ -70,7 +70,7 @@ def make(world: World, say: Callable[[str], None]) -> Image:
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=world.work, prefix="image-") as scratch:
                 _make(world, Path(scratch)).rename(kept)
-            say("the image to build packages in is made")
+            say("the image for package builds is ready")
     return Image(kept, f"sha256:{file_digest(kept / 'manifest')}")
 
 
@@ -107,7 +107,7 @@ def _install(world: World, scratch: Path, root: Path) -> None:
     (repos / "lab.repo").write_text(
         f"[lab]\nname=lab\nbaseurl={url}\ngpgcheck=1\ngpgkey={world.key_file.absolute().as_uri()}\n"
     )
-    # Debian's rpm would keep the database in the home of who runs it.
+    # Debian's rpm keeps its database in the user's home folder unless told otherwise.
     (scratch / ".rpmmacros").write_text("%_dbpath /var/lib/rpm\n")
     try:
         run(
@@ -122,15 +122,17 @@ def _install(world: World, scratch: Path, root: Path) -> None:
         )  # fmt: skip
     except FileNotFoundError:
         raise MachineError(
-            "the lab needs dnf to make an image to build packages in",
+            "the lab needs dnf to make the image for package builds",
             hint="apt-get install --no-install-recommends dnf",
         ) from None
     except CommandError as error:
-        raise HarnessError(f"the image cannot be made: {error.output.strip()}") from error
+        raise HarnessError(
+            f"dnf cannot make the image for package builds: {error.output.strip()}"
+        ) from error
 
 
 class _Hashing:
-    """A file that is written to, and the sha256 of what was."""
+    """A writable file that computes the sha256 of what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -142,7 +144,7 @@ class _Hashing:
 
 
 def _write_layer(root: Path, path: Path) -> str:
-    """Pack root, and return the sha256 of the tar before it was compressed."""
+    """Pack root into a gzipped tar at path, and return the sha256 of the uncompressed tar."""
     with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
         plain = _Hashing(packed)  # type: ignore[arg-type]
         with tarfile.open(fileobj=plain, mode="w|") as archive:  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The lab's keys: thrown away with the cache, never Amazon's."""
+"""The lab's signing keys, which are deleted together with the lab's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.system.process import Arg, run
 
-# What RPM 4.16 and newer verify: no elliptic curves, for old ones do not know them.
+# RSA, because older versions of RPM cannot verify elliptic-curve signatures.
 PARAMETERS = """\
 %no-protection
 Key-Type: RSA
@@ -23,13 +23,13 @@ Expire-Date: 0
 %commit
 """
 
-# Files that rpmsign gets at once.
+# Files per run of rpmsign.
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key: its fingerprint, and its two halves as ASCII armour."""
+    """A key pair: the fingerprint, and the public and secret keys in ASCII armour."""
 
     fingerprint: str
     public: str
@@ -37,13 +37,13 @@ class Key:
 
     @contextlib.contextmanager
     def home(self) -> Iterator[Path]:
-        """A GnuPG home with the key, of a short name, since the agent's socket is in it."""
+        """Make a GnuPG home with the key, at a short path because it holds the agent's socket."""
         with _home() as folder:
             run(["gpg", "--homedir", folder, "--batch", "--import"], stdin=self.secret)
             yield folder
 
     def sign_packages(self, paths: Sequence[Path]) -> None:
-        """Sign the RPMs at paths, in place."""
+        """Sign the RPMs at paths in place."""
         with self.home() as home:
             macros = {
                 "__gpg": shutil.which("gpg") or "gpg",
@@ -56,7 +56,7 @@ class Key:
                 run(["rpmsign", *defines, "--addsign", *batch], env={"GNUPGHOME": str(home)})
 
     def sign_detached(self, path: Path) -> None:
-        """Write path's signature beside it, as <path>.asc."""
+        """Write the signature of the file at path to <path>.asc."""
         with self.home() as home:
             run(
                 [
@@ -67,7 +67,7 @@ class Key:
 
 
 def obtain(folder: Path, name: str) -> Key:
-    """The key called name that is kept in folder, made if there is none."""
+    """Return the key called name in folder, after making it if it is missing."""
     public, secret = folder / f"{name}.public", folder / f"{name}.secret"
     if not public.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The layout of Amazon's CDN: lists of mirrors, repositories by digest, and the packages once."""
+"""Lays out packages as Amazon's CDN does: lists of mirrors, repositories, and one blob store."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from scripts.system.process import run
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 
-# What stands in a list of mirrors where the server's own address belongs.
+# A list of mirrors has this in place of the server's address, which the server fills in.
 ORIGIN = "@ORIGIN@"
 
-# In a repository's folder: the key and the packages that it was made of.
+# The file in a repository's folder that lists its key and packages.
 MARK = ".packages"
 
 KEY_NAME = "RPM-GPG-KEY-amazon-linux-2023"
 
-# Fedora's, on the same server.
+# Fedora's key and source RPMs are on the same server.
 FEDORA_KEY_NAME = "RPM-GPG-KEY-fedora-43-primary"
 FEDORA_SOURCES = "fedora/releases/43/Everything/source/tree"
 
 
 @dataclass(frozen=True)
 class World:
-    """The lab's files of one architecture, below work: its releases, newest first, and the key."""
+    """One architecture's lab: its files below work, its releases, newest first, and its key."""
 
     work: Path
     arch: Arch
@@ -39,36 +39,36 @@ class World:
 
     @property
     def www(self) -> Path:
-        """The folder that a server shows."""
+        """The folder that the server serves."""
         return self.work / "www" / self.arch.name
 
     @property
     def base(self) -> Path:
-        """The CDN's folder of this distribution."""
+        """The CDN's folder for Amazon Linux 2023."""
         return self.www / "al2023"
 
     @property
     def key_file(self) -> Path:
-        """The public key that the packages are signed with."""
+        """The path of the public key that verifies the packages."""
         return self.www / KEY_NAME
 
     @property
     def third_party(self) -> Path:
-        """The folder of what others release, each file below its own host and path."""
+        """The folder of third-party releases, each file below the host and path of its address."""
         return self.www / "third-party"
 
     @property
     def pins_file(self) -> Path:
-        """The pins of what others release."""
+        """The path of the third-party releases' pins."""
         return self.www / "third-party-pins.toml"
 
     def repository(self, release: str) -> Path:
-        """The folder of the repository of release."""
+        """Return the folder of release's repository."""
         return self.base / f"core/guids/{guid(release)}/{self.arch}"
 
 
 def guid(name: str) -> str:
-    """The name of a repository on the CDN, which tells nothing."""
+    """Return the meaningless identifier under which the CDN has the repository called name."""
     return text_digest(f"lab {name}")
 
 
@@ -79,7 +79,7 @@ def publish(
     key: Key,
     sources: Sequence[Path] = (),
 ) -> World:
-    """Lay out the packages of each release, newest first, as the CDN does; all have sources."""
+    """Lay out packages by release, newest first, as the CDN does; every release gets sources."""
     world = World(work, arch, tuple(packages), key)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
@@ -94,7 +94,7 @@ def publish(
 
 
 def packages_of(world: World, release: str) -> list[str]:
-    """The packages of release, as paths in the blob store."""
+    """Return the packages of release as paths in the blob store."""
     return (world.repository(release) / MARK).read_text().splitlines()[1:]
 
 
@@ -109,20 +109,20 @@ def store(world: World, path: Path) -> str:
 
 
 def publish_fedora(world: World, sources: Sequence[Path], key: Key) -> None:
-    """Lay out source RPMs, signed with key, as a release of Fedora does."""
+    """Lay out sources, which are signed with key, as a release of Fedora does."""
     (world.www / FEDORA_KEY_NAME).write_text(key.public)
     _write(world, world.www / FEDORA_SOURCES, [store(world, path) for path in sources])
 
 
 def fedora_sources(world: World) -> dict[str, str]:
-    """The source RPMs that Fedora has there: what `dnf download --source` calls each, by name."""
+    """Map each of Fedora's source packages to its name in `dnf download --source`."""
     blobs = (world.www / FEDORA_SOURCES / MARK).read_text().splitlines()[1:]
     nevras = [Path(blob).name.removesuffix(".src.rpm") for blob in blobs]
     return {nevra.rsplit("-", 2)[0]: nevra for nevra in nevras}
 
 
 def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
-    """Write the repository called name with blobs, unless that is what it has."""
+    """Write the repository called name with blobs, unless it holds exactly these already."""
     target = world.base / f"core/guids/{guid(name)}/{world.arch}"
     _write(world, target, blobs)
     if not target.with_name("SRPMS").exists():
@@ -144,7 +144,7 @@ def _write(world: World, target: Path, blobs: Sequence[str]) -> None:
 
 
 def _blobs_from(world: World, target: Path) -> str:
-    """The way from the repository in the folder target to the packages."""
+    """Return the relative path from the repository in target to the blob store."""
     return f"{os.path.relpath(world.base / 'blobstore', target)}/"
 
 
@@ -168,7 +168,7 @@ def _createrepo(
 
 
 def _release_list(releases: Sequence[str]) -> str:
-    """Amazon's list of releases, which names them oldest first."""
+    """Return Amazon's list of releases, which starts with the oldest."""
     listed = "".join(f'    <release version="{name}"/>\n' for name in reversed(releases))
     return f'<?xml version="1.0"?>\n<root>\n  <releases>\n{listed}  </releases>\n</root>\n'
 

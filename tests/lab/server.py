@@ -1,4 +1,4 @@
-"""Shows the lab on loopback as Amazon's CDN would, and fails on demand as any server may."""
+"""Serves the lab on loopback as Amazon's CDN would, with faults on demand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 from tests.lab.repository import ORIGIN
 
-# Long enough for a client to give up, which it does when a test wants to see that.
+# Longer than any client waits before it gives up.
 STALL_SECONDS = 600
 
 CHUNK = 1 << 18
 
 
 class Kind(Enum):
-    """What a server may do wrong: an error, silence, half an answer, another answer."""
+    """The kinds of faults: an error, silence, half an answer, or a wrong answer."""
 
     NOT_FOUND = "404"
     UNAVAILABLE = "503"
@@ -35,10 +35,10 @@ class Kind(Enum):
 
 @dataclass
 class Fault:
-    """What goes wrong with answers for paths that match the pattern.
+    """A fault in the answers for paths that contain the regular expression pattern.
 
-    Of the matching requests the first `times` are spoilt, all of them where it is None. A STALE
-    list of mirrors names `instead`, the guid of another repository.
+    It spoils the first `times` matching requests, or all of them if `times` is None. A STALE list
+    of mirrors names the repository with the guid `instead`.
     """
 
     kind: Kind
@@ -48,7 +48,7 @@ class Fault:
     seen: int = field(default=0, init=False)
 
     def takes(self, path: str) -> bool:
-        """Whether the request for path is spoilt; it is counted if so."""
+        """Whether this fault spoils the request for path; if so, the request is counted."""
         if not re.search(self.pattern, path) or (
             self.times is not None and self.seen >= self.times
         ):
@@ -58,7 +58,7 @@ class Fault:
 
 
 class LabServer:
-    """A server of the folder www on a port of loopback, for as long as the with block lasts."""
+    """A server that serves the folder www on loopback for as long as the with block lasts."""
 
     def __init__(self, www: Path, port: int = 0) -> None:
         self.www = www
@@ -80,22 +80,22 @@ class LabServer:
 
     @property
     def url(self) -> str:
-        """The server's own address."""
+        """The server's address."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     @property
     def mirror(self) -> str:
-        """What stands in the place of the CDN's address."""
+        """The address that replaces the CDN's."""
         return f"{self.url}/al2023"
 
     @property
     def third_party(self) -> str:
-        """What stands in the place of all the addresses in third-party/pins.toml."""
+        """The address that replaces those in third-party/pins.toml."""
         return f"{self.url}/third-party"
 
     @contextmanager
     def broken(self, *faults: Fault) -> Iterator[None]:
-        """Have the faults within the with block."""
+        """Apply faults for as long as the with block lasts."""
         with self.lock:
             self.faults[:] = faults
         try:
@@ -105,13 +105,13 @@ class LabServer:
                 self.faults.clear()
 
     def fault(self, path: str) -> Fault | None:
-        """The fault that the request for path meets."""
+        """Record the request for path, and return the fault that spoils it, if any."""
         with self.lock:
             self.requests.append(path)
             return next((fault for fault in self.faults if fault.takes(path)), None)
 
     def content(self, path: str) -> Path | None:
-        """The file that path names, if there is one."""
+        """Return the file that path names, or None if there is none."""
         file = (self.www / unquote(urlsplit(path).path).lstrip("/")).resolve()
         return file if file.is_file() and file.is_relative_to(self.www.resolve()) else None
 
@@ -123,13 +123,13 @@ class _Http(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one client."""
+    """Answers the requests of one client."""
 
     protocol_version = "HTTP/1.1"
     server: _Http
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's own name
-        """Say nothing: LabServer.requests tells."""
+        """Log nothing: LabServer.requests has the requests."""
 
     def handle(self) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Source RPMs, as Amazon and Fedora have them: what packages of our own are built from.
+"""Makes source RPMs like Amazon's and Fedora's, from which our own packages are built.
 
-Debian's built files take the place of upstream's sources: nothing is compiled but Python's byte
-code. The patches of a spec apply to them when it is built, and only then.
+They contain the files that Debian has built, in place of upstream's sources, so a build compiles
+nothing but Python's bytecode. The spec's patches are applied when the spec is built, not here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH, Tree
 from tests.lab.tables import AMAZON, DIST, FEDORA, Recipe
 
-# What %dist is where a source RPM was made.
+# The value of %dist with which each owner makes its source RPMs.
 DISTS = {AMAZON: DIST, FEDORA: "fc43"}
 
 
 def make(recipe: Recipe, work: Path, programs: Programs, key: Key) -> Path:
-    """The source RPM of recipe, signed with key, made below work unless it is there."""
+    """Return recipe's source RPM, signed with key, after making it below work if it is missing."""
     facts = asdict(recipe) | {
         "debs": [deb.sha256 for deb in recipe.debs],
         "common_folders": sorted(recipe.common_folders),
@@ -49,7 +49,7 @@ def make(recipe: Recipe, work: Path, programs: Programs, key: Key) -> Path:
 
 
 def text(recipe: Recipe) -> str:
-    """The spec that is in the source RPM."""
+    """Return the spec inside the source RPM of recipe."""
     name = f"{recipe.name}-{recipe.version}"
     own = replace(recipe, release=recipe.release.removesuffix(f".{DIST}") + "%{?dist}")
     tags = [
@@ -109,12 +109,12 @@ def _build(recipe: Recipe, work: Path, programs: Programs) -> Path:
         )
     except CommandError as error:
         raise HarnessError(
-            f"the source of {recipe.name} cannot be packed: {error.output.strip()}"
+            f"rpmbuild cannot make the source RPM of {recipe.name}: {error.output.strip()}"
         ) from error
     return work / "SRPMS"
 
 
-# Of the macros that RPMs are built with those that decide a source RPM's bytes.
+# The macros that also decide the bytes of a source RPM.
 BUILD = {
     name: spec.MACROS[name]
     for name in (

@@ -1,4 +1,4 @@
-"""RPM's side: the spec of a recipe, and rpmbuild."""
+"""Writes the spec of a recipe, and builds its RPMs with rpmbuild."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scripts.system.process import CommandError, run
 from tests.lab.stage import SOURCE_DATE_EPOCH
 from tests.lab.tables import Recipe, Split
 
-# Nothing of what rpmbuild does by itself is wanted: the files are packed as they are.
+# These switch off what rpmbuild does by itself, so it packs the files unchanged.
 MACROS = {
     "__os_install_post": "%{nil}",
     "__check_files": "%{nil}",
@@ -29,7 +29,7 @@ MACROS = {
 
 
 def text(recipe: Recipe) -> str:
-    """The spec of recipe; its lists of files are called <name>.files."""
+    """Return the spec of recipe, which reads the files of each RPM from <name>.files."""
     parts = [package(recipe), *splits(recipe)]
     parts += scriptlets(recipe)
     parts.append("%install\n")
@@ -38,12 +38,12 @@ def text(recipe: Recipe) -> str:
 
 
 def scriptlets(recipe: Recipe) -> list[str]:
-    """The scriptlets and triggers of recipe and what is split off it."""
+    """Return the scriptlets and triggers of recipe and its splits."""
     parts = [_pre(recipe.users)] if recipe.users else []
     parts += [_post("", recipe.post)] if recipe.post else []
     parts += [_post(f"-n {split.name}", split.post) for split in recipe.splits if split.post]
     return parts + [
-        # RPM's own Lua needs no shell, which the C library comes before.
+        # RPM's built-in Lua needs no shell; the C library is installed before there is one.
         f'%{trigger} -P 2000000 -p <lua> -- {paths}\nrpm.execute("{program}")\n'
         for paths, program in recipe.triggers.items()
         for trigger in ("transfiletriggerin", "transfiletriggerpostun")
@@ -51,7 +51,7 @@ def scriptlets(recipe: Recipe) -> list[str]:
 
 
 def build(recipe: Recipe, tree: Path, lists: Mapping[str, Sequence[str]], work: Path) -> list[Path]:
-    """Build the RPMs of recipe out of tree with the given lists of files, in the folder work."""
+    """Build the RPMs of recipe in the folder work from tree and the lists of each RPM's files."""
     sources = work / "BUILD"
     sources.mkdir()
     for name, lines in lists.items():
@@ -83,12 +83,12 @@ def build(recipe: Recipe, tree: Path, lists: Mapping[str, Sequence[str]], work: 
             env=environment,
         )
     except CommandError as error:
-        raise HarnessError(f"{recipe.name} cannot be packed: {error.output.strip()}") from error
+        raise HarnessError(f"rpmbuild cannot pack {recipe.name}: {error.output.strip()}") from error
     return sorted((work / "RPMS").iterdir())
 
 
 def package(recipe: Recipe, tags: Sequence[str] = ()) -> str:
-    """The first lines of a spec, with further tags."""
+    """Return the preamble and description of recipe's spec, with additional tags."""
     lines = [
         f"Name: {recipe.name}",
         f"Version: {recipe.version}",
@@ -109,7 +109,7 @@ def package(recipe: Recipe, tags: Sequence[str] = ()) -> str:
 
 
 def splits(recipe: Recipe) -> list[str]:
-    """The first lines of what is split off recipe."""
+    """Return the preamble and description of each split of recipe."""
     return [_split(split, recipe) for split in recipe.splits]
 
 

@@ -1,4 +1,4 @@
-"""Unpacks Debian packages and makes of them the files of an RPM."""
+"""Turns unpacked Debian packages into the files of an RPM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lab.tables import Recipe, glob
 FILES = Path(__file__).with_name("files")
 PATCHES = Path(__file__).with_name("patches")
 
-# No file of the lab is newer than this: 2026-09-30, when its newest release came out.
+# The date of the newest release, 2026-09-30; no file of the lab is newer.
 SOURCE_DATE_EPOCH = 1790726400
 
 COPYRIGHT = re.compile(r"/usr/share/doc/[^/]+/copyright")
@@ -27,7 +27,7 @@ COPYRIGHT = re.compile(r"/usr/share/doc/[^/]+/copyright")
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or link of an RPM: where it stands in the image, and its attributes."""
+    """A file, folder or link in an RPM: its path in the image and its attributes."""
 
     path: str
     kind: str
@@ -36,7 +36,7 @@ class Entry:
     group: str = "root"
 
     def line(self) -> str:
-        """Its line in a list of files, as rpmbuild's %files -f reads it."""
+        """Return the entry as a line of a list for rpmbuild's %files -f."""
         quoted = f'"{self.path}"'
         if self.kind == "link":
             return f"%attr(-, {self.user}, {self.group}) {quoted}"
@@ -52,7 +52,7 @@ class Entry:
 
 
 class Tree:
-    """The staged files of a recipe, below a folder, as paths of the image."""
+    """The staged files of a recipe below a folder, addressed by their paths in the image."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,11 +60,11 @@ class Tree:
         folder.mkdir(parents=True)
 
     def __truediv__(self, path: str) -> Path:
-        """Where the image's path stands on this machine."""
+        """Return the path on this machine for a path in the image."""
         return self.folder / path.lstrip("/")
 
     def unpack(self, deb: Deb, removed: Callable[[str], bool], licences: str) -> None:
-        """Unpack deb but for what is removed; its copyright file goes into the folder licences."""
+        """Unpack deb without the removed paths, and its copyright file into the folder licences."""
         process = start(["dpkg-deb", "--fsys-tarfile", deb.path], stdout=subprocess.PIPE)
         with running(process):
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
@@ -75,7 +75,10 @@ class Tree:
                     elif not removed(path):
                         self._extract(archive, member, path)
             if process.wait():
-                raise HarnessError(f"{deb.path} cannot be unpacked", hint="remove it")
+                raise HarnessError(
+                    f"dpkg-deb cannot unpack {deb.path}",
+                    hint="remove the file: the lab downloads it again",
+                )
 
     def _extract(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
         target = self / path
@@ -99,7 +102,7 @@ class Tree:
             os.utime(target, (member.mtime, member.mtime))
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file of the image."""
+        """Write a file at path in the image."""
         target = self / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -107,26 +110,26 @@ class Tree:
         self.modes[path] = mode
 
     def link(self, path: str, to: str) -> None:
-        """Make a symbolic link of the image."""
+        """Make a symbolic link at path in the image."""
         target = self / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         target.symlink_to(to)
 
     def move(self, path: str, to: str) -> None:
-        """Give a file or folder of the image another place."""
+        """Move a file or folder of the image."""
         (self / to).parent.mkdir(parents=True, exist_ok=True)
         (self / path).rename(self / to)
         for old in [known for known in self.modes if f"{known}/".startswith(f"{path}/")]:
             self.modes[to + old.removeprefix(path)] = self.modes.pop(old)
 
     def paths(self) -> list[str]:
-        """All that stands in the tree, in order."""
+        """Return the path of everything in the tree, in order."""
         below = (path.relative_to(self.folder) for path in self.folder.rglob("*"))
         return sorted(f"/{path}" for path in below)
 
     def entry(self, path: str, given: Mapping[str, str]) -> Entry:
-        """The entry of path, with the mode, user and group that given has for it, if any."""
+        """Return the entry of path, with the mode, user and group from given if it has any."""
         target = self / path
         mode, user, group = (*given[path].split(), "root", "root")[:3] if path in given else (
             "", "root", "root"
@@ -142,9 +145,9 @@ class Tree:
 def stage(
     recipe: Recipe, folder: Path, contents: Mapping[str, bytes], *, patched: bool = True
 ) -> Tree:
-    """The files of recipe below folder: its debs', its own of files/, and contents by path.
+    """Stage the files of recipe below folder: from its debs, from files/, and contents by path.
 
-    patched: with its patches applied, as they are not in the sources of a source RPM.
+    patched applies the recipe's patches; the files of a source RPM are staged without them.
     """
     tree = Tree(folder)
     removed = _matcher(recipe.remove)
@@ -173,7 +176,7 @@ def stage(
 
 
 def entries(tree: Tree, recipe: Recipe) -> dict[str, list[Entry]]:
-    """The entries of each RPM of recipe, by its name."""
+    """Map the name of each RPM of recipe to its entries."""
     lists: dict[str, list[Entry]] = {name: [] for name in recipe.names}
     splits = [(split.name, _matcher(split.paths)) for split in recipe.splits]
     owned = not recipe.folders
@@ -188,7 +191,7 @@ def entries(tree: Tree, recipe: Recipe) -> dict[str, list[Entry]]:
 
 
 def clamp_times(tree: Tree) -> None:
-    """Make nothing in tree newer than SOURCE_DATE_EPOCH."""
+    """Set newer times in tree back to SOURCE_DATE_EPOCH."""
     for path in reversed(tree.paths()):
         target = tree / path
         if not target.is_symlink():
@@ -198,7 +201,7 @@ def clamp_times(tree: Tree) -> None:
 
 
 def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a path, or a folder it is in, matches one of patterns."""
+    """Return a function that tells whether a path or one of its parents matches a pattern."""
     text = "|".join(glob(pattern).pattern for pattern in patterns)
     expression = re.compile(f"(?:{text})(?:/.*)?") if text else re.compile("(?!)")
     return lambda path: bool(expression.fullmatch(path))
@@ -206,7 +209,7 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 def _apply(patch: Path, folder: Path) -> None:
     try:
-        # Inside a checkout git would take the paths as the checkout's own.
+        # Without the ceiling, git would resolve the paths against the surrounding checkout.
         run(
             ["git", "apply", patch],
             cwd=folder,
@@ -215,7 +218,7 @@ def _apply(patch: Path, folder: Path) -> None:
     except CommandError as error:
         raise HarnessError(
             f"{patch} does not apply: {error.output.strip()}",
-            hint="Debian's package has changed: so must tests/lab/patches",
+            hint="Debian's package has changed: adapt the patch",
         ) from error
 
 
@@ -224,7 +227,7 @@ def _edit(path: Path, pattern: str, replacement: str) -> None:
     changed, count = re.subn(pattern, replacement, text)
     if not count:
         raise HarnessError(
-            f"{path} holds nothing like {pattern!r}",
-            hint="Debian's package has changed: so must tests/lab/packages.toml",
+            f"{path} has nothing that matches {pattern!r}",
+            hint="Debian's package has changed: adapt the edit in tests/lab/packages.toml",
         )
     path.write_text(changed)

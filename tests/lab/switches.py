@@ -1,6 +1,6 @@
-"""The switches of `./nox -s lab` that have something go wrong: how they are written, as faults.
+"""Parses the options of `./nox -s lab` that make the lab fail: --fault and --tamper.
 
-What makes no sense is an ArgumentTypeError, which argparse reports with the option's name.
+A wrong value raises ArgumentTypeError, which argparse reports together with the option's name.
 """
 
 from __future__ import annotations
@@ -25,47 +25,49 @@ TIMED = re.compile(r"(.*):(\d+)", re.DOTALL)
 
 
 def fault(text: str) -> Fault:
-    """The fault that KIND=REGEX[:TIMES] says."""
+    """Return the fault that text (KIND=REGEX[:TIMES]) describes."""
     name, _, rest = text.partition("=")
     kind = _named(KINDS, name)
     match = TIMED.fullmatch(rest)
     pattern, times = (match[1], int(match[2])) if match else (rest, None)
     if not pattern:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks the REGEX of KIND=REGEX")
+        raise argparse.ArgumentTypeError(f"{text!r} has no REGEX: write KIND=REGEX[:TIMES]")
     if times == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} would never happen: TIMES is at least 1")
+        raise argparse.ArgumentTypeError(f"TIMES must be 1 or more in {text!r}")
     try:
         re.compile(pattern)
     except re.error as error:
-        raise argparse.ArgumentTypeError(f"{pattern!r} is no REGEX: {error}") from None
+        raise argparse.ArgumentTypeError(
+            f"{pattern!r} is not a regular expression: {error}"
+        ) from None
     return Fault(kind, pattern, times)
 
 
 def tampered(text: str) -> tuple[Tampering, str]:
-    """What is wrong with which package, as KIND=PACKAGE says."""
+    """Return the tampering and the package that text (KIND=PACKAGE) describes."""
     name, _, package = text.partition("=")
     kind = _named(TAMPERINGS, name)
     if not package:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks the PACKAGE of KIND=PACKAGE")
+        raise argparse.ArgumentTypeError(f"{text!r} has no PACKAGE: write KIND=PACKAGE")
     return kind, package
 
 
 def leading_to(world: World, kind: Tampering, package: str) -> Fault:
-    """The fault that has whoever builds images find package tampered with, in any release.
+    """Return a fault that leads builds of any release to a repository with package tampered with.
 
-    Source RPMs come from where they did. Raises UsageError where the lab has no such package.
+    It leaves source RPMs alone. Raises UsageError if the lab has no such package.
     """
     guid = tampering.repository_with(world, kind, package)
     return Fault(Kind.STALE, rf"/{world.arch}/mirror\.list$", instead=guid)
 
 
 def describe(given: Fault) -> str:
-    """What a fault does, for whoever wonders why a build failed."""
-    times = f", the first {given.times}" if given.times else ""
-    return f"{given.kind.value} for paths with {given.pattern}{times}"
+    """Describe a fault in words, so that a failed build can be traced to it."""
+    times = f", the first {given.times} of them" if given.times else ""
+    return f"{given.kind.value} for requests whose path contains {given.pattern}{times}"
 
 
 def _named(among: Mapping[str, Name], name: str) -> Name:
     if name not in among:
-        raise argparse.ArgumentTypeError(f"the KIND {name!r} is none of {', '.join(among)}")
+        raise argparse.ArgumentTypeError(f"KIND must be one of {', '.join(among)}, not {name!r}")
     return among[name]

@@ -1,4 +1,4 @@
-"""packages.toml: which RPM is made of which Debian packages, and what is different in it."""
+"""Reads packages.toml: which RPM is made of which Debian packages, and what differs in it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tests.lab.debs import Deb
 
 PATH = Path(__file__).with_name("packages.toml")
 
-# A release of RPM holds no dash, and neither part holds what only Debian's versions may.
+# The characters that Debian allows in a version, but RPM does not allow in a version or release.
 FORBIDDEN = re.compile(r"[^A-Za-z0-9._+~]")
 
-# What of Debian's release to take for a package that is made of no deb.
+# The release of a package that is not made of any deb.
 OWN_RELEASE = "1"
 DIST = "amzn2023"
 
-# The dynamic linker, as the C library's RPM provides it.
+# The file name of the dynamic linker in the C library's RPM.
 LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 
-# Whose source RPM there is of a package.
+# The owners of source RPMs.
 AMAZON = "amazonlinux"
 FEDORA = "fedora"
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A regular expression in the file at path and what takes its place."""
+    """A change to the file at path: a regular expression and its replacement."""
 
     path: str
     pattern: str
@@ -40,9 +40,9 @@ class Edit:
 
 @dataclass(frozen=True)
 class Split:
-    """An RPM that is split off another: its name, what it says of itself, and its paths.
+    """An RPM that is split off another one: its name, summary, paths and scriptlet.
 
-    One that is independent does not require the RPM that it is split off.
+    An independent split does not require the RPM that it comes from.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides an RPM and those that are split off it; packages.toml names the fields.
+    """Everything that decides an RPM and its splits; packages.toml describes the fields.
 
-    patches are files of patches/ by the tags that name them in a spec. source says whose source
-    RPM there is of it, "" for none; what that needs to be built, and a command that comes first,
-    are build_requires and prep. since is the day (20260930) of the first release that has the
-    package, "" for all.
+    patches maps the tags in a spec to files in patches/. source is the owner of the source RPM, or
+    "" if there is none; build_requires lists what it needs to build, and prep is the first command
+    of its build. since is the day (20260930) of the first release with the package, or "" if every
+    release has it.
     """
 
     name: str
@@ -93,17 +93,17 @@ class Recipe:
 
     @property
     def is_packed(self) -> bool:
-        """Whether Amazon Linux has it as an RPM, and not only somebody else as a source RPM."""
+        """Whether Amazon Linux has it as an RPM; Fedora's packages are only source RPMs here."""
         return self.source in ("", AMAZON)
 
     @property
     def names(self) -> list[str]:
-        """The RPMs that it makes."""
+        """The names of the RPMs that the recipe makes."""
         return [self.name, *(split.name for split in self.splits)]
 
 
 class Tables:
-    """The tables, with the placeholders of an architecture and a release filled in."""
+    """The tables of packages.toml for one architecture and one release."""
 
     def __init__(self, arch: Arch, release: str, *, path: Path = PATH) -> None:
         text = path.read_text()
@@ -118,29 +118,29 @@ class Tables:
 
     @property
     def roots(self) -> list[str]:
-        """The Debian packages that are asked for."""
+        """The Debian packages that apt is asked for."""
         return [*self._data["debs"]["roots"], self._data["debs"]["kernel"][self._arch.name]]
 
     @property
     def third_party(self) -> list[str]:
-        """The Debian packages that others' releases are made of, without what they depend on."""
+        """The Debian packages that third-party releases are made of, without their dependencies."""
         roots: list[str] = self._data["debs"]["third-party"]["roots"]
         return roots
 
     @property
     def invented(self) -> Mapping[str, str]:
-        """The RPMs that Amazon Linux does not have, and why the lab does."""
+        """Maps each RPM that Amazon Linux does not have to the reason why the lab has it."""
         invented: Mapping[str, str] = self._data["invented"]
         return invented
 
     def rpm_of(self, deb: str) -> str | None:
-        """The RPM that the package of Debian goes into, None where it is dropped."""
+        """Return the RPM that the Debian package deb goes into, or None if it is dropped."""
         if any(pattern.fullmatch(deb) for pattern in self._dropped):
             return None
         return next((name for pattern, name in self._names if pattern.fullmatch(deb)), deb)
 
     def recipes(self, debs: Sequence[Deb]) -> list[Recipe]:
-        """What all RPMs are made of, given the closure of the roots."""
+        """Return the recipes of all RPMs; debs are the roots and their dependencies."""
         groups: dict[str, list[Deb]] = {}
         for deb in debs:
             if name := self.rpm_of(deb.name):
@@ -163,14 +163,14 @@ class Tables:
         ]
 
     def recipe_alone(self, deb: Deb) -> Recipe:
-        """What an RPM of deb alone is made of, as somebody else than Amazon would release it."""
+        """Return the recipe of an RPM made of deb alone, as a third party would release it."""
         made = self._recipe(deb.name, [deb], {"remove": ["/usr/share"]}, {})
         return replace(made, release=OWN_RELEASE)
 
     def _recipe(
         self, name: str, debs: list[Deb], table: dict[str, Any], satisfied: Mapping[str, str]
     ) -> Recipe:
-        # The deb of the same name, if there is one, says most about what it is.
+        # A deb with the RPM's own name has the best version and summary, so it comes first.
         debs.sort(key=lambda deb: (deb.name != name, deb.name))
         version, release = _version(debs[0].version) if debs else (table["version"], OWN_RELEASE)
         release = table.get("release", release)
@@ -231,7 +231,7 @@ class Tables:
 
 
 def glob(pattern: str) -> re.Pattern[str]:
-    """A pattern with `*` (which ends at a slash) and `(a|b)` as a regular expression."""
+    """Return the regular expression for a pattern with `(a|b)` and `*`, which ends at a slash."""
     parts = re.split(r"([*(|)])", pattern)
     text = "".join(
         "[^/]*" if part == "*" else part if part in ("(", "|", ")") else re.escape(part)
@@ -241,6 +241,6 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def _version(debian: str) -> tuple[str, str]:
-    """RPM's version and release for a version of Debian's, whose epoch says nothing here."""
+    """Split a Debian version into RPM's version and release, and drop the epoch."""
     upstream, _, revision = debian.rpartition("-") if "-" in debian else (debian, "", "0")
     return FORBIDDEN.sub(".", upstream.split(":")[-1]), FORBIDDEN.sub(".", revision)

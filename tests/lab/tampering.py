@@ -1,4 +1,4 @@
-"""RPMs that must never reach an image, in repositories whose metadata knows nothing of it."""
+"""Makes repositories with an RPM that no build may install, described by correct metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.repository import World
 
 
 class Tampering(Enum):
-    """What is wrong with the package."""
+    """The ways in which a package differs from what Amazon would have signed."""
 
     UNSIGNED = "unsigned"
     FOREIGN = "signed by another key"
@@ -24,9 +24,9 @@ class Tampering(Enum):
 
 
 def repository_with(world: World, tampering: Tampering, package: str) -> str:
-    """The guid of a repository like the newest release's, with package tampered with.
+    """Copy the newest release's repository, tamper with package there, and return the copy's guid.
 
-    Raises UsageError where that release has no such package.
+    Raises UsageError if that release has no such package.
     """
     name = f"{world.releases[0]} {package} {tampering.value}"
     blobs = repository.packages_of(world, world.releases[0])
@@ -42,11 +42,12 @@ def repository_with(world: World, tampering: Tampering, package: str) -> str:
 
 
 def blob_of(blobs: Sequence[str], package: str) -> str:
-    """Which of blobs is the package of that name."""
+    """Return the path in blobs of the package with exactly this name."""
     by_name = {Path(blob).name.rsplit("-", 2)[0]: blob for blob in blobs}
     if package not in by_name:
-        near = ", ".join(difflib.get_close_matches(package, by_name)) or "none"
-        raise UsageError(f"the lab has no package {package}", hint=f"of similar names: {near}")
+        near = ", ".join(difflib.get_close_matches(package, by_name))
+        hint = f"similar names: {near}" if near else "no package has a similar name"
+        raise UsageError(f"the lab has no package '{package}'", hint=hint)
     return by_name[package]
 
 

@@ -1,4 +1,4 @@
-"""What others release on GitHub, made of Debian's packages, with pins that say so."""
+"""Makes stand-ins for third-party releases on GitHub from Debian packages, and pins for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts.system.process import run
 from tests.lab.debs import Deb
 from tests.lab.repository import World
 
-# The program that a pin's file is, and the Debian package that has it.
+# For each pin: the Debian package with the program, and the program's path there.
 PROGRAMS = {
     "docker-credential-pass": (
         "golang-docker-credential-helpers",
@@ -33,7 +33,7 @@ Releases = Mapping[str, tuple[str, Path]]
 
 
 def publish(world: World, rpm: Path, debs: Sequence[Deb]) -> None:
-    """Lay out cosign's RPM and the programs of debs as the world's third-party releases."""
+    """Lay out cosign's RPM and the programs in debs as third-party releases."""
     by_name = {deb.name: deb for deb in debs}
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         releases = {COSIGN: (rpm.name.split("-")[1], rpm)}
@@ -45,7 +45,7 @@ def publish(world: World, rpm: Path, debs: Sequence[Deb]) -> None:
 
 
 def _lay_out(world: World, releases: Releases) -> None:
-    """Write the files where the project's own pins have them, and pins with their digests."""
+    """Copy the files to the paths of the project's own pins, and write pins with their digests."""
     path = ROOT / thirdparty.PINS
     document = tomlkit.parse(path.read_text())
     for pin in thirdparty.read_pins(path):

@@ -1,4 +1,4 @@
-"""All that packages of our own are built with: an engine, a registry with the image, and pins."""
+"""Runs what builds of our own packages need: an engine, a registry with the image, and pins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.repository import FEDORA_KEY_NAME, FEDORA_SOURCES, World
 
 @dataclass(frozen=True)
 class Workshop:
-    """What of it a build has to be told: the environment of the engine, and a file of pins."""
+    """A running workshop: the engine's environment and programs, the registry, and the pins."""
 
     environment: Mapping[str, str]
     pins: Path
@@ -30,9 +30,9 @@ class Workshop:
 
 @contextlib.contextmanager
 def workshop(world: World, url: str) -> Iterator[Workshop]:
-    """A workshop for as long as the with block lasts; a server shows world at url.
+    """Run a workshop for as long as the with block lasts; a server must serve world at url.
 
-    Raises MachineError where the machine lacks what it is made with.
+    Raises MachineError if the machine lacks a program that the workshop needs.
     """
     programs = engine.obtain(world.work)
     made = image.make(world, print)
@@ -46,10 +46,10 @@ def workshop(world: World, url: str) -> Iterator[Workshop]:
 
 
 def write_pins(folder: Path, world: World, url: str, reference: str) -> Path:
-    """Write into folder the project's own pins with the lab's addresses, key, image and versions.
+    """Copy the project's own pins to folder, with the lab's addresses, key, image and versions.
 
-    Of a package that the lab has from Fedora it is the lab's version that is pinned there, of the
-    others whichever is in the release, whatever `update-pins` has found meanwhile.
+    The copy ignores the versions that `update-pins` has found. It pins the lab's version of
+    Fedora's packages, and for all others whichever version the release has.
     """
     own = ROOT / PACKAGES
     document = tomlkit.parse(own.read_text())

@@ -1,4 +1,4 @@
-"""Makes the lab: Debian packages become signed RPMs, and those become a copy of Amazon's CDN."""
+"""Makes the lab: turns Debian packages into signed RPMs, and lays them out as Amazon's CDN."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.lab.keys import Key
 from tests.lab.repository import World
 from tests.lab.tables import AMAZON, FEDORA, Recipe, Tables
 
-# Newest first; the newest is `latest` too.
+# Newest first; the first one is also `latest`.
 RELEASES = tuple(reversed(amazonlinux.known()))
 
-# What decides an RPM beside its recipe.
+# Modules whose text decides an RPM besides its recipe.
 CODE = ("fixups.py", "spec.py", "stage.py")
 
-# Program: Debian's package.
+# Maps each program that the lab needs to its Debian package.
 PROGRAMS = {
     "rpmbuild": "rpm",
     "rpmsign": "rpm",
@@ -42,7 +42,7 @@ PROGRAMS = {
     "dpkg-deb": "dpkg",
 }
 
-# The files that name the key and the release, which are in no cache.
+# The public key's path in the image.
 KEY_FILE = "/etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2023"
 
 Say = Callable[[str], None]
@@ -50,19 +50,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Made:
-    """The RPMs that a recipe came to, unsigned, in a folder of the cache."""
+    """The unsigned RPMs of a recipe, in a folder of the cache."""
 
     recipe: Recipe
     folder: Path
 
     @property
     def paths(self) -> list[Path]:
-        """The RPMs."""
+        """The paths of the RPMs."""
         return sorted(self.folder.glob("*.rpm"))
 
 
 def require() -> None:
-    """Raise MachineError that names the packages this machine lacks."""
+    """Raise a MachineError that names the missing packages if this machine lacks programs."""
     lacking = sorted({deb for program, deb in PROGRAMS.items() if not shutil.which(program)})
     if lacking:
         raise MachineError(
@@ -72,7 +72,7 @@ def require() -> None:
 
 
 def provide() -> None:
-    """Install what the lab lacks, as a test may. Raises MachineError where only root could."""
+    """Install the programs that the lab needs; tests do this. Raises MachineError unless root."""
     try:
         require()
     except MachineError as error:
@@ -84,9 +84,9 @@ def provide() -> None:
 
 
 def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -> World:
-    """The lab of arch, made below work as far as it is not there yet.
+    """Return the lab of arch, after making what is missing of it below work.
 
-    Raises MachineError where the machine lacks something, HarnessError where making it fails.
+    Raises MachineError if the machine lacks a program, and HarnessError if making the lab fails.
     """
     require()
     work.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     tables = Tables(arch, names[0])
     archive = debs.Archive(work / "apt" / arch.name, arch, say)
     packages = archive.obtain(tables.roots)
-    say(f"{len(packages)} Debian packages are here after {time.monotonic() - began:.0f} s")
+    say(f"{len(packages)} Debian packages are downloaded after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
     maker = Maker(work, _programs(work, arch, packages, say), key)
     all_recipes = tables.recipes(packages)
@@ -112,9 +112,9 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         )
         for release in names
     }
-    say(f"{len(common)} packages are RPMs after {time.monotonic() - began:.0f} s")
+    say(f"the RPMs of {len(common)} packages are built after {time.monotonic() - began:.0f} s")
     signed = maker.sign([*common, *(made for list_ in dated.values() for made in list_)])
-    say(f"they are signed after {time.monotonic() - began:.0f} s")
+    say(f"all RPMs are signed after {time.monotonic() - began:.0f} s")
     foreign = keys.obtain(work / "keys", "Fedora")
     sources = {
         owner: [
@@ -124,7 +124,7 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         ]
         for owner in (AMAZON, FEDORA)
     }
-    say(f"source RPMs are there after {time.monotonic() - began:.0f} s")
+    say(f"source RPMs are built after {time.monotonic() - began:.0f} s")
     world = repository.publish(
         work,
         arch,
@@ -145,12 +145,12 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
     [released] = maker.make([tables.recipe_alone(cosign)])
     third_party.publish(world, released.paths[0], others)
-    say(f"{len(names)} releases are there after {time.monotonic() - began:.0f} s")
+    say(f"{len(names)} releases are complete after {time.monotonic() - began:.0f} s")
     return world
 
 
 def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb], say: Say) -> Programs:
-    """What the lab of arch runs of Debian: of its own packages, if this machine runs those."""
+    """Return Debian's programs for this machine, from packages if they have its architecture."""
     here = native()
     if arch is not here:
         packages = debs.Archive(work / "apt" / here.name, here, say).obtain_alone(fixups.DEBS)
@@ -158,12 +158,12 @@ def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb], say: Say) ->
 
 
 def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
-    """Whether the recipe is another one for each release."""
+    """Whether the recipe differs from release to release."""
     return recipe.version in names
 
 
 class Maker:
-    """Makes RPMs of recipes, those only that are not in the cache."""
+    """Makes the RPMs of recipes, unless they are in the cache."""
 
     def __init__(self, work: Path, programs: Programs, key: Key) -> None:
         self._work = work
@@ -174,7 +174,7 @@ class Maker:
         (work / "rpms").mkdir(parents=True, exist_ok=True)
 
     def make(self, recipes: Sequence[Recipe], dated: Mapping[str, str] | None = None) -> list[Made]:
-        """The RPMs of recipes."""
+        """Return the RPMs of recipes, after making those that are missing."""
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
             return list(pool.map(lambda recipe: self._make(recipe, dated or {}), recipes))
 
@@ -212,10 +212,10 @@ class Maker:
         return text_digest(json.dumps(facts, sort_keys=True))
 
     def sign(self, all_made: Sequence[Made]) -> dict[Path, list[Path]]:
-        """Signed copies of the RPMs, by the folder of the unsigned.
+        """Map the folder of each unsigned package to the signed copies of its RPMs.
 
-        A signature holds the time, so each RPM is signed once only: a package that is the same
-        must have the same digest tomorrow, for dnf keeps what it has downloaded.
+        Each RPM is signed only once, because a signature contains the time. If a package did not
+        change, neither may its digest, because dnf keeps the packages that it has downloaded.
         """
         base = self._work / "signed" / self._key.fingerprint
         base.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ class Maker:
 
 
 def _contents(recipe: Recipe, dated: Mapping[str, str], key: Key) -> dict[str, bytes]:
-    """The files that are made here: what names the release, and the public key."""
+    """Return the files that Debian does not have: the public key, and files with the release."""
     if recipe.name != "system-release" or not dated:
         return {}
     release = dated["/etc/os-release"]
@@ -248,7 +248,7 @@ def _contents(recipe: Recipe, dated: Mapping[str, str], key: Key) -> dict[str, b
 
 
 def os_release(release: str) -> str:
-    """os-release(5) of the lab: what software reads is Amazon Linux's, what people read is not."""
+    """Return the lab's os-release(5): Amazon Linux for software, but not for people who read it."""
     return f"""\
 NAME="Amazon Linux"
 VERSION="2023"

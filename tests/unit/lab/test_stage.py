@@ -105,7 +105,7 @@ def test_a_split_gets_its_paths_and_the_rest_stays(tmp_path: Path, make_deb: Mak
 
 def test_an_edit_that_finds_nothing_is_an_error(tmp_path: Path, make_deb: MakeDeb) -> None:
     made = recipe(make_deb(conf=0o644), edit=(Edit("/conf", "absent", "present"),))
-    with pytest.raises(HarnessError, match="holds nothing like 'absent'"):
+    with pytest.raises(HarnessError, match="has nothing that matches 'absent'"):
         stage.stage(made, tmp_path / "tree", {})
 
 
