@@ -66,7 +66,9 @@ def test_a_source_that_answers_is_patched_and_one_that_does_not_is_named(
     patch_check.check_newest(checkout_of_patches, Progress(live=False))
 
     said = capsys.readouterr().err
-    assert "the Debian archive cannot be asked for its newest: this machine has no" in said
+    assert (
+        "the newest mkosi of the Debian archive cannot be downloaded: this machine has no" in said
+    )
     assert "0001-Know.patch applies to mkosi 28~devel, the newest of upstream's main" in said
 
 
