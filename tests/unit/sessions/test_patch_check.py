@@ -69,7 +69,7 @@ def test_a_source_that_answers_is_patched_and_one_that_does_not_is_named(
     assert (
         "the newest mkosi of the Debian archive cannot be downloaded: this machine has no" in said
     )
-    assert "0001-Know.patch applies to mkosi 28~devel, the newest of upstream's main" in said
+    assert "0001-Know.patch applies to mkosi 28~devel, the newest one of upstream's main" in said
 
 
 def test_a_patch_that_the_newest_does_not_take_is_an_error(
