@@ -27,8 +27,7 @@ def by_room(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Counter[str]]:
     """
     rooms: dict[str, Counter[str]] = {}
     for path, told in sorted(files.items()):
-        folder = Path(path).parent.name
-        room = "" if folder == "scripts" else folder
+        room = Path(path).parent.relative_to("scripts").as_posix().removeprefix(".")
         rooms.setdefault(room, Counter()).update(told["summary"])
     total: Counter[str] = Counter()
     for counted in rooms.values():
