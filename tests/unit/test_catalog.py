@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from scripts import arch, catalog
+
+
+@pytest.fixture
+def text(checkout: Path) -> str:
+    return (checkout / "scripts/catalog.toml").read_text()
 
 
 def test_every_image_has_its_mkosi_files(checkout: Path) -> None:
@@ -20,7 +28,8 @@ def test_every_distribution_has_its_mkosi_files(checkout: Path) -> None:
         assert (checkout / distribution.conf).is_file()
 
 
-def test_images_are_built_for_architectures_that_there_are() -> None:
+def test_images_are_built_for_architectures_that_there_are(text: str) -> None:
+    assert tomllib.loads(text)["arches"] == [*arch.NAMES]
     for image in catalog.IMAGES.values():
         assert {*image.arches} <= {*arch.NAMES}
 
@@ -54,3 +63,49 @@ def test_what_the_catalogue_lacks_cannot_be_typed(ask: object) -> None:
     assert callable(ask)
     with pytest.raises(KeyError):
         ask("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('work = ".work"\n', "", "the catalogue lacks work"),
+        ('work = ".work"', "work = 1", "work in the catalogue must be a text, not 1"),
+        ('work = ".work"', "work = ", "it is not TOML"),
+        ('work = ".work"', 'work = ".work"\nwrok = ""', "the catalogue has the unknown key wrok"),
+        ('initrd = "initrd"\n', "", r"\[roles\] lacks initrd"),
+        ('packages = "rpm"', 'packages = "apk"', r"packages in \[distributions.amazonlinux\] must"),
+        ('title = "Debian"\n', "", r"\[distributions.debian\] lacks title"),
+        ('mkosi = "debian"\n', 'mkosi = "debian"\nmksi = ""\n', "the unknown key mksi"),
+        ('tools-distribution = "debian"', 'tools-distribution = "arch"', "is not one of its"),
+        ('arches = ["x86_64"]', 'arches = ["sparc"]', "names the unknown architecture sparc"),
+        ('arches = ["x86_64"]', 'arches = "x86_64"', "arches in .* must be a list of texts"),
+        ('arches = ["x86_64"]', "arches = [64]", "arches in .* must be a list of texts"),
+        ("[images.base]\n", "[images.base]\nartefacts = []\n", "the unknown key artefacts"),
+        (
+            'artifacts = ["wsl-rootfs.tar.gz", "wsl-rootfs.wsl"]\n',
+            "",
+            "publishes wsl-rootfs.tar.gz",
+        ),
+        ("tests = {}", "tests = true", r"tests of \[sessions\] must be a table|must be a table"),
+        ("versioned = true", 'versioned = "yes"', "versioned in .* must be true or false"),
+    ],
+)
+def test_a_damaged_catalogue_is_refused(text: str, old: str, new: str, problem: str) -> None:
+    assert old in text
+    with pytest.raises(catalog.CatalogError, match=problem):
+        catalog.Catalog.parse(text.replace(old, new))
+
+
+def test_a_damaged_catalogue_is_one_clear_sentence_and_no_traceback(
+    text: str, tmp_path: Path, checkout: Path
+) -> None:
+    (tmp_path / "catalog.py").write_text((checkout / "scripts/catalog.py").read_text())
+    (tmp_path / "catalog.toml").write_text(text.replace('title = "Debian"\n', ""))
+
+    done = subprocess.run(
+        [sys.executable, "catalog.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/catalog.toml cannot be used: [distributions.")
+    assert "Traceback" not in done.stderr
