@@ -1,6 +1,6 @@
 """Builds Finch's operating-system images and proves that they boot.
 
-A session's own options go behind `--`, and `-- --help` lists them:
+A session's own options go after `--`, and `-- --help` lists them:
 
     ./nox -s "build-3.12(arch='x86_64')" -- --distribution debian
     ./nox -s boot-test
@@ -56,7 +56,7 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the unit and integration tests (minutes); pytest's arguments go behind `--`."""
+    """Run the unit and integration tests (minutes); pytest's arguments go after `--`."""
     environments.install(session, "test")
     environments.check(session, "pytest", *session.posargs)
 
@@ -128,14 +128,14 @@ def boot_test(session: nox.Session, arch: str) -> None:
 
 @nox.session(default=False, python=MKOSI_PYTHON)
 def mkosi(session: nox.Session) -> None:
-    """Run the pinned and patched mkosi here: `-- --image-id os-image summary`."""
+    """Run plain mkosi with our patches and configuration: `-- --image-id os-image summary`."""
     environments.install(session, "harness")
     environments.harness(session, "mkosi", *session.posargs)
 
 
 @nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
 def patch_check(session: nox.Session) -> None:
-    """Check that our patches fit the pinned and the newest mkosi, and that it reads our files."""
+    """Check that our patches apply to the pinned and newest mkosi, which accepts our settings."""
     environments.install(session, "harness")
     environments.harness(session, "patch_check", *session.posargs)
 
@@ -149,7 +149,7 @@ def binfmt(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
-    """Say what this machine lacks for a session, and the command that mends it: `-- SESSION`."""
+    """List what this machine lacks for a session, and how to get it: `-- SESSION`."""
     environments.install(session, "harness")
     environments.harness(session, "doctor", *session.posargs)
 
@@ -170,14 +170,14 @@ def lab(session: nox.Session) -> None:
 
 @nox.session(default=False, name="update-pins")
 def update_pins(session: nox.Session) -> None:
-    """Renew everything that is pinned, and show old and new; `-- --check` only compares."""
+    """Update everything that is pinned, and show old and new; `-- --check` only compares."""
     environments.install(session, "harness")
     environments.harness(session, "update_pins", *session.posargs)
 
 
 @nox.session(default=False)
 def diff(session: nox.Session) -> None:
-    """Show what differs between two builds: `-- A B`, folders in out/ or manifest.json files."""
+    """Show the differences between two builds: `-- A B`, folders in out/ or manifest.json files."""
     environments.install(session, "boot")
     environments.harness(session, "diff", *session.posargs)
 
@@ -198,14 +198,14 @@ def publish(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def clean(session: nox.Session) -> None:
-    """Remove what was built, and what is kept to build faster."""
+    """Remove out/ and .work/, which hold what was built and what makes builds fast."""
     environments.install(session, "harness")
     environments.harness(session, "clean", *session.posargs)
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Pin the dependency groups of pyproject.toml in requirements/; `-- --upgrade` renews."""
+    """Pin the dependency groups of pyproject.toml in requirements/; `-- --upgrade` updates."""
     for group in GROUPS:
         session.run(
             "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",

@@ -1,1 +1,1 @@
-"""The harness: how images are built, booted and checked. noxfile.py decides when."""
+"""The harness: it builds, boots, checks and publishes images. noxfile.py decides when."""

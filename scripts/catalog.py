@@ -1,4 +1,4 @@
-"""The catalogue: which sessions, options, distributions and images there are (catalog.toml).
+"""The catalogue: which sessions, options, distributions and images exist (catalog.toml).
 
 It is read once, when this module is imported. If it makes no sense, the process says why and ends.
 """
@@ -46,7 +46,7 @@ class Session:
 class Distribution:
     """A distribution that images are built from.
 
-    mkosi is mkosi's name of it, packages the format of its packages ("rpm" or "deb"), mirror the
+    mkosi is mkosi's name for it, packages the format of its packages ("rpm" or "deb"), mirror the
     layout of its mirrors ("cdn" or "debian"), product its name in the names of
     published files, in which {release} stands for the release.
     """

@@ -1,4 +1,4 @@
-"""What was asked for, in groups: frozen values that `scripts.sessions.arguments` makes.
+"""The user's options, in groups: frozen values that `scripts.sessions.arguments` makes.
 
 Everything below the sessions reads these values, and neither the command line nor the environment.
 """
@@ -49,12 +49,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where everything comes from; None stands for the project's own choice.
+    """Where everything comes from; None means the project's own choice.
 
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
     third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
-    place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline allows
-    nothing that is not here already.
+    place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
+    downloads.
     """
 
     mirror: str | None = None
@@ -105,7 +105,7 @@ class Boot:
 
 @dataclass(frozen=True)
 class Folders:
-    """root is the checkout, work what is kept between builds, out where artifacts go."""
+    """The checkout (root), what is kept between builds (work), and the artifacts (out)."""
 
     root: Path
     work: Path
@@ -132,5 +132,5 @@ class Options:
 
 
 def with_scheme(url: str) -> str:
-    """A proxy's URL, which may lack its scheme, in the form that urllib.parse takes."""
+    """Return a proxy's URL with a scheme, which urllib.parse needs."""
     return url if "://" in url else f"//{url}"

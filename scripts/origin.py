@@ -1,4 +1,4 @@
-"""Where a build comes from: its checkout, and who ran it."""
+"""The origin of a build: its checkout, and the person or CI job that ran it."""
 
 from __future__ import annotations
 

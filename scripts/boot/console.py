@@ -172,7 +172,7 @@ class Scanner:
 
 
 def why_no_ssh(scanner: Scanner) -> str:
-    """Return why, by its console, a guest is up although its sshd does not answer."""
+    """Return why sshd does not answer in a guest that is up, judging by its console."""
     states = ", ".join(
         f"{unit} is {state.replace(' ', ' and ')}" for unit, state in scanner.units.items()
     )

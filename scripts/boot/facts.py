@@ -1,4 +1,4 @@
-"""The facts that a boot test collects about an image and its guest; checks judge nothing else."""
+"""The facts that a boot test collects about an image and its guest, for the checks to judge."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Facts:
         return PACKAGES not in self.contents.left_out | self.contents.other_pins
 
     def _must_hold(self, name: str, pins: str) -> bool:
-        # Of someone else's pins we know only what was added, not what should have been.
+        # If a user replaced our pins, we know only what was added, not what should have been.
         if pins in self.contents.other_pins:
             return name in self.contents.held
         return not {name, pins} & self.contents.left_out

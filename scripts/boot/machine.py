@@ -21,7 +21,7 @@ from scripts.system.errors import MachineError
 MEMORY_MIB = 2048
 CPUS = 2
 
-# By how many bytes the guest's disk is bigger than the image: enough to tell growth from rounding.
+# Bytes that the guest's disk has more than the image: enough to tell growth from rounding.
 ROOM = 2 << 30
 
 

@@ -1,4 +1,4 @@
-"""The boot test: inspects a disk image, boots two instances of it, and has both checked."""
+"""The boot test: inspects a disk image, boots two instances of it, and checks both."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def boot_test(
 ) -> Result:
     """Boot subject, check it, and write the results to the folder out.
 
-    accel is "kvm", "tcg", or "auto", which takes KVM if it really works. The Result tells what is
+    accel is "kvm", "tcg", or "auto", which takes KVM if it really works. The Result says what is
     wrong with the image. Raises MachineError if this machine cannot run the test, UsageError if the
     image or the accelerator does not exist.
     """
@@ -88,7 +88,7 @@ def _accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
     if accel in machine.ACCELERATORS:
         return [accel], "asked for"
     if accel != "auto":
-        raise UsageError(f"unknown accelerator {accel!r}", hint="accepted are auto, kvm, tcg")
+        raise UsageError(f"unknown accelerator {accel!r}", hint="use one of auto, kvm, tcg")
     if not arch.is_native:
         return ["tcg"], f"{arch} is not this machine's architecture"
     if not KVM.exists():

@@ -1,1 +1,1 @@
-"""What `./nox` and the noxfile need. It imports only the standard library and Nox."""
+"""Modules for `./nox` and the noxfile, which import only the standard library and Nox."""

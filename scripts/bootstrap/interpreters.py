@@ -38,8 +38,7 @@ class Lacking(Exception):
 def find(version: str, environ: Mapping[str, str]) -> Path | None:
     """Return an interpreter of version, such as 3.12, that is here and runs, or None.
 
-    It is looked for where PATH, PYENV_ROOT, UV_PYTHON_INSTALL_DIR, XDG_DATA_HOME and HOME of the
-    environment environ say.
+    PATH, PYENV_ROOT, UV_PYTHON_INSTALL_DIR, XDG_DATA_HOME and HOME in environ decide where to look.
     """
     for candidate in candidates(version, environ):
         found = _probe(candidate, version, environ)
@@ -104,7 +103,7 @@ def is_version(text: str) -> bool:
 
 
 def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
-    """Return what path, which may be a shim, runs, if that is an interpreter of version."""
+    """Return the interpreter that path, perhaps a shim, starts, if it is one of version."""
     program = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
     try:
         answer = subprocess.run(
@@ -125,7 +124,7 @@ def _probe(path: Path, version: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _patch(path: Path) -> tuple[int, ...]:
-    """Return what to sort by, so that 3.12.10/bin/python3.12 comes after 3.12.9/bin/python3.12."""
+    """Return a sort key, so that 3.12.10/bin/python3.12 comes after 3.12.9/bin/python3.12."""
     match = re.search(r"\d+(\.\d+)*", path.parent.parent.name)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 

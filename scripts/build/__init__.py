@@ -1,1 +1,1 @@
-"""One build, from what was asked for to finished artifacts."""
+"""One build, from the user's options to finished artifacts."""

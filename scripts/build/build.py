@@ -1,4 +1,4 @@
-"""One build: what is planned, why it is due, and what came of it."""
+"""One build: its plan, the reason for each stage, and its results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scripts.system.progress import Progress
 
 @dataclass(frozen=True)
 class Built:
-    """What a build came to.
+    """The results of a build.
 
     planned are the stages in their order, and reasons says why each that was due has been built.
     records are those of all stages that are kept, by name, and manifest is what manifest.json says.
@@ -105,7 +105,7 @@ def _plan_tools_tree(options: Options, mkosi: Mkosi, places: Places) -> Stage:
 def plan(
     options: Options, mkosi: Mkosi, places: Places, added: Additions, carried: Emulators
 ) -> list[Stage]:
-    """Return the tools tree and the stages of the wanted images, each after those it needs.
+    """Return the tools tree and the stages of the wanted images, each after its dependencies.
 
     added is what the base holds beside the distribution's packages, carried the emulators in it.
     """

@@ -1,4 +1,4 @@
-"""Making artifacts of what mkosi has left: disks converted, archives packed."""
+"""Makes artifacts from mkosi's output: converts disks, packs archives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.system.progress import Task
 
 
 def finish(folder: Path, artifacts: Iterable[str], tools: Tools, task: Task) -> None:
-    """Make those of artifacts in folder that mkosi itself does not.
+    """Make the artifacts in folder that mkosi itself does not make.
 
     How one is made follows from its suffix: see catalog.toml. Raises CommandError if a program that
     makes one fails.

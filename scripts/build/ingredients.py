@@ -1,4 +1,4 @@
-"""What images hold beside the distribution's own packages: obtained, and laid out for mkosi."""
+"""Obtains what images hold besides the distribution's own packages, and lays it out for mkosi."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scripts.system.errors import UsageError
 def require(session: str, shop: Workshop) -> None:
     """Check that the machine and the mirror are fit for session before anything long begins.
 
-    Raises MachineError or HarnessError that says what is not.
+    Raises MachineError or HarnessError that says what is wrong.
     """
     options = shop.options
     doctor.require(session, options.folders.work)

@@ -93,7 +93,7 @@ class UsedMkosi:
 
 @dataclass(frozen=True)
 class Added:
-    """What the base holds besides the distribution's packages.
+    """Our own packages and files in the base, besides the distribution's packages.
 
     packages are names, rpms the file names of RPMs; files maps paths in the image to sha256.
     """
@@ -154,8 +154,8 @@ class ListedFile:
 class Manifest:
     """What manifest.json says about a build.
 
-    pins maps files of the checkout that pin what the images are made of to their sha256. Manifests
-    of older versions lack options, pins and additions, which are empty then.
+    pins maps files of the checkout that pin what the images are made of to their sha256. In
+    manifests of older versions, options, pins and additions are empty.
     """
 
     distribution: str

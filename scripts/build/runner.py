@@ -58,7 +58,7 @@ class _StageLog:
 
 
 class Runner:
-    """Builds stages, several at a time where their needs allow it."""
+    """Builds stages, several at a time if their dependencies allow it."""
 
     def __init__(self, shop: Workshop) -> None:
         """Make a runner for the workshop's target; mkosi must be installed."""
@@ -71,7 +71,7 @@ class Runner:
         self._ending = threading.Event()
 
     def build(self, planned: Sequence[Stage]) -> None:
-        """Build the stages of planned, each after those it needs.
+        """Build the stages of planned, each after its dependencies.
 
         The first failure ends the others. Raises HarnessError with the cause, as far as mkosi's
         output shows it, and UsageError if the log cannot be written.
@@ -215,7 +215,7 @@ class Runner:
 
     @contextmanager
     def _run_folder(self, stage: Stage) -> Iterator[Path]:
-        """Make an output directory that holds links to the stages that stage needs."""
+        """Make an output directory with links to the dependencies of stage."""
         folder = self._places.of_stage(stage.name).folder / "building" / stage.name
         folder.mkdir(parents=True)
         for need in stage.needs:

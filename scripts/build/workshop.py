@@ -1,4 +1,4 @@
-"""What one run works with."""
+"""The workshop: options, folders, mkosi and progress of one run, in one value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.system.progress import Progress
 
 @dataclass(frozen=True)
 class Workshop:
-    """What one run was asked for, where it works, and what it shows people meanwhile."""
+    """The options of one run, the folders it works in, and its progress display."""
 
     options: Options
     places: Places

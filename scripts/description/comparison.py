@@ -35,7 +35,7 @@ Aspect = Mapping[str, str]
 
 
 class Kind(StrEnum):
-    """What happened to a thing between the first build and the second."""
+    """How something changed from the first build to the second."""
 
     ADDED = "added"
     REMOVED = "removed"

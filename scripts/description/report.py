@@ -106,7 +106,7 @@ def _shares(rows: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
 
 
 def _boot(result: Mapping[str, Any], manifest: Manifest, plot: Path) -> dict[str, Any]:
-    """Return the result of the boot test with what the page shows besides."""
+    """Return the result of the boot test, with the other values that the page shows."""
     return {
         **result,
         "guest": {"os": "", "kernel": "", "time": "", "blame": "", **result["guest"]},

@@ -55,7 +55,7 @@ class _Describer:
         self._trees: dict[str, list[Installed]] = {}
 
     def images(self) -> list[sbom.Image]:
-        """Return the images whose artifacts are in out/ as they were made from what is kept."""
+        """Return the images whose artifacts in out/ belong to the kept stages."""
         return [self._image(name) for name in catalog.IMAGES if self._is_current(name)]
 
     def _is_current(self, name: str) -> bool:

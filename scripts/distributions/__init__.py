@@ -1,1 +1,1 @@
-"""Where each distribution's packages come from, and what is special about it."""
+"""Where each distribution's packages come from, and its peculiarities."""

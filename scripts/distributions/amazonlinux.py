@@ -1,4 +1,4 @@
-"""Which releases of Amazon Linux there are, and whether the wanted one can be had.
+"""Which releases of Amazon Linux exist, and whether a mirror has the one to build.
 
 Amazon's repositories are immutable for each dated release such as 2023.12.20260930. A mirror has
 the layout of Amazon's CDN: core/mirrors/<release>/<arch>/mirror.list says where the packages are,
@@ -69,10 +69,10 @@ def write_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
 
 
 def check(release: str, arch: Arch, mirror: str | None) -> None:
-    """See that the packages of release can be had for arch from mirror, by default Amazon's CDN.
+    """Check that mirror (by default Amazon's CDN) has the packages of release for arch.
 
-    Raises UsageError that lists the nearest releases where the mirror has others, and HarnessError
-    that names the ways on where it cannot be reached or does not let itself be asked.
+    Raises UsageError that lists the nearest releases if the mirror has only others, and
+    HarnessError that says what to do instead if the mirror cannot be reached or read.
     """
     if release != LATEST and _day(release) is None:
         raise _unknown(release, mirror, _published_or_known(mirror))
@@ -96,14 +96,14 @@ def probe(release: str, arch: Arch, mirror: str | None) -> str:
 def is_repository(mirror: str) -> bool:
     """Whether mirror is a single repository rather than a tree like Amazon's CDN.
 
-    mkosi decides so too: our patch describes it with Mirror= in mkosi(1).
+    mkosi applies the same rule: our patch describes it under Mirror= in mkosi(1).
     """
     last = mirror.rstrip("/").rpartition("/")[2]
     return "$basearch" in mirror or last in ("x86_64", "aarch64")
 
 
 def newest(mirror: str | None) -> str:
-    """The newest release that mirror lists. Raises HarnessError where it lists none."""
+    """The newest release that mirror lists. Raises HarnessError if it lists none."""
     try:
         listed = published(mirror)
     except MissingError as error:
@@ -119,7 +119,7 @@ def newest(mirror: str | None) -> str:
 def published(mirror: str | None) -> list[str]:
     """The releases that mirror lists, at least one.
 
-    Raises MissingError where it has no list, HarnessError where it cannot be reached.
+    Raises MissingError if it has no list, HarnessError if it cannot be reached.
     """
     url = f"{(mirror or CDN).rstrip('/')}/core/releasemd.xml"
     text = read(url, settings=LOOK).decode(errors="replace")
@@ -136,29 +136,29 @@ def known() -> list[str]:
 
 
 def nearest(release: str, among: Iterable[str]) -> list[str]:
-    """Those of among that are the nearest in time to release, or the newest; the newest first."""
+    """The releases in among nearest in time to release (or to today), the newest first."""
     day = _day(release) or date.max
     by_distance = sorted(among, key=lambda name: abs((_day(name) or date.min) - day))
     return sorted(by_distance[:NEAREST], key=_order, reverse=True)
 
 
 def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) -> HarnessError:
-    """What to say of a mirror that answers, but has not what a build of release asks for first.
+    """The error for a mirror that answers, but lacks the first file of release.
 
-    Only one that says which releases it has can be said to lack this one: a proxy, or a server that
-    has no mirror at all at the address, may answer so too.
+    Only if the mirror lists its releases do we know that it lacks this one: a proxy, or a server
+    without any mirror at the address, may answer in the same way.
     """
     if mirror and is_repository(mirror):
         return HarnessError(
-            f"{mirror} is no repository: {error.message}",
-            hint=f"{catalog.option('mirror')} takes the base of a tree like Amazon's CDN too",
+            f"{mirror} is not a repository: {error.message}",
+            hint=f"{catalog.option('mirror')} also takes the top of a tree like Amazon's CDN",
         )
     try:
         listed = published(mirror)
     except MissingError:
         return HarnessError(
-            f"{_whose(mirror)} lacks what the release {release} begins with, and does not say "
-            f"which releases it has: {error.message}",
+            f"{_whose(mirror)} lacks the first file of the release {release}, and does not list "
+            f"its releases: {error.message}",
             hint=f"{WAYS_ON}; -- {catalog.flag('release')} takes "
             f"{', '.join(nearest(release, known()))} and others",
         )
@@ -196,7 +196,7 @@ def _whose(mirror: str | None) -> str:
 
 
 def _day(release: str) -> date | None:
-    """The day of a dated release, None where release is none."""
+    """The day of a dated release, None if release is not one."""
     match = DATED.fullmatch(release)
     try:
         return date(int(match[1]), int(match[2]), int(match[3])) if match else None

@@ -1,7 +1,7 @@
 """Debian's packages: which archive they come from, and downloading them with apt.
 
-No archive's address stands in this repository. On a Debian machine apt already knows an archive
-that answers. Elsewhere mkosi's default is right. A mirror may be named instead.
+This repository contains no archive's address. On a Debian machine, apt already knows an archive
+that answers; elsewhere, mkosi's default is used. A user can name a mirror instead.
 """
 
 from __future__ import annotations

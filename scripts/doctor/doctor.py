@@ -78,7 +78,7 @@ class Judgement:
 
 
 def python(machine: Machine) -> Judgement:
-    """Judge whether mkosi's interpreter is there; ./nox downloads it where it can."""
+    """Judge whether mkosi's interpreter is installed; otherwise ./nox tries to download it."""
     version = catalog.MKOSI_PYTHON
     mend = (
         f"./nox downloads it through uv if the network allows; otherwise install python{version} "
@@ -107,7 +107,7 @@ def package_manager(machine: Machine) -> Judgement:
 
 
 def privileges(machine: Machine) -> Judgement:
-    """Judge whether the user is root, or may become root of a namespace."""
+    """Judge whether the user is root, or can become root in a user namespace."""
     lacks: list[Lack] = []
     if not machine.is_root:
         lacks += _user_lacks(machine)
@@ -150,7 +150,7 @@ def disk(machine: Machine) -> Judgement:
 
 
 def git(machine: Machine) -> Judgement:
-    """Judge whether git is there, which applies our patches to mkosi."""
+    """Judge whether git, which applies our patches to mkosi, is installed."""
     lacks = [] if "git" in machine.programs else ["not installed"]
     return Judgement(
         check="git",
@@ -171,12 +171,12 @@ def kvm(machine: Machine) -> Judgement:
 
 
 def binfmt(machine: Machine) -> Judgement:
-    """Judge whether programs of the other architectures run; builds by root see to that."""
+    """Judge whether programs of other architectures run; builds by root register emulators."""
     foreign = [name for name in arch.NAMES if name != machine.native]
     missing = [name for name in foreign if name not in machine.emulated]
     has, lack = f"runs programs of {', '.join(foreign)}", None
     if missing:
-        has = f"runs no programs of {', '.join(missing)} yet; a build by root sees to it"
+        has = f"runs no programs of {', '.join(missing)} yet; a build by root registers an emulator"
         lack = machine.binfmt
         if not machine.is_root and not lack:
             setup = catalog.command("binfmt", "setup")
@@ -213,7 +213,7 @@ def buildx(machine: Machine) -> Judgement:
 
 
 def lab(machine: Machine) -> Judgement:
-    """Judge whether the programs are there that the lab makes its RPMs with."""
+    """Judge whether the programs that the lab makes its RPMs with are installed."""
     missing = [name for name in LAB_PROGRAMS if name not in machine.programs]
     packages = " ".join(dict.fromkeys(LAB_PROGRAMS[name] for name in missing))
     sudo = "" if machine.is_root else "sudo "
@@ -266,7 +266,7 @@ def session_name(text: str) -> str:
 
 
 def report(judgements: Sequence[Judgement], session: str) -> Table:
-    """Return the table that shows judgements to a person who wants to run session."""
+    """Return judgements as a table for a person who is about to run session."""
     table = Table("", "check", "found", "needed by", title=f"Is this machine fit for {session}?")
     table.add_column("what to do", overflow="fold")
     for item in judgements:
@@ -286,7 +286,7 @@ def _packages_help() -> str:
 
 
 def _lack(reasons: Sequence[str], mends: Sequence[str]) -> Lack | None:
-    """Return one Lack for all of reasons, None if there are none."""
+    """Return one Lack that joins reasons, None if there are none."""
     return Lack("; ".join(reasons), "; ".join(mends)) if reasons else None
 
 

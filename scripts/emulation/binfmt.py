@@ -3,7 +3,7 @@
 Linux hands them to an emulator, here QEMU, that has been registered with its binfmt_misc
 (Documentation/admin-guide/binfmt-misc.rst in its sources). A build of another architecture
 registers the emulator while it runs; `setup` registers it until `teardown` or the machine's next
-start. If a user may not do either, the error contains the one command that an administrator has to
+start. If a user may do neither, the error contains the one command for an administrator to
 run.
 """
 
@@ -66,7 +66,7 @@ def emulated(
     """Run programs of arch in the with block, in chroots and containers too.
 
     root is the checkout, work where emulators are kept. Nothing happens if this machine is of that
-    architecture. An emulator that is registered already is used, whoever registered it; otherwise
+    architecture. If an emulator is registered already, that one is used; otherwise
     ours is registered until the last build that uses it has ended. Raises MachineError, with the
     command that helps, if none can be registered or the registered one cannot be used.
     """

@@ -1,4 +1,4 @@
-"""The smallest possible programs, which show whether a machine runs those of an architecture.
+"""Tiny static programs that show whether a machine runs programs of an architecture.
 
 Their layout is that of the ELF specification (System V ABI, chapters 4 and 5). The numbers of the
 system calls write(2) and exit(2) are in Linux' arch/x86/entry/syscalls/syscall_64.tbl and

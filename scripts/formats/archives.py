@@ -86,7 +86,7 @@ def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def link_wsl(packed: Path) -> Path:
-    """Link <name>.tar.gz to <name>.wsl, which Windows installs on a double click; return that."""
+    """Link <name>.tar.gz to <name>.wsl, which Windows installs on a double click. Return it."""
     wsl = packed.with_name(f"{packed.name.removesuffix('.tar.gz')}.wsl")
     wsl.unlink(missing_ok=True)
     wsl.hardlink_to(packed)

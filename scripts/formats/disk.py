@@ -24,7 +24,7 @@ INCOMPAT_RECOVER = 0x4
 INCOMPAT_EXTENTS = 0x40
 STATE_CLEAN = 0x1
 
-# The marks of file systems: name, offset in bytes from the start of the partition, bytes there.
+# The signatures of file systems: name, offset in bytes from the partition's start, the bytes.
 MAGICS = (
     ("ext4", 1024 + 0x38, b"\x53\xef"),
     ("xfs", 0, b"XFSB"),
@@ -35,7 +35,7 @@ MAGICS = (
     ("vfat", 54, b"FAT1"),
     ("LUKS", 0, b"LUKS\xba\xbe"),
 )
-PROBE = 0x11000  # bytes from the start of a partition that contain every mark
+PROBE = 0x11000  # bytes from the start of a partition that contain every signature
 
 
 class DiskError(Exception):

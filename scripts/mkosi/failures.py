@@ -1,6 +1,6 @@
 """Say in one sentence what went wrong inside mkosi, from the last lines of its output.
 
-What is known about failures stands in failures.toml beside this module; here it is applied.
+This module applies failures.toml beside it, which lists the known failures.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The sign that explains a failure, and where it stands in the output."""
+    """The sign that explains a failure, and its place in the output."""
 
     kind: Kind
     sign: Sign

@@ -1,4 +1,4 @@
-"""Read which mkosi is pinned (mkosi/pin.toml), and which one a tree holds."""
+"""Read the pin of mkosi (mkosi/pin.toml), and the version of mkosi in a tree."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What Amazon Linux lacks: our own packages, built in Docker, and releases of other projects."""
+"""Programs that Amazon Linux lacks: our packages, built in Docker, and third-party files."""

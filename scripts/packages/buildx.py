@@ -47,11 +47,11 @@ def attempt(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why buildx failed.
+    """A failure of buildx.
 
     step is the step that failed ("" for none), and tail the last lines that it printed.
-    may_be_the_caches says whether the layer cache may be to blame. It is not if a program of the
-    Dockerfile failed, if BuildKit had not asked for a layer yet, or if the disk is full.
+    may_be_the_caches says whether the layer cache may be to blame. It is not to blame if a program
+    of the Dockerfile failed, if BuildKit had not asked for a layer yet, or if the disk is full.
     """
 
     step: str

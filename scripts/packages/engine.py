@@ -1,4 +1,4 @@
-"""The container engine: finding it, what it can do, and what to do if it cannot."""
+"""The container engine: finding it, its abilities, and hints for a user who lacks one."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from scripts.system.progress import Progress
 
 @dataclass(frozen=True)
 class RpmPlan:
-    """Which packages a build with opts needs, and why they have to be built.
+    """Which packages a build with opts needs, and why they must be built.
 
     context is the build context. reason is "" if the RPMs in the folder finished are up to date.
     engine is what they will be built with, once `with_engine` has found it.
@@ -86,7 +86,7 @@ def with_engine(planned: RpmPlan) -> RpmPlan:
     opts = planned.opts
     if opts.sources.offline:
         raise HarnessError(
-            "packages have to be built, which needs the network",
+            "packages must be built, which needs the network",
             hint=f"leave out {catalog.flag('offline')}, or use the distribution's own packages: "
             f"{catalog.option('without-packages')}",
         )
@@ -113,7 +113,7 @@ def build(planned: RpmPlan, progress: Progress) -> Additions:
 
 
 def _reason(stage: Stage, finished: Path, opts: Options) -> str:
-    """Return why the RPMs have to be built, or "" if they are up to date."""
+    """Return why the RPMs must be built, or "" if they are up to date."""
     record = Record.read(finished)
     if not record:
         return "not built yet"
@@ -144,7 +144,7 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
 
 
 def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
-    """Return what dnf is asked for.
+    """Return the source RPM to ask dnf for.
 
     For a source RPM of Amazon Linux that is its name alone, unless place has the pinned release:
     the NEVRA is that of the pinned release.

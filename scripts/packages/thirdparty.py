@@ -1,4 +1,4 @@
-"""Releases of other projects that go into Amazon Linux images (third-party/pins.toml)."""
+"""Third-party files that go into Amazon Linux images (third-party/pins.toml)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _pin(path: Path, name: str, table: Any) -> PinnedFile:
 
 
 def _problems(pin: PinnedFile) -> Iterator[str]:
-    """Yield what is wrong with pin. A value of the wrong type raises what it causes."""
+    """Yield what is wrong with pin. May raise any exception for a value of the wrong type."""
     for arch in ARCHES:
         if urlsplit(pin.address(arch)).scheme not in {"http", "https"}:
             yield f"has the URL {pin.url}, which is not an http or https URL"
@@ -159,7 +159,7 @@ def _path(opts: Options) -> Path:
 
 
 def _wanted(opts: Options) -> list[_Wanted]:
-    """Return the files to download for opts. Raises UsageError for a digest that may not lack."""
+    """Return the files to download for opts. Raises UsageError if a required digest is missing."""
     wanted = []
     for pin in read_pins(_path(opts)):
         digest = pin.digest(opts.target.arch)

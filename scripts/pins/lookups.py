@@ -1,4 +1,4 @@
-"""What is newest of everything that is pinned, and which edits would pin it.
+"""Looks up the newest version of everything that is pinned, and the edits that would pin it.
 
 Each kind of source is asked its own way: GitHub's API, the CDN of Amazon Linux, an OCI registry,
 and repositories of source RPMs.
@@ -46,7 +46,7 @@ COMMON = "{http://linux.duke.edu/metadata/common}"
 
 COMPUTED = "digest computed from the download: no checksums are published"
 
-# A server that is up answers at once, and whoever runs this waits for all of them.
+# A server that is up answers at once, and a person waits for all of them.
 LOOK = Settings(attempts=3, pause=1, connect=10, stall=30)
 
 

@@ -1,4 +1,4 @@
-"""Bringing pins up to date, or saying which are not."""
+"""Updates pins, or lists those that are out of date."""
 
 from __future__ import annotations
 

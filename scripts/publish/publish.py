@@ -1,7 +1,7 @@
 """Publishes finished builds.
 
-Everything that could be refused is checked first. Then files and images are uploaded under names
-that are still free. The release manifest, through which others find them, comes last.
+Every reason for a refusal is checked first. Then files and images are uploaded under names that are
+not taken yet. The release manifest, through which others find them, comes last.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _check_latest(wanted: Wanted, bucket: Bucket) -> None:
     there = release.newest_run(bucket.read(release.LATEST) or b"")
     if there > int(wanted.run):
         raise HarnessError(
-            f"s3://{bucket.name}/{release.LATEST} is of run {there}, which is newer than "
+            f"s3://{bucket.name}/{release.LATEST} belongs to run {there}, which is newer than "
             f"{wanted.run}",
             hint=f"publish without {latest}, or with a larger {catalog.flag('run-id')}",
         )
@@ -253,7 +253,7 @@ def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
             known = {}
         if not (isinstance(known, dict) and release.same(data, known)):
             raise HarnessError(
-                f"s3://{bucket.name}/{key} is of another release",
+                f"s3://{bucket.name}/{key} belongs to a different release",
                 hint=s3.OTHER_RUN,
             )
         return there

@@ -30,7 +30,7 @@ ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\
 # HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
 REPOSITORY = re.compile(r"([^/]*[.:][^/]*|localhost)/.")
 
-# As in Docker, a registry on this machine is spoken to in plain HTTP.
+# As in Docker, the protocol for a registry on this machine is plain HTTP.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
 
 # skopeo's messages about a tag or repository that does not exist: its words for the error codes of

@@ -86,7 +86,9 @@ class Build:
         """
         manifest = Manifest.read(out)
         if manifest.distribution not in catalog.DISTRIBUTIONS:
-            raise HarnessError(f"{out} is of an unknown distribution, {manifest.distribution!r}")
+            raise HarnessError(
+                f"{out} was built from an unknown distribution, {manifest.distribution!r}"
+            )
         return cls(out, manifest)
 
     @property
@@ -176,8 +178,8 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
     """Raise HarnessError unless build is complete, up to date, unaltered and booted.
 
     Up to date means that the checkout at root, as it is now, would build the same: people will look
-    there for how an image was made. The package sources are not compared, since they may differ
-    from machine to machine.
+    there for how an image was made. The package sources are not compared, because they may
+    differ from machine to machine.
     """
     _check_files(build)
     _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
@@ -190,7 +192,7 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
 
 def _check_files(build: Build) -> None:
     if published().keys().isdisjoint(build.sha512):
-        raise HarnessError(f"{build.out} has nothing that is published")
+        raise HarnessError(f"{build.out} contains nothing to publish")
     for name, sha512 in build.sha512.items():
         path = build.out / name
         if _is_published(name) and not path.is_file():
@@ -266,7 +268,7 @@ def _check_unaltered(build: Build) -> None:
 
 
 def _check_described(build: Build) -> None:
-    """Raise HarnessError unless the provenance is about the very files that are published."""
+    """Raise HarnessError unless the provenance describes exactly the files to be published."""
     path = build.out / PROVENANCE
     again = f"remove {path} and build again"
     try:
@@ -276,7 +278,7 @@ def _check_described(build: Build) -> None:
         raise HarnessError(f"{path} is not a provenance: {error!r}", hint=again) from error
     for name, sha512 in build.sha512.items():
         if _is_published(name) and sha512 not in described:
-            raise HarnessError(f"{path} describes another {name} than this one", hint=again)
+            raise HarnessError(f"{path} describes a different {name}", hint=again)
 
 
 def _check_booted(build: Build) -> None:
@@ -299,7 +301,7 @@ def _check_booted(build: Build) -> None:
         ) from None
     if booted != disk:
         raise HarnessError(
-            f"the boot test in {build.out} was of another {catalog.DISK} than this one", hint=again
+            f"the boot test in {build.out} tested a different {catalog.DISK}", hint=again
         )
     if not passed:
         raise HarnessError(

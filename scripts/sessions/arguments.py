@@ -72,7 +72,7 @@ class Group:
     shown: bool = True
 
     def add(self, name: str, help_text: str, **settings: Any) -> None:
-        """Add the option called name; what it takes is said in the catalogue."""
+        """Add the option called name; the catalogue says what it takes."""
         if takes := catalog.metavar(name):
             settings.setdefault("metavar", takes)
         else:
@@ -88,8 +88,7 @@ def _add_target(group: Group) -> None:
     group.add("arch", f"one of {', '.join(arches.NAMES)}, native (default: native)")
     group.add(
         "image",
-        f"build only this one of {', '.join(catalog.IMAGES)}; can be given more than once "
-        "(default: all)",
+        f"image to build: one of {', '.join(catalog.IMAGES)}; may be repeated (default: all)",
         action="append",
         default=[],
     )
@@ -114,20 +113,21 @@ def _add_sources(group: Group) -> None:
         type=_web_mirror,
     )
     group.add("third-party-pins", "file to use instead of third-party/pins.toml", type=Path)
-    group.add("offline", "use only what is already here")
+    group.add("offline", "use only what has been downloaded already")
 
 
 def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
-        "leave out this third-party file if its digest is not known; "
-        f"{BASE_IMAGE} takes whatever the image's tag names; can be given more than once",
+        "leave out this third-party file if its digest is unknown; "
+        f"{BASE_IMAGE} uses whatever image the tag names now; may be repeated",
         action="append",
         default=[],
     )
     group.add(
         "packages",
-        f"which packages to build in Docker for Amazon Linux (default: {group.root / PACKAGES})",
+        f"file that lists the packages to build in Docker for Amazon Linux "
+        f"(default: {group.root / PACKAGES})",
         type=Path,
     )
     group.add(
@@ -136,36 +136,37 @@ def _add_packages(group: Group) -> None:
     )
     group.add(
         "layer-cache",
-        "where package builds keep their layers: a repository of a registry, or a folder (a path "
-        "that starts with a slash or a dot)",
+        "where package builds keep their layers: a registry's repository (HOST/NAME), or a folder "
+        "(a path that starts with a slash or a dot)",
     )
 
 
 def _add_build(group: Group) -> None:
-    group.add("force", "build again what is up to date")
+    group.add("force", "rebuild stages that are up to date")
     group.add("jobs", "number of stages to build at the same time (default: 2)",
               type=_count, default=2)  # fmt: skip
     group.add(
         "no-binfmt",
-        "register no emulator on this machine while an image of another architecture is built",
+        "do not register an emulator on this machine to build images of another architecture",
     )
 
 
 def _add_boot(group: Group) -> None:
     group.add(
         "accel",
-        "what runs the guest: kvm, tcg, or auto for KVM where it works and TCG elsewhere "
-        "(default: auto)",
+        "what runs the guest: kvm, tcg (emulation), or auto, which is KVM if it works and TCG "
+        "otherwise (default: auto)",
         choices=ACCELERATORS,
         default="auto",
     )
 
 
 def _add_folders(group: Group) -> None:
-    group.add("out", f"where artifacts go (default: {group.root / catalog.OUT})", type=Path)
+    group.add("out", f"folder for the artifacts (default: {group.root / catalog.OUT})", type=Path)
     group.add(
         "work",
-        f"where builds are kept, about 10 GiB (default: {group.root / catalog.WORK})",
+        f"folder for what is kept between builds, about 10 GiB "
+        f"(default: {group.root / catalog.WORK})",
         type=Path,
     )
 
@@ -173,7 +174,7 @@ def _add_folders(group: Group) -> None:
 # By group: its heading, and what adds its options.
 _GROUPS: Mapping[type, tuple[str, Callable[[Group], None]]] = {
     Target: ("what to build", _add_target),
-    Sources: ("where it comes from", _add_sources),
+    Sources: ("package and file sources", _add_sources),
     PackageBuild: ("packages of our own", _add_packages),
     Build: ("how to build", _add_build),
     Boot: ("how to boot", _add_boot),
@@ -192,7 +193,7 @@ def parser(
 ) -> Parser:
     """Make the parser of a session that takes the groups of `scripts.options`.
 
-    shown are the groups that mean something to the session, which `--help` lists.
+    shown are the groups that the session uses; `--help` lists only these.
     """
     made = Parser(session, description, epilog=EPILOG, **settings)
     for kind, (title, add) in _GROUPS.items():
@@ -223,7 +224,7 @@ def parse_for_boot(
     root: Path = ROOT,
     using: Parser | None = None,
 ) -> Options:
-    """As `parse`, but without --distribution the first one whose disk image was built is meant."""
+    """As `parse`, but the default distribution is the first one whose disk image was built."""
     given = (using or parser("SESSION", "Boots images.", root=root)).parse_args(argv)
     opts = options_of(given, environ, root=root)
     if given.distribution:
@@ -238,8 +239,8 @@ def parse_for_boot(
 def is_built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
     """Whether there is a disk image of arch to boot.
 
-    argv is what the boot test will be called with: it may name the distribution and the folder of
-    the artifacts. It is True if argv makes no sense or asks for help, which the boot test answers.
+    argv are the boot test's arguments, which may name the distribution and the folder of the
+    artifacts. True if argv is wrong or asks for help, so that the boot test can answer.
     """
     if not {"-h", "--help"}.isdisjoint(argv):
         return True
@@ -255,7 +256,7 @@ def is_built(arch: str, argv: Sequence[str], *, root: Path = ROOT) -> bool:
 def options_of(
     given: argparse.Namespace, environ: Mapping[str, str], *, root: Path = ROOT
 ) -> Options:
-    """Make the options of what a `parser` has read. Raises UsageError for what makes no sense."""
+    """Make options from what a `parser` has read. Raises UsageError if they make no sense."""
     arch = _arch(given.arch or environ.get("ARCH") or "native")
     distribution = parse_distribution(given.distribution)
     source = environ.get("MKOSI_SOURCE")
@@ -289,13 +290,13 @@ def options_of(
 
 
 def parse_distribution(name: str | None) -> Distribution:
-    """The distribution called name, the default one for None. Raises UsageError for another."""
+    """The distribution called name, by default the default one. Raises UsageError if unknown."""
     if not name:
         return catalog.DEFAULT
     if name not in catalog.DISTRIBUTIONS:
         raise UsageError(
             f"unknown distribution {name!r}",
-            hint=f"accepted are {', '.join(catalog.DISTRIBUTIONS)}",
+            hint=f"use one of {', '.join(catalog.DISTRIBUTIONS)}",
         )
     return catalog.DISTRIBUTIONS[name]
 
@@ -376,7 +377,7 @@ def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
     for name in names:
         if name not in accepted:
             raise UsageError(
-                f"unknown image {name!r} of {arch}", hint=f"accepted are {', '.join(accepted)}"
+                f"unknown image {name!r} of {arch}", hint=f"use one of {', '.join(accepted)}"
             )
     return tuple(dict.fromkeys(names))
 

@@ -14,8 +14,8 @@ from scripts.system.progress import Progress
 USAGE = """\
 usage: ./nox -s binfmt -- {setup,teardown}
 
-setup registers emulators that run the programs of other architectures on this machine, until it is
-started again; teardown removes them."""
+setup registers emulators, so that this machine runs programs of other architectures until its next
+start; teardown removes them."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ SHOWN = (Target, Sources, PackageBuild, Build, Folders)
 
 def main(argv: Sequence[str]) -> None:
     """Build what argv asks for, or say that all of it is up to date."""
-    parser = arguments.parser("build", "Builds images; what is up to date is left alone.", SHOWN)
+    parser = arguments.parser("build", "Builds the images that are out of date.", SHOWN)
     run(arguments.parse(argv, os.environ, using=parser), Progress())
 
 
@@ -40,13 +40,13 @@ def run(options: Options, progress: Progress) -> None:
 
 
 def describe(shop: Workshop, built: Built) -> None:
-    """Write bills of materials, provenance and report, unless they are there already.
+    """Write bills of materials, provenance and report, unless they exist already.
 
-    The ones that are there describe the artifacts beside them: see `delivery.delivery`.
+    Descriptions that exist belong to the artifacts beside them: see `delivery.delivery`.
     """
     if all((shop.options.artifacts / name).exists() for name in artifacts.DESCRIPTIONS):
         return
-    # Its libraries take half a second to load, which a build with nothing to do does not have.
+    # Its libraries take half a second to load; a build with nothing to do skips that.
     from scripts.description import writer  # noqa: PLC0415
 
     try:

@@ -18,8 +18,7 @@ def main(argv: Sequence[str]) -> None:
     """Remove out/ and .work/ of the checkout, but no folders that --out and --work have named."""
     Parser(
         "clean",
-        f"Removes {OUT}/ and {WORK}/ of this checkout. Folders that were given with --out and "
-        "--work stay.",
+        f"Removes {OUT}/ and {WORK}/ of this checkout. Folders given with --out and --work stay.",
     ).parse_args(argv)
     if (ROOT / WORK).exists():
         with only_build(ROOT / WORK):

@@ -14,13 +14,13 @@ def main(argv: Sequence[str]) -> None:
     """Print what differs between the two builds that argv names."""
     parser = Parser(
         "diff",
-        "Compares two builds: folders such as out/debian/x86_64, or manifest.json files"
-        " of such folders, of which only packages and sizes can be compared.",
+        "Compares two builds. A and B are folders such as out/debian/x86_64, or manifest.json"
+        " files, which show only packages and sizes.",
     )
-    parser.add_argument("a", metavar="A", type=Path, help="the one build")
-    parser.add_argument("b", metavar="B", type=Path, help="the other")
+    parser.add_argument("a", metavar="A", type=Path, help="the first build")
+    parser.add_argument("b", metavar="B", type=Path, help="the second build")
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="of the output (default: text)"
+        "--format", choices=FORMATS, default="text", help="format of the output (default: text)"
     )
     given = parser.parse_args(argv)
     print(FORMATS[given.format](difference(given.a, given.b)), end="")

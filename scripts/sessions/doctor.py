@@ -1,4 +1,4 @@
-"""Say what this machine lacks for a session, for the doctor session."""
+"""List what this machine lacks for a session, for the doctor session."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run plain mkosi with the project's configuration, for the mkosi session.
 
-Unlike a build this knows no stages: mkosi itself builds an image and all that it is made from.
+This does without stages: mkosi itself builds an image and everything the image is made from.
 """
 
 from __future__ import annotations

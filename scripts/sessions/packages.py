@@ -1,4 +1,4 @@
-"""Obtain what the base holds beside the distribution's packages, for the packages session."""
+"""Obtain our own packages and third-party files, for the packages session."""
 
 from __future__ import annotations
 

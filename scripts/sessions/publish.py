@@ -20,7 +20,7 @@ from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
-# Half a year, as for finch-core's releases; whoever has not updated by then is told so.
+# Half a year, as for finch-core's releases; Finch tells users who have not updated by then.
 DAYS = 183
 
 
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     if not release.RUN_ID.fullmatch(run):
         raise UsageError(
             f"the run ID must be a number, not {run!r}",
-            hint="-- --run-id NUMBER, larger for each release",
+            hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
         )
     if given.expires_days < 1:
         raise UsageError(f"--expires-days must be 1 or more, not {given.expires_days}")
@@ -76,8 +76,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
 def _parser(root: Path) -> Parser:
     parser = Parser(
         "publish",
-        "Publishes the finished builds of a distribution. A file that is already there is"
-        " skipped if it is the same and refused if it differs.",
+        "Publishes the finished builds of a distribution. A published file is skipped if"
+        " it is the same; if it differs, nothing is published.",
         epilog="Environment: GITHUB_RUN_ID stands in for --run-id. AWS_PROFILE and the like work as"
         " with the AWS CLI. COSIGN_PASSWORD unlocks the key.",
     )
@@ -91,12 +91,12 @@ def _add_what(group: Group) -> None:
     group.add("distribution", f"one of {names} (default: {catalog.DEFAULT})")
     group.add(
         "arch",
-        "publish only this architecture; can be given more than once (default: all that are built)",
+        "publish only this architecture; may be repeated (default: all that were built)",
         action="append",
         default=[],
     )
-    group.add("run-id", "number in the names of files, larger for each release", default="")
-    group.add("allow-unbooted", "publish images that were not booted, or failed their boot test")
+    group.add("run-id", "number in the files' names; must grow with each release", default="")
+    group.add("allow-unbooted", "publish images that were not boot-tested, or failed the test")
     group.add(
         "allow-altered",
         "publish a build with a key, pins or packages of your own, or without some of ours",
@@ -112,14 +112,14 @@ def _add_where(group: Group) -> None:
     group.add("bucket", "S3 bucket for the files", default="")
     group.add(
         "repository",
-        f"registry repository, such as one of ECR, for {catalog.CONTAINER}",
+        f"push {catalog.CONTAINER} to this repository, for example in ECR",
         default="",
     )
-    group.add("base-url", "address at which people read the bucket (default: S3's own)", default="")
+    group.add("base-url", "address people download the files from (default: S3's own)", default="")
 
 
 def _add_how(group: Group) -> None:
-    group.add("dry-run", "only show what would be done")
+    group.add("dry-run", "only show what would be published")
     group.add("key", "cosign key to sign with (default: CI's identity, if there is one)", type=Path)
     group.add(
         "expires-days", f"days until the release expires (default: {DAYS})", type=int, default=DAYS
@@ -128,7 +128,7 @@ def _add_how(group: Group) -> None:
     group.add("out", f"where the artifacts are (default: {group.root / catalog.OUT})", type=Path)
     group.add(
         "work",
-        f"where work is kept between runs (default: {group.root / catalog.WORK})",
+        f"folder for what is kept between runs (default: {group.root / catalog.WORK})",
         type=Path,
     )
 

@@ -1,1 +1,1 @@
-"""What is out of date, where it is built, and what is kept of it."""
+"""Stages: which are out of date, where they are built, and what is kept of each."""

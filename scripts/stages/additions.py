@@ -1,4 +1,4 @@
-"""What the base holds besides the distribution's own packages: RPMs and single files."""
+"""Additions to the base, besides the distribution's packages: RPMs and single files."""
 
 from __future__ import annotations
 

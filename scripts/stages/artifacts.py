@@ -1,4 +1,4 @@
-"""Artifacts: the finished files in out/, their checksums, and the names of what describes them."""
+"""Artifacts: the finished files in out/, their checksums, and the names of their descriptions."""
 
 from __future__ import annotations
 

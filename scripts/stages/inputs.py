@@ -1,4 +1,4 @@
-"""Inputs: the things that decide what a stage's output looks like.
+"""Inputs: everything that decides a stage's output.
 
 A stage's key is a hash over its inputs. Keys, stage.json and manifest.json hold each input as a
 label and a digest. The label alone tells which kind of input it is, as in "RPM foo-1.x86_64.rpm".

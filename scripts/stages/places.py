@@ -143,7 +143,7 @@ class Places:
         return self.of_stage(name).stage(name)
 
     def plain(self, output: Path) -> tuple[list[Arg], dict[str, str]]:
-        """The arguments and variables for a mkosi that builds everything itself, into output.
+        """The arguments and variables for a plain mkosi that builds all stages itself, into output.
 
         Such a mkosi makes its own default tools tree, unless told otherwise.
         """

@@ -62,7 +62,7 @@ class Stage:
 
 
 def plan(root: Path, wanted: Iterable[str], target: Target) -> list[Stage]:
-    """Return the wanted stages and all their dependencies, each after those that it needs.
+    """Return the wanted stages and all their dependencies, each after its dependencies.
 
     root is the folder of mkosi.conf. Raises UsageError if an image is not in mkosi.images/ or
     depends on itself.

@@ -1,4 +1,4 @@
-"""Records: what is kept about a finished stage, beside its output."""
+"""Records: the description of a finished stage, kept beside its output."""
 
 from __future__ import annotations
 

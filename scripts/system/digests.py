@@ -20,7 +20,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def describe(path: Path) -> str:
-    """Return what of a file matters to a build: a link's target, or contents and executability."""
+    """Describe a file as a build sees it: a link's target, or contents and executability."""
     if path.is_symlink():
         return f"-> {path.readlink()}"
     runs = "x" if os.access(path, os.X_OK) else "-"

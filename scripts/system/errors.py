@@ -1,4 +1,4 @@
-"""The errors that are expected to happen, and the one place that prints them."""
+"""Expected errors, and the one place that prints them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def main(entry: Callable[[Sequence[str]], None]) -> None:
         print(f"ended by {error.signal.name}", file=sys.stderr)
         sys.exit(128 + error.signal)
     except BrokenPipeError:
-        # The reader of our output has gone away (`| head`): there is nobody to tell.
+        # The reader of our output has gone away (`| head`), so no one would read an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 

@@ -32,7 +32,7 @@ arches = ["x86_64", "aarch64"]
 artifacts = ["tiny-rootfs.tar.gz"]
 """
 
-# Only plain mkosi reads these; the harness builds the base first by itself.
+# The harness reads these to order the stages; mkosi itself only without the profile `staged`.
 DEPENDENCIES = """
 [Match]
 Profiles=!staged

@@ -376,7 +376,7 @@ look()
 """)
 
     assert lines[0].startswith(
-        f"True|runs no programs of {FOREIGN} yet; a build by root sees to it|"
+        f"True|runs no programs of {FOREIGN} yet; a build by root registers an emulator|"
     )
     assert "without the flag F" in lines[1]
     assert lines[1].startswith("False|")

@@ -552,7 +552,7 @@ def test_what_failed_its_boot_test_is_refused_with_the_reason(
 def test_a_boot_test_of_another_image_does_not_count(tell: Callable[..., None], out: Path) -> None:
     result = json.loads((out / artifacts.BOOT_TEST).read_text())
     (out / artifacts.BOOT_TEST).write_text(json.dumps(result | {"disk": "0" * 128}))
-    with pytest.raises(HarnessError, match="was of another os-image"):
+    with pytest.raises(HarnessError, match="tested a different os-image"):
         tell()
 
 
@@ -673,7 +673,7 @@ def test_a_provenance_of_other_artifacts_is_refused(
 ) -> None:
     (out / "os-image.qcow2").write_bytes(b"built anew")
     builds.write_manifest(out, IMAGES, "os-image.qcow2", "wsl-rootfs.tar.gz", root=root)
-    with pytest.raises(HarnessError, match=r"json describes another os-image\.qcow2 than this"):
+    with pytest.raises(HarnessError, match=r"json describes a different os-image\.qcow2"):
         tell()
     assert keys(aws, bucket) == set()
 

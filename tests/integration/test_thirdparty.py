@@ -287,7 +287,7 @@ def test_a_mirror_without_amazon_linux_is_named_before_anything_is_downloaded(
     )  # fmt: skip
 
     assert done.returncode == 1
-    assert "the mirror of Amazon Linux lacks what the release" in done.stderr
+    assert "the mirror of Amazon Linux lacks the first file of the release" in done.stderr
     assert f"{server.base}/core/mirrors/" in done.stderr
     assert not [path for path in server.paths if path.startswith("/mirror/")]
 

@@ -71,7 +71,7 @@ def test_what_the_catalogue_lacks_cannot_be_typed(ask: object) -> None:
         ('work = ".work"\n', "", "the catalogue lacks work"),
         ('work = ".work"', "work = 1", "work in the catalogue must be a text, not 1"),
         ('work = ".work"', "work = ", "it is not TOML"),
-        ('work = ".work"', 'work = ".work"\nwrok = ""', "the catalogue has the unknown key wrok"),
+        ('work = ".work"', 'work = ".work"\nextra = ""', "the catalogue has the unknown key extra"),
         ('initrd = "initrd"\n', "", r"\[roles\] lacks initrd"),
         ('packages = "rpm"', 'packages = "apk"', r"packages in \[distributions.amazonlinux\] must"),
         ('title = "Debian"\n', "", r"\[distributions.debian\] lacks title"),

@@ -1,4 +1,4 @@
-"""The checks: what must hold of a booted image, judged by the collected facts alone."""
+"""The checks of a booted image, which judge the collected facts and nothing else."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def check_all(facts: Facts) -> list[Check]:
 
 
 def fatal(facts: Facts) -> bool:
-    """Return whether a check has failed without which booting is pointless."""
+    """Return whether a failed check makes booting pointless."""
     return any(rule.outcome(facts).status is Status.FAILED for rule in RULES if rule.fatal)

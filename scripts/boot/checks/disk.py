@@ -38,7 +38,7 @@ def partitions(facts: Facts, table: Sequence[Partition]) -> Verdict:
     fatal=True,
 )
 def uki_on_esp(facts: Facts, found: str) -> Verdict:
-    """The firmware boots the UKI by the path for removable media."""
+    """The firmware boots the UKI from the path for removable media."""
     path = facts.arch.boot_file
     problems = {
         f"the UKI is missing on the ESP: there is no {path}": not found,

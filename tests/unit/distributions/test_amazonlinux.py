@@ -90,7 +90,7 @@ def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
 ) -> None:
     for path in (f"mirrors/{RELEASE}/x86_64/mirror.list", "releasemd.xml"):
         server.statuses[f"/typo/core/{path}"] = status
-    with pytest.raises(HarnessError, match="does not say which releases it has") as caught:
+    with pytest.raises(HarnessError, match="does not list its releases") as caught:
         amazonlinux.check(RELEASE, X86_64, f"{server.url}/typo")
 
     assert f"{server.url}/typo/core/mirrors" in caught.value.message
@@ -150,7 +150,7 @@ def test_a_single_repository_is_told_from_a_tree_by_its_name(mirror: str | None,
 
 
 def test_a_single_repository_that_is_none_is_called_so(server: Server) -> None:
-    with pytest.raises(HarnessError, match="is no repository"):
+    with pytest.raises(HarnessError, match="is not a repository"):
         amazonlinux.check(RELEASE, X86_64, f"{server.url}/x86_64")
 
 

@@ -110,7 +110,7 @@ def test_a_machine_without_kvm_runs_every_session() -> None:
 def test_a_root_whose_kernel_has_binfmt_misc_builds_for_other_architectures() -> None:
     judgement = doctor.binfmt(replace(ROOT, emulated=frozenset()))
     assert judgement.ok
-    assert "a build by root sees to it" in judgement.found
+    assert "a build by root registers an emulator" in judgement.found
 
 
 def test_a_user_is_told_what_an_administrator_runs_once() -> None:
