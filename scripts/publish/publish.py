@@ -243,7 +243,7 @@ def _check_latest(wanted: Wanted, bucket: Bucket) -> None:
 def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
     """Return the release manifest: the published one if there is one, else a new one.
 
-    Raises HarnessError if the published one is of another release.
+    Raises HarnessError if the published one belongs to a different release.
     """
     there = bucket.read(key)
     if there is not None:

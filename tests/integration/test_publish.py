@@ -328,7 +328,7 @@ def test_the_latest_release_is_never_an_older_one_than_it_was(
 ) -> None:
     tell("--latest")
     published = keys(aws, bucket)
-    with pytest.raises(HarnessError, match="is of run 4711, which is newer than 999"):
+    with pytest.raises(HarnessError, match="belongs to run 4711, which is newer than 999"):
         tell("--run-id", "999", "--latest")
     assert keys(aws, bucket) == published
     tell("--run-id", "10000", "--latest")
