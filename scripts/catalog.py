@@ -46,16 +46,16 @@ class Session:
 class Distribution:
     """A distribution that images are built from.
 
-    mkosi is mkosi's name for it, packages the format of its packages ("rpm" or "deb"), mirror the
-    layout of its mirrors ("cdn" or "debian"), product its name in the names of
-    published files, in which {release} stands for the release.
+    mkosi is mkosi's name for it. package_format is "rpm" or "deb", mirror_layout "cdn" (that of
+    Amazon's CDN) or "debian". product is its name in the names of published files, in which
+    {release} stands for the release.
     """
 
     name: str
     title: str
     mkosi: str
-    packages: str
-    mirror: str
+    package_format: str
+    mirror_layout: str
     product: str
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Distribution:
     @property
     def has_rpms(self) -> bool:
         """Whether its packages are RPMs, which dnf installs."""
-        return self.packages == "rpm"
+        return self.package_format == "rpm"
 
     @property
     def conf(self) -> str:
@@ -197,13 +197,13 @@ class _Table:
 
 
 def _distribution(name: str, table: _Table) -> Distribution:
-    table.known("title", "mkosi", "packages", "mirror", "product")
+    table.known("title", "mkosi", "package-format", "mirror-layout", "product")
     return Distribution(
         name,
         table.text("title"),
         table.text("mkosi"),
-        table.choice("packages", PACKAGE_FORMATS),
-        table.choice("mirror", MIRROR_LAYOUTS),
+        table.choice("package-format", PACKAGE_FORMATS),
+        table.choice("mirror-layout", MIRROR_LAYOUTS),
         table.text("product"),
     )
 

@@ -84,7 +84,7 @@ class PackageBuild:
 
 
 @dataclass(frozen=True)
-class Build:
+class BuildOptions:
     """How stages are built.
 
     force builds again what is up to date, jobs is the number of stages built at the same time, and
@@ -97,7 +97,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Boot:
+class BootOptions:
     """How the boot test runs: accel is one of ACCELERATORS."""
 
     accel: str = "auto"
@@ -119,8 +119,8 @@ class Options:
     target: Target
     sources: Sources
     packages: PackageBuild
-    build: Build
-    boot: Boot
+    build: BuildOptions
+    boot: BootOptions
     folders: Folders
     builder: Builder = field(default_factory=Builder)
 

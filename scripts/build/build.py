@@ -46,7 +46,10 @@ def dated(options: Options, progress: Progress) -> Options:
 
     A dated release never changes, so only then can a finished stage be up to date.
     """
-    if options.target.distribution.mirror != "cdn" or options.target.release != amazonlinux.LATEST:
+    if (
+        options.target.distribution.mirror_layout != "cdn"
+        or options.target.release != amazonlinux.LATEST
+    ):
         return options
     if options.sources.offline:
         raise UsageError(

@@ -24,7 +24,7 @@ def require(session: str, shop: Workshop) -> None:
     """
     options = shop.options
     doctor.require(session, options.folders.work)
-    if options.target.distribution.mirror == "cdn" and not options.sources.offline:
+    if options.target.distribution.mirror_layout == "cdn" and not options.sources.offline:
         place = shop.places.images
         amazonlinux.check(place.release, place.arch, options.sources.mirror)
 
@@ -69,7 +69,9 @@ def obtain_emulators(shop: Workshop) -> Emulators:
         options.folders.work,
         options.target.arch,
         shop.progress,
-        mirror=options.sources.mirror if options.target.distribution.mirror == "debian" else None,
+        mirror=options.sources.mirror
+        if options.target.distribution.mirror_layout == "debian"
+        else None,
         given=options.sources.mkosi_source,
         offline=options.sources.offline,
     )

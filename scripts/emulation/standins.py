@@ -47,7 +47,7 @@ def are_for(distribution: Distribution, arch: Arch) -> bool:
 
     The scripts that would need them are Debian's.
     """
-    return distribution.packages == "deb" and not arch.is_native
+    return distribution.package_format == "deb" and not arch.is_native
 
 
 def write_tree(tree: Path, tools: Path) -> None:

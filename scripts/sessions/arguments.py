@@ -20,8 +20,8 @@ from scripts.options import (
     NO_PROXY,
     PACKAGES,
     PROXIES,
-    Boot,
-    Build,
+    BootOptions,
+    BuildOptions,
     Folders,
     Options,
     PackageBuild,
@@ -176,8 +176,8 @@ _GROUPS: Mapping[type, tuple[str, Callable[[Group], None]]] = {
     Target: ("what to build", _add_target),
     Sources: ("package and file sources", _add_sources),
     PackageBuild: ("packages of our own", _add_packages),
-    Build: ("how to build", _add_build),
-    Boot: ("how to boot", _add_boot),
+    BuildOptions: ("how to build", _add_build),
+    BootOptions: ("how to boot", _add_boot),
     Folders: ("folders", _add_folders),
 }
 ALL = tuple(_GROUPS)
@@ -278,8 +278,8 @@ def options_of(
             buildx_builder=environ.get("BUILDX_BUILDER", ""),
             proxies=_proxies(environ),
         ),
-        build=Build(force=given.force, jobs=given.jobs, binfmt=not given.no_binfmt),
-        boot=Boot(given.accel),
+        build=BuildOptions(force=given.force, jobs=given.jobs, binfmt=not given.no_binfmt),
+        boot=BootOptions(given.accel),
         folders=Folders(
             root,
             work=(given.work or root / catalog.WORK).absolute(),

@@ -23,7 +23,7 @@ from rich.table import Table
 from scripts import catalog
 from scripts.build import build, ingredients, runner
 from scripts.build.workshop import Workshop
-from scripts.options import Build, Folders, PackageBuild, Sources, Target
+from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.files import remove
@@ -49,7 +49,7 @@ class Measurement:
 
 def main(argv: Sequence[str]) -> None:
     """Measure for the target that argv names, and print the table for HACKING.md."""
-    shown = (Target, Sources, PackageBuild, Build, Folders)
+    shown = (Target, Sources, PackageBuild, BuildOptions, Folders)
     parser = arguments.parser("bench", "Measures builds against plain mkosi.", shown)
     opts = arguments.parse(argv, os.environ, using=parser)
     with only_build(opts.folders.work):

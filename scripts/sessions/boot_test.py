@@ -18,14 +18,14 @@ from scripts.build.workshop import Workshop
 from scripts.description import report
 from scripts.emulation import emulators
 from scripts.mkosi.sandbox import Tools
-from scripts.options import Boot, Build, Folders, Options, Sources, Target
+from scripts.options import BootOptions, BuildOptions, Folders, Options, Sources, Target
 from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
-SHOWN = (Target, Sources, Build, Boot, Folders)
+SHOWN = (Target, Sources, BuildOptions, BootOptions, Folders)
 
 MARKS = {
     Status.PASSED: "[green]passed[/]",

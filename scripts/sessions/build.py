@@ -13,7 +13,7 @@ from scripts import catalog
 from scripts.build import build
 from scripts.build.build import Built
 from scripts.build.workshop import Workshop
-from scripts.options import Build, Folders, Options, PackageBuild, Sources, Target
+from scripts.options import BuildOptions, Folders, Options, PackageBuild, Sources, Target
 from scripts.sessions import arguments
 from scripts.stages import artifacts
 from scripts.system import errors
@@ -21,7 +21,7 @@ from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
-SHOWN = (Target, Sources, PackageBuild, Build, Folders)
+SHOWN = (Target, Sources, PackageBuild, BuildOptions, Folders)
 
 
 def main(argv: Sequence[str]) -> None:

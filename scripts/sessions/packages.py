@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from scripts.build import build, ingredients
 from scripts.build.workshop import Workshop
-from scripts.options import Build, Folders, PackageBuild, Sources, Target
+from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 
-SHOWN = (Target, Sources, PackageBuild, Build, Folders)
+SHOWN = (Target, Sources, PackageBuild, BuildOptions, Folders)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -177,7 +177,7 @@ def _place(
     # --mirror is of the distribution that was asked for, which need not be the tools tree's.
     mirror = opts.sources.mirror if distribution == opts.target.distribution else None
     sandbox = folder / "sandbox"
-    if distribution.mirror == "cdn":
+    if distribution.mirror_layout == "cdn":
         amazonlinux.write_sandbox_tree(sandbox, opts.sources.signing_key)
     else:
         debian.write_sandbox_tree(sandbox, debian.find(mirror), release)

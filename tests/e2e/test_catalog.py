@@ -23,8 +23,8 @@ ENTRIES = """
 [distributions.mydebian]
 title = "My Debian"
 mkosi = "debian"
-packages = "deb"
-mirror = "debian"
+package-format = "deb"
+mirror-layout = "debian"
 product = "mine"
 
 [images.tiny-rootfs]

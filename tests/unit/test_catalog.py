@@ -73,7 +73,11 @@ def test_what_the_catalogue_lacks_cannot_be_typed(ask: object) -> None:
         ('work = ".work"', "work = ", "it is not TOML"),
         ('work = ".work"', 'work = ".work"\nextra = ""', "the catalogue has the unknown key extra"),
         ('initrd = "initrd"\n', "", r"\[roles\] lacks initrd"),
-        ('packages = "rpm"', 'packages = "apk"', r"packages in \[distributions.amazonlinux\] must"),
+        (
+            'package-format = "rpm"',
+            'package-format = "apk"',
+            r"package-format in \[distributions.amazonlinux\] must",
+        ),
         ('title = "Debian"\n', "", r"\[distributions.debian\] lacks title"),
         ('mkosi = "debian"\n', 'mkosi = "debian"\nmksi = ""\n', "the unknown key mksi"),
         ('tools-distribution = "debian"', 'tools-distribution = "arch"', "is not one of its"),

@@ -37,7 +37,7 @@ class Rule:
         """Return whether images of distribution are checked by this rule."""
         return (
             self.distribution in ("", distribution.name)
-            and self.packages in ("", distribution.packages)
+            and self.packages in ("", distribution.package_format)
         )  # fmt: skip
 
     def asks(self, boot: str) -> tuple[str, ...]:

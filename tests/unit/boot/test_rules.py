@@ -188,7 +188,7 @@ def test_a_third_distribution_is_checked_without_a_change_to_the_checks() -> Non
 
 def test_checks_for_one_distribution_name_one_that_there_is() -> None:
     assert {rule.distribution for rule in checks.RULES} <= {"", *catalog.DISTRIBUTIONS}
-    formats = {each.packages for each in catalog.DISTRIBUTIONS.values()}
+    formats = {each.package_format for each in catalog.DISTRIBUTIONS.values()}
     assert {rule.packages for rule in checks.RULES} <= {"", *formats}
 
 

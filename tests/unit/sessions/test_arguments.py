@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from scripts import arch, catalog, options
-from scripts.options import Boot, Build, Folders, PackageBuild, Sources, Target
+from scripts.options import (
+    BootOptions,
+    BuildOptions,
+    Folders,
+    PackageBuild,
+    Sources,
+    Target,
+)
 from scripts.sessions import arguments
 from scripts.system.errors import UsageError
 
@@ -18,8 +25,8 @@ def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path
         target=Target(catalog.DISTRIBUTIONS["amazonlinux"], arch.native()),
         sources=Sources(),
         packages=PackageBuild(tmp_path / "al2023-package-build/packages.toml"),
-        build=Build(force=False, jobs=2, binfmt=True),
-        boot=Boot("auto"),
+        build=BuildOptions(force=False, jobs=2, binfmt=True),
+        boot=BootOptions("auto"),
         folders=Folders(tmp_path, tmp_path / ".work", tmp_path / "out"),
     )
 
@@ -149,7 +156,7 @@ def test_help_tells_of_every_option_and_ends(capsys: pytest.CaptureFixture[str])
     ("shown", "hidden"),
     [
         ((Target,), ["--offline", "--layer-cache", "--force", "--accel", "--work"]),
-        ((Boot, Folders), ["--distribution", "--mirror", "--packages", "--jobs"]),
+        ((BootOptions, Folders), ["--distribution", "--mirror", "--packages", "--jobs"]),
     ],
 )
 def test_help_shows_only_the_options_that_mean_something_to_the_session(
@@ -161,7 +168,7 @@ def test_help_shows_only_the_options_that_mean_something_to_the_session(
 
 
 def test_options_of_other_sessions_are_accepted() -> None:
-    parser = arguments.parser("boot-test", "Boots.", (Boot,))
+    parser = arguments.parser("boot-test", "Boots.", (BootOptions,))
     given = arguments.parse(["--jobs", "3", "--accel", "tcg"], {}, using=parser)
     assert (given.build.jobs, given.boot.accel) == (3, "tcg")
 
