@@ -58,6 +58,21 @@ def test_an_option_is_shown_with_what_it_takes() -> None:
     assert catalog.flag("latest") == "--latest"
 
 
+def test_the_checkout_is_where_the_catalogue_looks_for_it(checkout: Path) -> None:
+    assert checkout == catalog.ROOT
+
+
+def test_only_amazon_linux_has_rpms() -> None:
+    has_rpms = {name: one.has_rpms for name, one in catalog.DISTRIBUTIONS.items()}
+
+    assert has_rpms == {"amazonlinux": True, "debian": False}
+
+
+def test_only_images_that_people_ask_for_have_artifacts() -> None:
+    assert "os-image.raw" in catalog.artifacts("os-image")
+    assert catalog.artifacts(catalog.INITRD) == ()
+
+
 @pytest.mark.parametrize("ask", [catalog.flag, catalog.option, catalog.command])
 def test_what_the_catalogue_lacks_cannot_be_typed(ask: object) -> None:
     assert callable(ask)

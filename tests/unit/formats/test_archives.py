@@ -86,6 +86,13 @@ def test_files_links_holes_and_attributes_come_out_as_they_went_in(
     assert os.getxattr(out / "etc/hostname", "user.binary") == b"\x01\xff\x00\xfe"
 
 
+def test_further_names_of_a_file_take_no_space(tree: Path, tmp_path: Path) -> None:
+    with tarfile.open(archives.pack_rootfs(tar(tree, tmp_path / "rootfs.tar"), GZIP)) as archive:
+        links = {member.name: member.size for member in archive if member.islnk()}
+
+    assert links == {"usr/bin/perl": 0, "usr/bin/perl5": 0}
+
+
 def test_equal_trees_come_to_equal_bytes(tree: Path, tmp_path: Path) -> None:
     first = archives.pack_rootfs(tar(tree, tmp_path / "first.tar"), GZIP)
     (tmp_path / "second").mkdir()
@@ -144,6 +151,13 @@ def test_the_archive_of_a_layout_names_its_blobs_as_docker_does(layout: Path) ->
     assert image["RepoTags"] == ["localhost/finch/image:latest"]
 
 
+def test_folders_in_the_archive_of_a_layout_can_be_entered_by_anyone(layout: Path) -> None:
+    with tarfile.open(oci_layout.pack_oci(layout)) as archive:
+        modes = {member.name: member.mode for member in archive if member.isdir()}
+
+    assert modes == {"blobs": 0o755, "blobs/sha256": 0o755}
+
+
 def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
     first = file_digest(oci_layout.pack_oci(layout))
     os.utime(layout / "oci-layout", (0, 0))
@@ -151,7 +165,21 @@ def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
     assert file_digest(oci_layout.pack_oci(layout)) == first
 
 
-def test_a_layout_of_two_images_is_refused(layout: Path) -> None:
-    (layout / "index.json").write_text('{"manifests": [{}, {}]}')
+@pytest.mark.parametrize("index", ["{}", '{"manifests": []}', '{"manifests": [{}, {}]}'])
+def test_a_layout_without_exactly_one_image_is_refused(layout: Path, index: str) -> None:
+    (layout / "index.json").write_text(index)
     with pytest.raises(HarnessError, match="not an OCI image layout with one image"):
+        oci_layout.pack_oci(layout)
+
+
+@pytest.mark.parametrize("name", ["index.json", "blobs/sha256/m"])
+def test_a_layout_that_lacks_a_file_is_refused_with_its_path(layout: Path, name: str) -> None:
+    (layout / name).unlink()
+    with pytest.raises(HarnessError, match=f"{name} cannot be read"):
+        oci_layout.pack_oci(layout)
+
+
+def test_a_layout_whose_index_is_damaged_is_refused_with_its_path(layout: Path) -> None:
+    (layout / "index.json").write_text("{")
+    with pytest.raises(HarnessError, match=r"index\.json cannot be read"):
         oci_layout.pack_oci(layout)

@@ -64,6 +64,11 @@ def test_the_partitions_of_a_gpt_are_read(tmp_path: Path) -> None:
     assert disk.of_type(table, X86_64.root_type) == ROOT
 
 
+def test_a_partition_may_be_larger_than_all_before_it(tmp_path: Path) -> None:
+    large = replace(ESP, size=3 * MIB)
+    assert disk.partitions(write_disk(tmp_path / "disk", large)) == (large,)
+
+
 def test_a_disk_without_a_gpt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(bytes(MIB))
     with pytest.raises(disk.DiskError, match="no GPT"):
@@ -78,7 +83,8 @@ def test_a_disk_without_a_gpt_is_refused(tmp_path: Path) -> None:
         (superblock(incompat=0x46), 1024, FileSystem("ext4", clean=False)),
         (superblock(state=2), 1024, FileSystem("ext4", clean=False)),
         (superblock(incompat=0x2), 1024, FileSystem("ext2 or ext3")),
-        (superblock(compat=0x0FFF, incompat=0xFFFF_FFFB), 1024, FileSystem("ext4")),
+        (superblock(incompat=0xFFFF_FFBB), 1024, FileSystem("ext2 or ext3")),
+        (superblock(compat=0xFFFF_EFFF, incompat=0xFFFF_FFFB), 1024, FileSystem("ext4")),
         (b"XFSB", 0, FileSystem("xfs")),
         (b"hsqs", 0, FileSystem("squashfs")),
         (b"LUKS\xba\xbe", 0, FileSystem("LUKS")),

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+
+import pytest
 
 from scripts import arch, catalog
 from scripts.stages import plan
@@ -28,6 +32,25 @@ def test_what_is_laid_out_is_a_configuration_with_packages_and_an_extra_tree(
     assert program.stat().st_mode & 0o777 == 0o755
 
 
+def test_an_rpm_takes_no_space_of_its_own(tmp_path: Path) -> None:
+    added = sample(tmp_path)
+    added.lay_out(tmp_path / "laid out")
+
+    assert (tmp_path / "laid out/rpms/own-1-1.x86_64.rpm").samefile(added.rpms[0])
+
+
+def test_an_rpm_on_another_file_system_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", fails)
+    sample(tmp_path).lay_out(tmp_path / "laid out")
+
+    assert (tmp_path / "laid out/rpms/own-1-1.x86_64.rpm").read_text() == "a package"
+
+
 def test_what_was_laid_out_before_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "laid out"
     sample(tmp_path).lay_out(folder)
@@ -36,6 +59,14 @@ def test_what_was_laid_out_before_is_gone(tmp_path: Path) -> None:
     assert list((folder / "rpms").iterdir()) == []
     assert not (folder / "mkosi.extra").exists()
     assert plan.read_conf(folder / "mkosi.conf")["Content"]["Packages"] == ""
+
+
+def test_two_files_may_be_in_one_folder(tmp_path: Path) -> None:
+    program = sample(tmp_path).files["/usr/bin/own"]
+    Additions(files={"/usr/bin/a": program, "/usr/bin/b": program}).lay_out(tmp_path / "laid out")
+
+    assert (tmp_path / "laid out/mkosi.extra/usr/bin/a").is_file()
+    assert (tmp_path / "laid out/mkosi.extra/usr/bin/b").is_file()
 
 
 def test_the_source_of_a_file_keeps_its_mode(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import filecmp
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_files_and_folders_get_their_final_names(made: Path, out: Path) -> None:
     deliver(made, out)
 
     assert names(out) == ["image.raw", "oci", "oci/blobs", "oci/blobs/1", "oci/index.json"]
+
+
+def test_folders_above_the_outputs_are_made(made: Path, out: Path) -> None:
+    deliver(made, out / "debian/x86_64")
+
+    assert (out / "debian/x86_64/image.raw").is_file()
 
 
 def test_what_stood_there_before_is_replaced(made: Path, out: Path) -> None:
@@ -175,3 +182,14 @@ def test_a_copy_has_holes_where_the_disk_image_has_them(tmp_path: Path) -> None:
     assert (copy.st_size, copy.st_mtime_ns) == (128 << 20, image.stat().st_mtime_ns)
     assert copy.st_blocks * 512 < 1 << 20
     assert filecmp.cmp(image, tmp_path / "copy", shallow=False)
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_and_not_a_hole(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "lseek", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        delivery.copy_sparse(str(made / "image.raw"), str(tmp_path / "copy"))

@@ -11,6 +11,7 @@ from scripts.distributions import amazonlinux
 from scripts.sessions import arguments
 from scripts.stages import places
 from scripts.stages.places import Places
+from scripts.system.errors import UsageError
 
 MIRROR = "http://mirror.test/al2023"
 
@@ -128,3 +129,81 @@ def test_the_release_is_the_pinned_one_unless_another_is_named(
 
 def test_the_tools_tree_is_native_whatever_is_built(checkout: Path, tmp_path: Path) -> None:
     assert make(checkout, tmp_path).tools.arch is arch.native()
+
+
+def test_a_distribution_whose_release_is_not_pinned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pins no release of debian"):
+        places.release_of(tmp_path, catalog.DISTRIBUTIONS["debian"])
+
+
+def test_only_the_tools_tree_is_kept_apart_from_the_images(checkout: Path, tmp_path: Path) -> None:
+    made = make(checkout, tmp_path)
+
+    assert made.of_stage("os-image") is made.images
+    assert made.of_stage(catalog.TOOLS_TREE) is made.tools
+    assert made.stage("os-image") == tmp_path / "amazonlinux/x86_64/stages/os-image"
+    assert made.tools_tree == made.tools.folder / "stages/tools-tree/tools-tree"
+    assert made.tools.folder == tmp_path / "tools/debian-rpm"
+
+
+def test_folders_for_stages_and_packages_are_made(checkout: Path, tmp_path: Path) -> None:
+    made = make(checkout, tmp_path)
+
+    for place in (made.images, made.tools):
+        assert (place.folder / "stages").is_dir()
+        assert (place.folder / "packages").is_dir()
+        assert (place.additions / "mkosi.conf").is_file()
+
+
+def test_additions_that_are_laid_out_are_kept(checkout: Path, tmp_path: Path) -> None:
+    conf = make(checkout, tmp_path).images.additions / "mkosi.conf"
+    conf.write_text("laid out by a build")
+    make(checkout, tmp_path)
+
+    assert conf.read_text() == "laid out by a build"
+
+
+def test_mkosi_is_told_its_target_and_profiles(checkout: Path, tmp_path: Path) -> None:
+    made = make(checkout, tmp_path, "--distribution", "debian", "--arch", "aarch64")
+
+    assert made.images.arguments() == [
+        "--distribution", "debian",
+        "--release", made.images.release,
+        "--architecture", "arm64",
+        "--sandbox-tree", f"${places.SANDBOX_TREE}",
+    ]  # fmt: skip
+    assert made.tools.arguments()[6:8] == ["--profile", "aarch64"]
+
+
+def test_packages_of_debian_come_from_a_mirror_through_the_sandbox_tree(
+    checkout: Path, tmp_path: Path
+) -> None:
+    made = make(checkout, tmp_path, "--distribution", "debian", "--mirror", "http://debian.test")
+
+    for place in (made.images, made.tools):
+        [sources] = place.sandbox_tree.rglob("*.sources")
+        assert "http://debian.test" in sources.read_text()
+        assert place.mirror is None
+        assert place.repository == ""
+
+
+def test_a_mkosi_that_builds_everything_itself_is_told_all_folders(
+    checkout: Path, tmp_path: Path
+) -> None:
+    made = make(checkout, tmp_path / "work")
+    arguments, variables = made.plain(tmp_path / "output")
+
+    assert arguments == [
+        *made.images.arguments(),
+        "--package-directory", f"${places.ADDITIONS}/rpms",
+        "--output-directory", tmp_path / "output",
+        "--tools-tree-sandbox-tree", f"${places.TOOLS_SANDBOX_TREE}",
+    ]  # fmt: skip
+    assert variables.pop("PATH").endswith(":/usr/sbin:/sbin")
+    assert variables == {
+        places.OUTPUT: str(tmp_path / "output"),
+        places.SANDBOX_TREE: str(made.images.sandbox_tree),
+        places.TOOLS_SANDBOX_TREE: str(made.tools.sandbox_tree),
+        places.ADDITIONS: str(made.images.additions),
+        places.EMULATORS: str(made.images.emulators),
+    }

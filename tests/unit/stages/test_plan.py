@@ -110,6 +110,17 @@ def test_a_drop_in_for_something_else_concerns_nothing(root: Path, match: str) -
     assert not changed(before, keys(root))
 
 
+@pytest.mark.parametrize("folder", ["etc", "usr/lib/network"])
+def test_a_file_for_the_image_that_looks_like_a_drop_in_concerns_its_stage(
+    root: Path, folder: str
+) -> None:
+    before = keys(root)
+    path = root / "mkosi.images/rootfs/mkosi.extra" / folder / "some.conf"
+    write(path, "[Match]\nDistribution=fedora\n")
+
+    assert changed(before, keys(root)) == {"rootfs"}
+
+
 @pytest.mark.parametrize(
     "match", ["Distribution=debian", "Distribution=!fedora", "Distribution=|fedora", "Release=sid"]
 )
@@ -187,6 +198,16 @@ def test_a_file_that_is_no_configuration_is_named(root: Path) -> None:
 
     with pytest.raises(UsageError, match=r"mkosi\.images/base/mkosi\.conf is not a mkosi"):
         plan.plan(root, ["base"], TARGET)
+
+
+def test_of_a_setting_given_twice_the_last_one_counts(tmp_path: Path) -> None:
+    write(
+        tmp_path / "mkosi.conf", "[Content]\nPackages=one\nPackages=two\n[Content]\nBootable=no\n"
+    )
+
+    assert plan.read_conf(tmp_path / "mkosi.conf") == {
+        "Content": {"Packages": "two", "Bootable": "no"}
+    }
 
 
 def test_a_stage_says_whether_packages_are_installed_into_it(root: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.stages import records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import from_labels
+from scripts.stages.inputs import Input, Kind, from_labels
 from scripts.stages.records import Package, Record
 
 RECORD = Record(
@@ -56,3 +56,52 @@ def test_packages_are_read_from_mkosis_manifest(tmp_path: Path) -> None:
 
 def test_an_image_without_a_manifest_lists_no_packages(tmp_path: Path) -> None:
     assert records.packages_of(tmp_path / "m") == ()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A checkout in little: base <- kernel <- disk, and initrd <- disk."""
+    for name, needs in {
+        "base": "",
+        "initrd": "",
+        "kernel": "base",
+        "disk": "kernel,initrd",
+    }.items():
+        folder = tmp_path / "mkosi.images" / name
+        folder.mkdir(parents=True)
+        (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
+    return tmp_path
+
+
+def built(key: str, **made_from: str) -> Record:
+    """The record of a stage that has this key, made from stages that had those."""
+    stages = tuple(Input(Kind.STAGE, name, stage_key) for name, stage_key in made_from.items())
+    return Record(key, stages, 1.5, (), ())
+
+
+def test_stages_made_from_what_is_kept_are_not_outdated(root: Path) -> None:
+    kept = {
+        "base": built("b"),
+        "initrd": built("i"),
+        "kernel": built("k", base="b"),
+        "disk": built("d", kernel="k", initrd="i"),
+    }
+
+    assert list(records.outdated(root, "disk", kept)) == []
+
+
+def test_each_stage_made_from_what_has_been_rebuilt_is_outdated(root: Path) -> None:
+    kept = {
+        "base": built("z"),
+        "initrd": built("a"),
+        "kernel": built("k", base="b"),
+        "disk": built("d", kernel="k", initrd="i"),
+    }
+
+    assert list(records.outdated(root, "disk", kept)) == [("kernel", "base"), ("disk", "initrd")]
+
+
+def test_a_stage_made_from_one_that_has_no_record_is_outdated(root: Path) -> None:
+    kept = {"kernel": built("k", base="b")}
+
+    assert list(records.outdated(root, "kernel", kept)) == [("kernel", "base")]
