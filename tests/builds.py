@@ -22,7 +22,7 @@ from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Checkout
 from scripts.stages import artifacts, plan
 from scripts.stages.artifacts import Artifact
-from scripts.stages.plan import Target
+from scripts.stages.plan import StageTarget
 from scripts.stages.records import Package
 from scripts.system.digests import file_digest, text_digest
 
@@ -37,7 +37,7 @@ def write_manifest(
     images maps the names of images to their packages (name: version). outputs are the artifacts,
     which must be in out already. root is the checkout that they were built from.
     """
-    target = Target("debian", arch.X86_64, {})
+    target = StageTarget("debian", arch.X86_64, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     described = artifacts.describe(out, outputs)

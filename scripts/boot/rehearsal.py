@@ -20,7 +20,7 @@ from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.machine import Machine, MachineSpec
 from scripts.boot.results import Result
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
-from scripts.boot.workspace import publish, results, workspace
+from scripts.boot.workspace import deliver, results, workspace
 from scripts.formats import disk, uki
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
@@ -73,7 +73,7 @@ def boot_test(
         rehearsal = _Rehearsal(subject, tools, work, progress, task)
         result = rehearsal.run(*_accelerators(subject.arch, accel))
         result = replace(result, logs=out)
-        publish(result, work, out)
+        deliver(result, work, out)
     return result
 
 

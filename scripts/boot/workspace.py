@@ -37,7 +37,7 @@ def results(work: Path) -> Path:
     return work / "results"
 
 
-def publish(result: Result, work: Path, out: Path) -> None:
+def deliver(result: Result, work: Path, out: Path) -> None:
     """Write the reports and move all results from the workspace to out, replacing older results."""
     finished = results(work)
     (finished / "junit.xml").write_text(to_junit(result))

@@ -21,7 +21,7 @@ from scripts.stages import plan as stages
 from scripts.stages.additions import Additions
 from scripts.stages.inputs import Input
 from scripts.stages.places import Places
-from scripts.stages.plan import Stage, Target
+from scripts.stages.plan import Stage, StageTarget
 from scripts.stages.records import Record
 from scripts.system.errors import UsageError
 from scripts.system.progress import Progress
@@ -100,7 +100,7 @@ def _plan_tools_tree(options: Options, mkosi: Mkosi, places: Places) -> Stage:
         "release": places.tools.release,
         "package sources": places.tools.sources_digest,
     }
-    target = Target(places.tools.distribution.mkosi, places.tools.arch, values)
+    target = StageTarget(places.tools.distribution.mkosi, places.tools.arch, values)
     [tree] = stages.plan(options.folders.root, [catalog.TOOLS_TREE], target)
     return tree
 
@@ -116,7 +116,7 @@ def plan(
     place = places.images
     is_spared = standins.are_for(place.distribution, place.arch)
     spared = [Input.setting("stand-ins", standins.DIGEST)] if is_spared else []
-    target = Target(
+    target = StageTarget(
         place.distribution.mkosi,
         place.arch,
         {

@@ -22,7 +22,7 @@ from scripts.mkosi.pin import Pin
 from scripts.packages import recipes, thirdparty
 from scripts.stages import inputs, places, plan
 from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM, output_of
-from scripts.stages.plan import Target
+from scripts.stages.plan import StageTarget
 from scripts.stages.records import Record, outdated
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
@@ -224,7 +224,7 @@ def _check_fresh(build: Build, root: Path, release: str) -> None:
 
 
 def _check_stages(build: Build, root: Path) -> None:
-    target = Target(build.distribution.mkosi, build.arch, {})
+    target = StageTarget(build.distribution.mkosi, build.arch, {})
     for stage in plan.plan(root, build.images, target):
         record = build.records.get(stage.name)
         before = plan.of_checkout(record.inputs if record else ())

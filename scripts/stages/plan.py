@@ -28,7 +28,7 @@ NAME = re.compile(r"[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
-class Target:
+class StageTarget:
     """What the stages of a build are for.
 
     distribution is mkosi's name of it. values are further settings that decide the output of every
@@ -61,7 +61,7 @@ class Stage:
         return text_digest(json.dumps(to_labels(self.inputs), sort_keys=True))
 
 
-def plan(root: Path, wanted: Iterable[str], target: Target) -> list[Stage]:
+def plan(root: Path, wanted: Iterable[str], target: StageTarget) -> list[Stage]:
     """Return the wanted stages and all their dependencies, each after its dependencies.
 
     root is the folder of mkosi.conf. Raises UsageError if an image is not in mkosi.images/ or
@@ -133,7 +133,7 @@ def of_checkout(inputs: Iterable[Input]) -> tuple[Input, ...]:
     return tuple(one for one in inputs if one.kind is Kind.CONFIGURATION)
 
 
-def _inputs(root: Path, name: str, target: Target) -> tuple[Input, ...]:
+def _inputs(root: Path, name: str, target: StageTarget) -> tuple[Input, ...]:
     """Return what decides the output of an image, apart from the stages that it depends on."""
     settings = {
         "distribution": target.distribution,
@@ -155,7 +155,7 @@ def _inputs(root: Path, name: str, target: Target) -> tuple[Input, ...]:
     )
 
 
-def _concerns(path: Path, target: Target) -> bool:
+def _concerns(path: Path, target: StageTarget) -> bool:
     """Whether a file can matter to target: not a README, nor for another distribution."""
     if path.name == "README.md" and path.parent.name == "mkosi.conf.d":
         return False

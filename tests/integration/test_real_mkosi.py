@@ -105,7 +105,7 @@ def test_mkosi_reads_a_stage_without_complaint_and_without_the_others(
 def test_plain_mkosi_builds_what_the_image_stands_on_too(
     root: Path, site: Path, distribution: str, arch_name: str, image: str
 ) -> None:
-    target = plan.Target(distribution, arch.parse(arch_name), {})
+    target = plan.StageTarget(distribution, arch.parse(arch_name), {})
     planned = plan.plan(root, [image], target)
     summary = summarize(root, site, distribution, arch_name, image)
 

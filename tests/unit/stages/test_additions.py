@@ -101,7 +101,7 @@ def test_they_decide_the_base_and_what_stands_on_it_alone(checkout: Path, tmp_pa
     images = ["base", "initrd"]
 
     def keys(added: Additions) -> dict[str, str]:
-        target = plan.Target("debian", arch.X86_64, {}, {catalog.ADDITIONS: added.inputs()})
+        target = plan.StageTarget("debian", arch.X86_64, {}, {catalog.ADDITIONS: added.inputs()})
         return {stage.name: stage.key for stage in plan.plan(checkout, images, target)}
 
     before, after = keys(NONE), keys(sample(tmp_path))

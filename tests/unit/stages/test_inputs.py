@@ -71,7 +71,7 @@ def planned(tmp_path: Path) -> list[Stage]:
         ("own",),
         {"/usr/bin/own": write(tmp_path / "download", "a program")},
     )
-    target = plan.Target(
+    target = plan.StageTarget(
         "debian",
         arch.X86_64,
         {"mkosi": "ab", "release": "trixie", "package sources": ""},

@@ -7,10 +7,10 @@ import pytest
 
 from scripts import arch
 from scripts.stages import plan
-from scripts.stages.plan import Target
+from scripts.stages.plan import StageTarget
 from scripts.system.errors import UsageError
 
-TARGET = Target("debian", arch.parse("x86_64"), {"release": "trixie"})
+TARGET = StageTarget("debian", arch.parse("x86_64"), {"release": "trixie"})
 
 # base <- kernel <- {disk, container}, base <- rootfs, and disk <- initrd.
 IMAGES = {
@@ -43,7 +43,7 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def keys(root: Path, target: Target = TARGET) -> dict[str, str]:
+def keys(root: Path, target: StageTarget = TARGET) -> dict[str, str]:
     return {stage.name: stage.key for stage in plan.plan(root, IMAGES, target)}
 
 
@@ -140,7 +140,7 @@ def test_a_drop_in_that_may_match_concerns_its_stage(root: Path, match: str) -> 
         replace(TARGET, values={"release": "trixie", "mkosi": "27.2"}),
     ],
 )
-def test_another_target_changes_every_key(root: Path, target: Target) -> None:
+def test_another_target_changes_every_key(root: Path, target: StageTarget) -> None:
     assert changed(keys(root), keys(root, target)) == set(IMAGES)
 
 
