@@ -73,7 +73,8 @@ def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
     options = arguments.options_of(given, os.environ)
     words = [
         *(["--image-id", given.image[0]] if given.image else []),
-        *(["--force"] if options.build.force else []),
+        # mkosi counts: the second one also removes its caches.
+        *(["--force"] * argv[:end].count("--force")),
         *(["--cache-only", "always"] if options.sources.offline else []),
     ]
     return options, [*words, *rest, *argv[end:]]

@@ -35,6 +35,7 @@ def test_mkosi_gets_what_is_not_ours(argv: list[str], rest: list[str]) -> None:
     ("argv", "words"),
     [
         (["--force", "build"], ["--force", "build"]),
+        (["--force", "--force", "build"], ["--force", "--force", "build"]),
         (["--offline", "build"], ["--cache-only", "always", "build"]),
         (["--image", "base", "summary"], ["--image-id", "base", "summary"]),
     ],
