@@ -63,9 +63,10 @@ def dated(options: Options, progress: Progress) -> Options:
 
 def build(shop: Workshop) -> Built:
     """Build the wanted stages that are out of date, and write checksums and manifest."""
+    mkosi = shop.mkosi  # first, as a wrong MKOSI_SOURCE must not wait for packages to be built
     added = ingredients.add(shop, session="build")
     carried = ingredients.obtain_emulators(shop)
-    planned = plan(shop.options, shop.mkosi, shop.places, added, carried)
+    planned = plan(shop.options, mkosi, shop.places, added, carried)
     reasons = _reasons(planned, shop)
     if reasons:
         ingredients.write_emulators(carried, shop)

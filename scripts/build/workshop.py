@@ -31,13 +31,7 @@ class Workshop:
     @cached_property
     def mkosi(self) -> Mkosi:
         """The pinned and patched mkosi, obtained when it is first needed."""
-        return source.obtain(
-            self.options.folders.root / "mkosi",
-            self.options.folders.work,
-            self.progress,
-            given=self.options.sources.mkosi_source,
-            offline=self.options.sources.offline,
-        )
+        return obtain_mkosi(self.options, self.progress)
 
     @property
     def tools(self) -> Tools:
@@ -60,3 +54,14 @@ class Workshop:
         """Install mkosi into this environment, unless it is there, and return it."""
         installation.install(self.mkosi)
         return self.mkosi
+
+
+def obtain_mkosi(options: Options, progress: Progress) -> Mkosi:
+    """Obtain the pinned and patched mkosi, or the one that options name."""
+    return source.obtain(
+        options.folders.root / "mkosi",
+        options.folders.work,
+        progress,
+        given=options.sources.mkosi_source,
+        offline=options.sources.offline,
+    )

@@ -342,7 +342,10 @@ def _layer_cache(text: str | None) -> str | Path | None:
     if not text:
         return None
     if text.startswith(("/", ".", "~")):
-        return Path(text).expanduser().absolute()
+        try:
+            return Path(text).expanduser().absolute()
+        except RuntimeError as error:  # ~nobody-of-this-name
+            raise UsageError(f"the layer cache {text!r} is not a folder: {error}") from None
     if not _REPOSITORY.fullmatch(text):
         raise UsageError(
             f"the layer cache {text!r} is neither a registry's repository nor a folder",

@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
     parser = arguments.parser("bench", "Measures builds against plain mkosi.", shown)
     opts = arguments.parse(argv, os.environ, using=parser)
     with only_build(opts.folders.work):
-        shop = Workshop.prepare(opts, Progress())
+        progress = Progress()
+        shop = Workshop.prepare(build.dated(opts, progress), progress)
         build.build(shop)  # downloads what both need
         shop.install_mkosi()
         bench = _Bench(shop)

@@ -21,6 +21,14 @@ from scripts.system.locks import only_build
 from scripts.system.process import Arg
 from scripts.system.progress import Progress
 
+# mkosi's other names for options of ours.
+OWN_NAMES = {
+    ("--architecture",): "arch",
+    ("-d",): "distribution",
+    ("-r",): "release",
+    ("-m",): "mirror",
+}
+
 # mkosi needs no programs for these.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
@@ -63,8 +71,8 @@ def split(argv: Sequence[str]) -> tuple[Options, list[str]]:
     Some of ours mean something to mkosi too: it gets those in its own words. Raises UsageError.
     """
     parser = arguments.parser("mkosi", "Runs mkosi.", add_help=False)
-    # mkosi's own name for it.
-    parser.add_argument("--architecture", dest="arch")
+    for names, dest in OWN_NAMES.items():
+        parser.add_argument(*names, dest=dest)
     argv = list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
     given, rest = parser.parse_known_args(argv[:end])

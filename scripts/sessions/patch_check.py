@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scripts import arch, catalog
 from scripts.arch import Arch
-from scripts.build.workshop import Workshop
+from scripts.build.workshop import obtain_mkosi
 from scripts.distributions import debian
 from scripts.mkosi import patches
 from scripts.mkosi import pin as pins
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     )
     opts = arguments.parse(argv, os.environ, using=parser)
     progress = Progress()
-    using = Workshop.prepare(opts, progress).mkosi
+    using = obtain_mkosi(opts, progress)
     _say_applied(progress, using.version, f"from {using.source}", list(using.patches))
     check_newest(opts, progress)
     for distribution in catalog.DISTRIBUTIONS.values():

@@ -41,6 +41,9 @@ READERS = {
     "scripts.system.progress": "$CI says that nobody watches the terminal",
 }
 
+# What parses a command line.
+PARSERS = {"argparse", "getopt", "optparse"}
+
 # The names in os and sys that are the environment and the command line.
 EDGES = {"os": {"environ", "environb", "getenv", "getenvb"}, "sys": {"argv", "orig_argv"}}
 
@@ -124,22 +127,37 @@ def burdens(sources: Sources) -> Iterator[str]:
 def parsers(sources: Sources) -> Iterator[str]:
     """Modules outside sessions/ that parse a command line."""
     for module, source in sources.items():
-        if room(module) != "sessions" and any(name == "argparse" for name, _ in imported(source)):
-            yield f"{module} imports argparse"
+        if room(module) != "sessions":
+            found = {name for name, _ in imported(source)} & PARSERS
+            yield from (f"{module} imports {name}" for name in sorted(found))
+
+
+def hidden(sources: Sources) -> Iterator[str]:
+    """Imports that are made as the program runs, which the other rules would not see."""
+    for module, source in sources.items():
+        called = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+        names = {name.partition(".")[0] for name, _ in imported(source)}
+        found = (called & {"__import__"}) | (names & {"importlib", "runpy", "pkgutil"})
+        yield from (f"{module} uses {name}" for name in sorted(found))
 
 
 def reads_of_the_edge(source: str) -> Iterator[str]:
     """The places of source that read the environment or the command line."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    modules = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in EDGES.get(node.value.id, ()):
-                yield f"{node.value.id}.{node.attr} in line {node.lineno}"
-        elif isinstance(node, ast.ImportFrom):
-            names = {alias.name for alias in node.names}
-            yield from (
-                f"{node.module}.{name} in line {node.lineno}"
-                for name in sorted(names & EDGES.get(node.module or "", set()))
-            )
+            module = modules.get(node.value.id, node.value.id)
+            if node.attr in EDGES.get(module, ()):
+                yield f"{module}.{node.attr} in line {node.lineno}"
+        elif isinstance(node, ast.ImportFrom) and node.module in EDGES:
+            names = {alias.name for alias in node.names} & (EDGES[node.module] | {"*"})
+            yield from (f"{node.module}.{name} in line {node.lineno}" for name in sorted(names))
 
 
 def readers(sources: Sources) -> Iterator[str]:
@@ -174,7 +192,9 @@ def texts(source: str) -> Iterator[tuple[int, str, bool]]:
 def typed(options: Iterable[str]) -> re.Pattern[str]:
     """Matches what a person types for a session: its command, or one of options."""
     names = "|".join(sorted(options, key=len, reverse=True))
-    return re.compile(rf"nox -s\b|(?<!\S)-- --|(?<![\w-])--(?:{names})(?![\w-])")
+    return re.compile(
+        rf"nox -(?:s|e|-session)\b|\A\./nox\Z|(?<!\S)-- --|(?<![\w-])--(?:{names})(?![\w-])"
+    )
 
 
 def speakers(sources: Sources, options: Iterable[str]) -> Iterator[str]:
@@ -188,7 +208,7 @@ def speakers(sources: Sources, options: Iterable[str]) -> Iterator[str]:
             continue
         for line, text, is_item in texts(source):
             found = pattern.search(text)
-            if found and not (is_item and found[0] == text):
+            if found and not (is_item and found[0] == text and text.startswith("-")):
                 yield f"{module}, line {line}: {text!r}"
 
 
@@ -226,7 +246,7 @@ def test_the_checker_sees_every_room(sources: Sources) -> None:
     assert {room(module) for module in sources if module != "scripts"} == {*ROOMS}
 
 
-@pytest.mark.parametrize("rule", [climbs, circles, relatives, burdens, parsers, readers])
+@pytest.mark.parametrize("rule", [climbs, circles, relatives, hidden, burdens, parsers, readers])
 def test_the_harness_keeps(rule: Callable[[Sources], Iterator[str]], sources: Sources) -> None:
     assert list(rule(sources)) == []
 
@@ -328,10 +348,28 @@ def test_the_bootstrap_needs_nothing_that_must_be_installed(line: str, found: st
     assert list(burdens(tree)) == [f"scripts.bootstrap.environments imports {found}"]
 
 
-@pytest.mark.parametrize("line", ["import argparse", "from argparse import ArgumentParser"])
-def test_only_sessions_parse_a_command_line(line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("import argparse", "argparse"),
+        ("from argparse import ArgumentParser", "argparse"),
+        ("import optparse as parsing", "optparse"),
+    ],
+)
+def test_only_sessions_parse_a_command_line(line: str, name: str) -> None:
     tree = {"scripts.options": line, "scripts.sessions.build": line}
-    assert list(parsers(tree)) == ["scripts.options imports argparse"]
+    assert list(parsers(tree)) == [f"scripts.options imports {name}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from importlib import import_module", "importlib"),
+        ("build = __import__('scripts.sessions.build')", "__import__"),
+    ],
+)
+def test_an_import_that_is_made_as_the_program_runs_is_refused(line: str, name: str) -> None:
+    assert list(hidden({"scripts.boot.boot": line})) == [f"scripts.boot.boot uses {name}"]
 
 
 @pytest.mark.parametrize(
@@ -341,6 +379,8 @@ def test_only_sessions_parse_a_command_line(line: str) -> None:
         ("import os\nos.getenv('CI')", "os.getenv in line 2"),
         ("import sys\nsys.argv[1:]", "sys.argv in line 2"),
         ("from os import environ", "os.environ in line 1"),
+        ("from os import *", "os.* in line 1"),
+        ("import os as system\nsystem.environ", "os.environ in line 2"),
     ],
 )
 def test_only_sessions_read_the_environment_and_the_command_line(line: str, found: str) -> None:
@@ -356,6 +396,8 @@ def test_a_reader_with_a_reason_is_excused() -> None:
     "line",
     [
         "hint = './nox -s clean, then the build'",
+        "words = ['./nox', '-s', 'clean']",
+        "hint = 'nox --session clean'",
         "hint = f'`nox -s {session}` says more'",
         "hint = '-- --anything names another'",
         "hint = f'run once without --force, {name}'",

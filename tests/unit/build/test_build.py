@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import arch
-from scripts.build import build
+from scripts.build import build, ingredients
 from scripts.build.build import Built
 from scripts.build.manifest import Manifest
 from scripts.build.workshop import Workshop
@@ -131,3 +131,14 @@ def test_what_could_not_be_described_is_described_by_the_next_build(
     describe()
 
     assert written == list(artifacts.DESCRIPTIONS)
+
+
+def test_a_wrong_mkosi_is_noticed_before_anything_is_obtained(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingredients, "add", lambda *_, **__: pytest.fail("packages came first"))
+    argv = ["--distribution", "debian", "--offline", "--work", str(tmp_path)]
+    opts = arguments.parse(argv, {"MKOSI_SOURCE": str(tmp_path / "nowhere")}, root=checkout)
+
+    with pytest.raises(UsageError, match="MKOSI_SOURCE"):
+        build.build(Workshop.prepare(opts, Progress()))

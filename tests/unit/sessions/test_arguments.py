@@ -236,6 +236,11 @@ def test_a_layer_cache_is_a_repository_or_a_folder(text: str, cache: Path | None
     assert arguments.parse(["--layer-cache", text], {}).packages.layer_cache == (cache or text)
 
 
+def test_a_home_that_nobody_has_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match="is not a folder"):
+        arguments.parse(["--layer-cache", "~nobody-of-this-name/layers"], {})
+
+
 @pytest.mark.parametrize("text", ["https://127.0.0.1/cache", "localhost", "127.0.0.1/cache:tag"])
 def test_what_is_neither_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="neither a registry's repository nor a folder"):

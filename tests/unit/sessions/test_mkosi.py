@@ -60,6 +60,14 @@ def test_every_option_of_ours_reaches_our_options(tmp_path: Path) -> None:
     assert options.folders.work == tmp_path
 
 
+def test_mkosi_s_short_names_reach_our_options_too() -> None:
+    options, words = mkosi.split(["-d", "debian", "-r", "bookworm", "-m", MIRROR, "summary"])
+
+    assert options.target.distribution.name == "debian"
+    assert (options.target.release, options.sources.mirror) == ("bookworm", MIRROR)
+    assert words == ["summary"]
+
+
 def test_an_option_without_its_value_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="third-party-pins"):
         mkosi.split(["build", "--third-party-pins"])

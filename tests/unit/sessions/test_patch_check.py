@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 
 from scripts.distributions import debian
+from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.sessions import arguments, patch_check
 from scripts.system.errors import HarnessError, MachineError
@@ -89,3 +90,19 @@ def test_offline_nobody_is_asked(checkout_of_patches: Options, server: Server) -
     patch_check.check_newest(replace(checkout_of_patches, sources=offline), Progress(live=False))
 
     assert server.asked == []
+
+
+def test_the_sandbox_tree_of_a_running_build_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = tmp_path / "work/amazonlinux/x86_64/sandbox/etc"
+    sandbox.mkdir(parents=True)
+    (sandbox / "marker").touch()
+    using = Mkosi(tmp_path, "27.1", "nowhere", "digest")
+    monkeypatch.setattr(patch_check, "obtain_mkosi", lambda *_: using)
+    monkeypatch.setattr(patch_check, "check_configuration", lambda *_: None)
+
+    patch_check.main(["--offline", "--work", str(tmp_path / "work")])
+
+    assert (sandbox / "marker").exists()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["amazonlinux"]
