@@ -183,6 +183,15 @@ def test_a_manifest_that_breaks_the_schema_is_noticed_by_every_test_that_writes_
         replace(MANIFEST, pins={"mkosi/pin.toml": "deadbeef"}).write(tmp_path)
 
 
+def test_the_schema_takes_the_keys_that_rpm_lists_without_an_architecture(tmp_path: Path) -> None:
+    key = Package("gpg-pubkey", "d832c631-6515c85e", "")
+    base = BuiltImage(SHA256, (), 1.5, (key,))
+
+    replace(MANIFEST, images={"base": base}).write(tmp_path)
+
+    assert Manifest.read(tmp_path).images["base"].packages == (key,)
+
+
 @pytest.mark.parametrize(
     "path", [(), ("options",), ("mkosi",), ("additions",), ("images", "base"), ("artifacts", 0)]
 )
