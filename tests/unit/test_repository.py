@@ -121,6 +121,18 @@ def test_every_link_between_documents_leads_somewhere(checkout: Path) -> None:
     assert not broken
 
 
+def test_every_path_that_a_document_names_is_there(checkout: Path) -> None:
+    tops = "scripts|tests|docs|third-party|al2023-package-build|requirements"
+    named = re.compile(rf"`((?:{tops})/[\w./-]+)`")
+    gone = [
+        f"{document.relative_to(checkout)}: {match[1]}"
+        for document in documents(checkout)
+        for match in named.finditer(document.read_text())
+        if not (checkout / match[1]).exists()
+    ]
+    assert gone == []
+
+
 def shown(part: ast.expr) -> str:
     """A part of an f-string as a user sees it."""
     match part:
