@@ -16,13 +16,13 @@ from scripts.emulation import standins
 from scripts.emulation.emulators import Emulators
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
-from scripts.stages import artifacts, inputs
+from scripts.stages import artifacts
 from scripts.stages import plan as stages
 from scripts.stages.additions import Additions
 from scripts.stages.inputs import Input
 from scripts.stages.places import Places
 from scripts.stages.plan import Stage, StageTarget
-from scripts.stages.records import Record
+from scripts.stages.records import Record, why_due
 from scripts.system.errors import UsageError
 from scripts.system.progress import Progress
 
@@ -147,15 +147,9 @@ def _reasons(planned: Sequence[Stage], shop: Workshop) -> dict[str, str]:
 
 def _reason(stage: Stage, shop: Workshop) -> str:
     """Why stage must be built ("" if it is up to date)."""
-    record = Record.read(shop.places.stage(stage.name))
-    if not record:
-        return "not built yet"
-    if shop.options.build.force and stage.name != catalog.TOOLS_TREE:
-        return catalog.flag("force")
-    if record.key != stage.key:
-        return inputs.difference(record.inputs, stage.inputs)
-    changed = [made.name for made in record.artifacts if not made.stands_in(shop.options.artifacts)]
-    return f"{changed[0]} is gone or was written to" if changed else ""
+    forced = shop.options.build.force and stage.name != catalog.TOOLS_TREE
+    kept = shop.places.stage(stage.name)
+    return why_due(stage, kept, shop.options.artifacts, forced=forced)
 
 
 def _records(places: Places) -> dict[str, Record]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from scripts.build.workshop import Workshop
-from scripts.catalog import option
+from scripts.catalog import flag
 from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
 from scripts.emulation import emulators
@@ -55,8 +55,7 @@ def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
     for name in allowed:
         if name not in names:
             raise UsageError(
-                f"{option('allow-missing', name).removeprefix('-- ')}: nothing of that name is "
-                "pinned",
+                f"{flag('allow-missing')} {name}: nothing of that name is pinned",
                 hint=f"pinned are {', '.join(names)}",
             )
 

@@ -31,7 +31,7 @@ from scripts.stages import artifacts, inputs, places
 from scripts.stages.additions import Additions
 from scripts.stages.places import Place
 from scripts.stages.plan import Stage
-from scripts.stages.records import Package, Record
+from scripts.stages.records import Package, Record, why_due
 from scripts.system.digests import describe_tree
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
@@ -114,15 +114,9 @@ def build(planned: RpmPlan, progress: Progress) -> Additions:
 
 def _reason(stage: Stage, finished: Path, opts: Options) -> str:
     """Return why the RPMs must be built, or "" if they are up to date."""
-    record = Record.read(finished)
-    if not record:
-        return "not built yet"
-    if opts.build.force and not opts.sources.offline:  # nothing can be built without the network
-        return catalog.flag("force")
-    if record.key != stage.key:
-        return inputs.difference(record.inputs, stage.inputs)
-    changed = [made.name for made in record.artifacts if not made.stands_in(finished)]
-    return f"{changed[0]} is gone or was written to" if changed else ""
+    # Nothing can be built without the network.
+    forced = opts.build.force and not opts.sources.offline
+    return why_due(stage, finished, finished, forced=forced)
 
 
 def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) -> Path:

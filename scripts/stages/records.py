@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scripts import catalog
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.inputs import Input, Kind
+from scripts.stages.plan import Stage
 
 NAME = "stage.json"
 
@@ -56,6 +58,23 @@ class Record:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def why_due(stage: Stage, kept: Path, out: Path, *, forced: bool) -> str:
+    """Why stage must be built ("" if it is up to date).
+
+    kept is the folder with its record, out the one with its artifacts. forced tells whether the
+    user wants it built even if it is up to date.
+    """
+    record = Record.read(kept)
+    if not record:
+        return "not built yet"
+    if forced:
+        return catalog.flag("force")
+    if record.key != stage.key:
+        return inputs.difference(record.inputs, stage.inputs)
+    changed = [made.name for made in record.artifacts if not made.stands_in(out)]
+    return f"{changed[0]} is gone or was written to" if changed else ""
 
 
 def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
