@@ -51,7 +51,7 @@ def key(root: Path) -> str:
 
 def contents(root: Path) -> dict[str, tuple[str, str | bool]]:
     """The type, mode and contents of everything below root."""
-    found = {}
+    found: dict[str, tuple[str, str | bool]] = {}
     for path in sorted(root.rglob("*")):
         mode = oct(path.lstat().st_mode)
         text = str(path.readlink()) if path.is_symlink() else path.is_file() and path.read_text()
