@@ -1,4 +1,4 @@
-"""What a build says of its checkout, and that asking git about it runs nothing of the checkout's."""
+"""What a build says of its checkout, and that git runs nothing that the checkout names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.origin import Checkout
 
 NOBODY = 65534
 
-AS_SOMEBODY = ("-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")
+AS_SOMEBODY = ("-c", "user.name=T", "-c", "user.email=t@example.org")
 
 
 def git(root: Path, *args: str | Path) -> str:

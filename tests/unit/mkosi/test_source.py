@@ -110,9 +110,7 @@ def obtain(asked_for: Path, given: Path | None = None, *, offline: bool = False)
     return obtain_as_pinned(asked_for, given, offline=offline)
 
 
-def obtain_as_pinned(
-    asked_for: Path, given: Path | None = None, *, offline: bool = False
-) -> Mkosi:
+def obtain_as_pinned(asked_for: Path, given: Path | None = None, *, offline: bool = False) -> Mkosi:
     work = asked_for.parent / "work"
     return source.obtain(asked_for, work, Progress(live=False), given=given, offline=offline)
 
