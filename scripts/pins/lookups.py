@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import re
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from defusedxml import DefusedXmlException, ElementTree
 from scripts.arch import ARCHES, X86_64
 from scripts.catalog import DISTRIBUTIONS
 from scripts.distributions import amazonlinux as releases
+from scripts.mkosi.pin import SOURCES
 from scripts.mkosi.pin import Pin as MkosiPin
+from scripts.mkosi.source import digest_of_release
 from scripts.packages import thirdparty
 from scripts.packages.recipes import base_urls
 from scripts.packages.thirdparty import NOARCH, SHA256, PinnedFile
@@ -99,12 +102,22 @@ class Lookups:
         if not _is_newer(newest, pinned):
             return Update("mkosi", pinned, newest)
         address = url.format(version=newest)
+        archive = read(address, settings=self.settings)
+        patched = self._patched(archive)
         changes = (
             Edit(file, "version", newest),
             Edit(file, "upstream.url", address),
-            Edit(file, "upstream.sha256", self._digest_of(address)),
+            Edit(file, "upstream.sha256", hashlib.sha256(archive).hexdigest()),
+            *(Edit(file, f"{source}.patched", patched) for source in SOURCES),
         )
         return Update("mkosi", pinned, newest, changes, COMPUTED)
+
+    def _patched(self, archive: bytes) -> str:
+        """Return the digest of the mkosi in a tarball with our patches, which must apply to it."""
+        with tempfile.TemporaryDirectory() as folder:
+            tarball = Path(folder, "mkosi.tar.gz")
+            tarball.write_bytes(archive)
+            return digest_of_release(self.root / "mkosi", tarball)
 
     def amazonlinux(self, *, cdn: str) -> Update:
         """Look up the release of Amazon Linux that cdn has."""

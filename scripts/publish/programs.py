@@ -16,7 +16,8 @@ from pathlib import Path
 from scripts.distributions import debian
 from scripts.system.digests import text_digest
 from scripts.system.errors import MachineError
-from scripts.system.process import Arg, CommandError, last_line, run
+from scripts.system.extraction import extract_packages
+from scripts.system.process import Arg, CommandError, last_line
 from scripts.system.progress import Progress
 
 SUITE = "trixie"
@@ -62,8 +63,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
     partial = root.with_name(f".{root.name}.{os.getpid()}")
     debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
     try:
-        for deb in debian.download_all(source.packages, [SUITE], debs):
-            run(["dpkg-deb", "--extract", deb, partial])
+        extract_packages(debian.download_all(source.packages, [SUITE], debs), partial)
         partial.replace(root)
     except CommandError as error:
         raise MachineError(

@@ -121,7 +121,7 @@ def test_a_person_s_machine_says_so_and_no_more() -> None:
 
 
 def test_git_tells_the_commit_and_what_differs_from_it(tmp_path: Path) -> None:
-    assert Checkout.of(tmp_path) == Checkout("")
+    assert Checkout.of(tmp_path).reason == "it is not a git checkout"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=T", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     (tmp_path / "file ä").write_text("1")

@@ -18,12 +18,14 @@ from rich.console import Console
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.pin import Pin as MkosiPin
+from scripts.mkosi.source import digest_of_release
 from scripts.packages import thirdparty
 from scripts.pins import lookups, registry, updates
 from scripts.sessions import update_pins
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
+from tests.unit.mkosi.test_source import PATCH, make_package, pack
 from tests.unit.server import Server
 
 QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
@@ -46,10 +48,12 @@ version = "27.1"
 url = "https://github.com/systemd/mkosi/archive/refs/tags/v27.1.tar.gz"
 sha256 = "{"3" * 64}"  # of that tag
 newest = "https://github.com/systemd/mkosi/archive/refs/heads/main.tar.gz"
+patched = "{"6" * 64}"
 
 [debian]
 package = "mkosi"
 suites = ["testing"]
+patched = "{"6" * 64}"
 """,
     "mkosi.conf.d/amazonlinux.conf": """\
 [Match]
@@ -333,15 +337,43 @@ def test_without_checksums_the_digest_is_that_of_the_download(root: Path, server
     assert pin(root, "pass").sha256 == {"noarch": hashlib.sha256(script).hexdigest()}
 
 
-def test_mkosi_is_pinned_with_version_address_and_digest(root: Path, server: Server) -> None:
+def test_mkosi_is_pinned_with_version_address_and_digests(
+    root: Path, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("mkosi")
+    archive = pack(make_package(folder / "source", "28"), folder / "v28.tar.gz").read_bytes()
     server.files[LATEST.format("systemd/mkosi")] = answer({"tag_name": "v28"})
-    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = b"a tarball"
+    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = archive
+    (root / "mkosi/0001-Know.patch").write_text(PATCH)
     run(root)
 
     pinned = MkosiPin.read(root / "mkosi/pin.toml")
     assert pinned.version == "28"
     assert pinned.url.endswith("/v28.tar.gz")
-    assert pinned.sha256 == hashlib.sha256(b"a tarball").hexdigest()
+    assert pinned.sha256 == hashlib.sha256(archive).hexdigest()
+    with_patch = digest_of_release(root / "mkosi", folder / "v28.tar.gz")
+    assert pinned.digests == {with_patch}
+    (root / "mkosi/0001-Know.patch").unlink()
+    assert with_patch != digest_of_release(root / "mkosi", folder / "v28.tar.gz")
+
+
+def test_a_mkosi_that_the_patches_do_not_apply_to_is_not_pinned(
+    root: Path,
+    server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("mkosi")
+    tree = make_package(folder / "source", "28")
+    (tree / "mkosi/config.py").write_text("rewritten\n")
+    server.files[LATEST.format("systemd/mkosi")] = answer({"tag_name": "v28"})
+    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = pack(
+        tree, folder / "v28.tar.gz"
+    ).read_bytes()
+    (root / "mkosi/0001-Know.patch").write_text(PATCH)
+    with pytest.raises(HarnessError, match="could not be looked up: mkosi"):
+        run(root)
+
+    assert MkosiPin.read(root / "mkosi/pin.toml").version == "27.1"
 
 
 def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Server) -> None:
