@@ -29,6 +29,9 @@ RECORD = "mkosi.json"
 # The value of `Mkosi.source` for the pinned tarball.
 UPSTREAM = "upstream's tarball"
 
+# How the value begins for the Debian archive, from which apt takes the pinned version.
+DEBIAN = "the Debian archive ("
+
 # Prints the URL of the Debian archive that mkosi uses for images made without --mirror.
 ARCHIVE = """
 from types import SimpleNamespace
@@ -84,6 +87,14 @@ class Mkosi:
         """Record this mkosi, whose folder is below home, so that home can be moved."""
         record = asdict(self) | {"folder": self.folder.relative_to(home).as_posix()}
         (home / RECORD).write_text(json.dumps(record, indent=2))
+
+
+def is_pinned(source: str) -> bool:
+    """Whether source, which a `Mkosi` names, is where the pinned mkosi comes from.
+
+    The other sources are absolute paths that a user named in MKOSI_SOURCE.
+    """
+    return source == UPSTREAM or source.startswith(DEBIAN)
 
 
 def obtain(
@@ -172,7 +183,7 @@ def _unpack_upstream(pin: Pin, scratch: Path) -> tuple[Path, str]:
 
 def _unpack_debian(pin: Pin, scratch: Path) -> tuple[Path, str]:
     package = debian.download(pin.package, list(pin.suites), scratch / "apt")
-    return unpack(package, scratch), f"the Debian archive ({package.name})"
+    return unpack(package, scratch), f"{DEBIAN}{package.name})"
 
 
 def _kept(home: Path) -> Mkosi | None:
