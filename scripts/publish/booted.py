@@ -143,24 +143,29 @@ def _failures(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_bases(build: Build) -> None:
     """Raise HarnessError if an image in build and the disk were made from different bases."""
-    booted = dict(_lineage(build.records, catalog.DISK))
+    booted = _lineage(build.records, catalog.DISK)
+    names = {name for name, _ in booted}
+    if catalog.ADDITIONS not in names:
+        raise HarnessError(
+            f"{build.out} does not say what the {catalog.DISK} was made from", hint=AGAIN
+        )
     for image in build.images:
-        for name, digest in _lineage(build.records, image):
-            if booted.get(name, digest) != digest:
-                raise HarnessError(
-                    f"{image} in {build.out} was made from another {name} than the {catalog.DISK} "
-                    "that booted",
-                    hint=AGAIN,
-                )
-        if catalog.ADDITIONS not in booted:
+        others = sorted({name for name, _ in _lineage(build.records, image) - booted} & names)
+        if others:
             raise HarnessError(
-                f"{build.out} does not say what the {catalog.DISK} was made from", hint=AGAIN
+                f"{image} in {build.out} was made from another {others[0]} than the "
+                f"{catalog.DISK} that booted",
+                hint=AGAIN,
             )
 
 
-def _lineage(records: Mapping[str, Record], image: str) -> Iterator[tuple[str, str]]:
-    """Yield each stage that image was made from, with the key that it had then."""
-    made_from = records[image].inputs if image in records else ()
-    for name, key in inputs.digests(made_from, Kind.STAGE).items():
-        yield name, key
-        yield from _lineage(records, name)
+def _lineage(records: Mapping[str, Record], image: str) -> set[tuple[str, str]]:
+    """Return all stages that image was made from, each with the key that it had then."""
+    found: set[tuple[str, str]] = set()
+    left = [image]
+    while left:
+        record = records.get(left.pop())
+        needs = set(inputs.digests(record.inputs, Kind.STAGE).items()) if record else set()
+        left += [name for name, _ in needs - found]
+        found |= needs
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -527,18 +528,33 @@ def test_a_whole_build_may_be_behind_a_link(
     assert QCOW2 in keys(aws, bucket)
 
 
+def swap_layout(layout: Path) -> None:
+    shutil.rmtree(layout)
+    builds.write_layout(layout, b"evil")
+
+
+def swap_index(layout: Path) -> None:
+    data = json.loads((layout / "index.json").read_text())
+    (layout / "index.json").write_text(json.dumps(data | {"annotations": {"evil": "yes"}}))
+
+
+def swap_blobs(layout: Path) -> None:
+    for blob in (layout / "blobs/sha256").iterdir():
+        blob.write_bytes(b"x" * blob.stat().st_size)
+
+
+@pytest.mark.parametrize("swap", [swap_layout, swap_index, swap_blobs])
 def test_a_container_image_that_changes_before_it_is_pushed_is_refused(
     tell: Callable[..., None], out: Path, aws: Any, bucket: str, repository: str,
-    skopeo: list[Any], monkeypatch: pytest.MonkeyPatch,
+    skopeo: list[Any], monkeypatch: pytest.MonkeyPatch, swap: Callable[[Path], None],
 ) -> None:  # fmt: skip
     show = publishing._show
 
-    def swap(*args: Any) -> None:  # after all checks
+    def show_and_swap(*args: Any) -> None:  # after all checks
         show(*args)
-        shutil.rmtree(out / "container-with-kernel")
-        builds.write_layout(out / "container-with-kernel", b"evil")
+        swap(out / "container-with-kernel")
 
-    monkeypatch.setattr(publishing, "_show", swap)
+    monkeypatch.setattr(publishing, "_show", show_and_swap)
     with pytest.raises(HarnessError, match=r"is missing|has been changed since it was built"):
         tell()
     assert push.Registry(skopeo, repository).digest(TAG) == ""
@@ -630,6 +646,30 @@ def test_a_boot_test_of_the_very_same_disk_still_counts(
     boot(out)
     tell()
     assert QCOW2 in keys(aws, bucket)
+
+
+def test_stages_that_are_made_from_each_other_are_no_endless_loop(out: Path) -> None:
+    with told(out) as data:
+        data["images"]["base"]["inputs"]["stage os-image"] = "x"
+    booted.check(Build.load(out))
+
+
+def test_s3_gets_a_checksum_of_what_was_hashed_to_compare_with_what_arrives(
+    upload: Upload, aws: Any, bucket: str, tmp_path: Path
+) -> None:
+    sent = []
+    for operation in ("PutObject", "UploadPart"):
+        aws.meta.events.register(
+            f"before-call.s3.{operation}",
+            lambda params, **_: sent.append(params["headers"].get("x-amz-checksum-sha256")),
+        )
+    with Progress(live=False).task("upload") as task:
+        s3.Bucket(bucket, aws, tmp_path / "uploads", 5 * MIB).upload(upload, task)
+        s3.Bucket(bucket, aws, tmp_path / "uploads").upload(replace(upload, key="whole"), task)
+    data = upload.source.read_bytes()
+    parts = [data[: 5 * MIB], data[5 * MIB : 10 * MIB], data[10 * MIB :], data]
+    digests = [base64.b64encode(hashlib.sha256(part).digest()).decode() for part in parts]
+    assert sent == digests
 
 
 def test_inputs_of_stages_are_what_tells_the_bases_apart(out: Path) -> None:
