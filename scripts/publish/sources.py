@@ -35,9 +35,10 @@ def opened(folder: Path, name: str) -> BufferedReader:
     except FileNotFoundError:
         raise HarnessError(f"{path} is missing", hint=AGAIN) from None
     except OSError as error:
+        # A link in place of a folder is "not a directory"; so is a file.
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise HarnessError(
-                f"{path} leads through a symbolic link, so it is not a file of this build",
+                f"{path} leads through a symbolic link or a file, so it is not part of this build",
                 hint=AGAIN,
             ) from None
         raise HarnessError(f"{path} cannot be read: {error.strerror}") from error

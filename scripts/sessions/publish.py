@@ -97,7 +97,7 @@ def _add_what(group: Group) -> None:
     group.add("allow-unbooted", "publish images that were not boot-tested, or failed the test")
     group.add(
         "allow-altered",
-        "publish a build with a key, pins or packages of your own, or without some of ours",
+        "publish a build with a key, pins, packages or mkosi of your own, or without some of ours",
     )
     group.add(
         "release",
