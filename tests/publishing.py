@@ -154,13 +154,22 @@ def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
 
 
 @pytest.fixture
-def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., None]:
+def work(tmp_path: Path) -> Path:
+    """A folder of its own for what is kept between runs, with the programs that are there."""
+    (WORK / "programs").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/programs").symlink_to(WORK / "programs")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def tell(root: Path, out: Path, bucket: str, repository: str, work: Path) -> Callable[..., None]:
     """Publishes the build as the session does."""
     assert out.exists()
 
     def tell(*more: str, **environ: str) -> None:
         argv = ["--distribution", "debian", "--run-id", RUN, "--bucket", bucket,
-                "--repository", repository, "--work", str(WORK), *more]  # fmt: skip
+                "--repository", repository, "--work", str(work), *more]  # fmt: skip
         wanted = publish.parse(argv, environ, root=root)
         publishing.publish(wanted, Progress(live=False))
 

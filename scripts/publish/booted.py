@@ -17,9 +17,7 @@ from scripts.formats.qcow2 import Qcow2Error
 from scripts.publish import sources
 from scripts.publish.release import Build
 from scripts.publish.sources import AGAIN
-from scripts.stages import inputs
 from scripts.stages.artifacts import BOOT_TEST
-from scripts.stages.inputs import Kind
 from scripts.stages.records import Record
 from scripts.system import strict_json
 from scripts.system.errors import HarnessError
@@ -160,12 +158,12 @@ def _check_bases(build: Build) -> None:
 
 
 def _lineage(records: Mapping[str, Record], image: str) -> set[tuple[str, str]]:
-    """Return all stages that image was made from, each with the key that it had then."""
+    """Return all stages that image was made from, each with the digest of that very build."""
     found: set[tuple[str, str]] = set()
     left = [image]
     while left:
         record = records.get(left.pop())
-        needs = set(inputs.digests(record.inputs, Kind.STAGE).items()) if record else set()
+        needs = set(record.built_from.items()) if record else set()
         left += [name for name, _ in needs - found]
         found |= needs
     return found

@@ -42,11 +42,10 @@ def opened(folder: Path, name: str) -> BufferedReader:
                 hint=AGAIN,
             ) from None
         raise HarnessError(f"{path} cannot be read: {error.strerror}") from error
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise HarnessError(f"{path} is not a regular file", hint=AGAIN)
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _open(folder: Path, parts: tuple[str, ...]) -> int:

@@ -28,6 +28,7 @@ from tests.publishing import (  # noqa: F401 - fixtures
     skopeo,
     tell,
     upload,
+    work,
 )
 
 # The variables that a session of Nox sets for the programs it starts.

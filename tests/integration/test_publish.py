@@ -502,7 +502,7 @@ def test_an_image_that_still_stands_on_an_older_base_is_stale(
 ) -> None:
     with told(out) as data:
         images = data["images"]
-        images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
+        images["base"]["digest"] = images["base-with-kernel"]["built_from"]["base"] = "0" * 64
     with pytest.raises(HarnessError, match=r"rootfs in .* is stale: base has been rebuilt since"):
         tell()
 
