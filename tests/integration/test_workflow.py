@@ -132,6 +132,18 @@ def test_reports_are_kept_where_a_job_failed(workflow: dict[str, Any]) -> None:
     assert {"out/*/*/boot-test/", "out/*/*/*.log"} <= set(kept[0].split())
 
 
+def test_publishing_gets_the_results_of_boot_tests_with_the_images(
+    workflow: dict[str, Any],
+) -> None:
+    # What booted is known by digests, so only the raw disk can stay behind.
+    [kept] = [
+        step["with"]["path"].split()
+        for name, step in steps(workflow)
+        if name == "build" and step.get("with", {}).get("name", "").startswith("images-")
+    ]
+    assert kept == ["out/", "!out/*/*/os-image.raw"]
+
+
 def test_nothing_is_published_before_everything_was_tested(workflow: dict[str, Any]) -> None:
     assert ".ci/step ./nox -s tests" in [step.get("run") for _, step in steps(workflow)]
     assert set(workflow["jobs"]["publish"]["needs"]) == {"build", "tests"}
