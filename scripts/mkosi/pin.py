@@ -21,6 +21,7 @@ class Pin:
         newest: upstream's newest source tree, whose digest cannot be pinned.
         package: the name of Debian's package.
         suites: the suites of the Debian archive to look for it in.
+        package_sha256: the digest of the package of that version, "" if it is not known.
         full_tree: the names of the patches that change files which a package does not have.
 
     """
@@ -32,6 +33,7 @@ class Pin:
     package: str
     suites: tuple[str, ...]
     full_tree: tuple[str, ...] = ()
+    package_sha256: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Pin:
@@ -45,6 +47,7 @@ class Pin:
                 newest=data["upstream"]["newest"],
                 package=data["debian"]["package"],
                 suites=tuple(data["debian"]["suites"]),
+                package_sha256=data["debian"].get("sha256", ""),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
         except (OSError, tomllib.TOMLDecodeError, KeyError) as error:

@@ -94,7 +94,8 @@ class Lookups:
     def mkosi(self, *, releases: str, url: str) -> Update:
         """Look up mkosi: releases is GitHub's API, url the tarball of a {version}."""
         file = self.root / "mkosi/pin.toml"
-        pinned = MkosiPin.read(file).version
+        pin = MkosiPin.read(file)
+        pinned = pin.version
         newest = self._newest_release(releases)
         if not _is_newer(newest, pinned):
             return Update("mkosi", pinned, newest)
@@ -103,6 +104,8 @@ class Lookups:
             Edit(file, "version", newest),
             Edit(file, "upstream.url", address),
             Edit(file, "upstream.sha256", self._digest_of(address)),
+            # Debian may not have that version yet.
+            *([Edit(file, "debian.sha256", "")] if pin.package_sha256 else []),
         )
         return Update("mkosi", pinned, newest, changes, COMPUTED)
 
