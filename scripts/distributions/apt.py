@@ -1,8 +1,8 @@
 """apt with a configuration of its own: of this machine's it takes only how to reach servers.
 
 A file in apt.conf.d can run commands (APT::Update::Pre-Invoke) and accept archives that nobody has
-signed. apt reads apt.conf.d before its command line, so only the file that APT_CONFIG names can keep
-it from doing so (apt.conf(5)).
+signed. apt reads apt.conf.d before its command line, so only the file that APT_CONFIG names can
+keep it from doing so (apt.conf(5)).
 """
 
 from __future__ import annotations

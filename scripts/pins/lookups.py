@@ -85,7 +85,8 @@ class Lookups:
         yield "Amazon Linux", partial(self.amazonlinux, **sources["amazonlinux"])
         for pin in thirdparty.read_pins(self.root / thirdparty.PINS):
             yield pin.name, partial(self.third_party, pin)
-        yield "base image", partial(self.base_image, **sources["base-image"])
+        for name, table in {"base image": "base-image", "CI's container": "ci-container"}.items():
+            yield name, partial(self.container_image, name, **sources[table])
         for name, source in sources["source-rpms"].items():
             yield name, partial(self.source_rpm, name, **source)
         for name, source in sources["amazon-source-rpms"].items():
@@ -163,13 +164,13 @@ class Lookups:
             if version != pin.version or not pin.sha256.get(arch)
         }
 
-    def base_image(self, *, manifest: str, file: str, table: str) -> Update:
+    def container_image(self, name: str, *, manifest: str, file: str, table: str) -> Update:
         """Look up which image the pinned tag names now. manifest is its URL, with a {tag}."""
         path = self.root / file
         tag, pinned = (str(edits.value(path, f"{table}.{key}")) for key in ("tag", "digest"))
         newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
         changes = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
-        return Update("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", changes)
+        return Update(name, f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", changes)
 
     def source_rpm(
         self, name: str, *, repository: str, folder: str, only: str, file: str, key: str

@@ -253,9 +253,7 @@ def test_the_machine_s_proxy_is_still_used_and_its_password_is_for_nobody_s_eyes
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
 
 
-def updated_by_mkosi(
-    archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path, *, any_age: bool
-) -> str:
+def updated_by_mkosi(server: LabServer, using: Mkosi, tmp_path: Path, *, any_age: bool) -> str:
     """Let apt update its lists as the patched mkosi calls it with our sandbox tree."""
     namespaces.require("mount -t tmpfs none /etc/apt", "/etc/apt cannot be replaced")
     tree = tmp_path / "tree"
@@ -286,7 +284,7 @@ def test_mkosi_refuses_an_index_that_has_expired(
     archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
 ) -> None:
     archive.publish(expires_in=-2 * DAY)
-    said = updated_by_mkosi(archive, server, using, tmp_path, any_age=False)
+    said = updated_by_mkosi(server, using, tmp_path, any_age=False)
 
     assert said.startswith("100: ")
     assert "is expired (invalid since 2d" in said
@@ -296,9 +294,9 @@ def test_mkosi_takes_a_fresh_index_and_one_that_has_expired_where_the_user_says_
     archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
 ) -> None:
     archive.publish(expires_in=DAY)
-    fresh = updated_by_mkosi(archive, server, using, tmp_path / "fresh", any_age=False)
+    fresh = updated_by_mkosi(server, using, tmp_path / "fresh", any_age=False)
     archive.publish(expires_in=-2 * DAY)
-    told = updated_by_mkosi(archive, server, using, tmp_path / "told", any_age=True)
+    told = updated_by_mkosi(server, using, tmp_path / "told", any_age=True)
 
     assert fresh.startswith("0: "), fresh
     assert told.startswith("0: "), told

@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="lead builds to a repository where PACKAGE is not what it should be; KIND is one of "
-        f"{', '.join(switches.TAMPERINGS)}; {tampering.METADATA} stands for the repository's metadata",
+        f"{', '.join(switches.TAMPERINGS)}; {tampering.METADATA} stands for the metadata",
     )
     parser.add_argument(
         "--make-only", action="store_true", help="make the lab, but do not serve it"

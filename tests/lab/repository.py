@@ -131,9 +131,7 @@ def fedora_sources(world: World) -> dict[str, str]:
     return {nevra.rsplit("-", 2)[0]: nevra for nevra in nevras}
 
 
-def write_repository(
-    world: World, name: str, blobs: Sequence[str], *, signed: bool = True
-) -> None:
+def write_repository(world: World, name: str, blobs: Sequence[str], *, signed: bool = True) -> None:
     """Write the repository called name with blobs, unless it holds exactly these already."""
     target = world.repository(name)
     _write(world, target, blobs, signed=signed)

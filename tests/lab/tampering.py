@@ -15,8 +15,7 @@ from tests.lab import keys, repository
 from tests.lab.keys import Key
 from tests.lab.repository import World
 
-
-# Takes the place of a package's name: the metadata itself is tampered with, and all RPMs are genuine.
+# Takes the place of a package's name: the metadata is tampered with, and all RPMs are genuine.
 METADATA = "repomd.xml"
 
 

@@ -55,7 +55,9 @@ def test_a_mirror_that_hides_the_newest_release_does_not_take_a_build_back(
     latest(server, tmp_path)
     server.files["/core/releasemd.xml"] = b'<release version="2023.9.20261231"/>'
 
-    with pytest.raises(HarnessError, match=r"lists 2023\.9\.20261231 .* but 2023\.12\.20260930 before"):
+    with pytest.raises(
+        HarnessError, match=r"lists 2023\.9\.20261231 .* but 2023\.12\.20260930 before"
+    ):
         latest(server, tmp_path)
     assert latest(server, tmp_path, "--allow-older-index") == "2023.9.20261231"
 
@@ -71,7 +73,9 @@ def test_a_mirror_that_hides_the_newest_release_does_not_take_a_build_back(
 def test_any_other_release_stays_what_it_is(
     argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amazonlinux, "latest", lambda *_: pytest.fail("nobody asked for the latest"))
+    monkeypatch.setattr(
+        amazonlinux, "latest", lambda *_: pytest.fail("nobody asked for the latest")
+    )
     opts = parse(*argv)
 
     assert build.dated(opts, Progress()) == opts
