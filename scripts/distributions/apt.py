@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
-from scripts.system.errors import MachineError
+from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import Arg, CommandError, run
 
 # Nothing of this machine: neither apt.conf, apt.conf.d nor preferences.
@@ -46,6 +47,18 @@ REACHING = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+# apt only warns of a mirror that has one release's signed index in another one's place. This makes
+# an update fail after such a warning, in the sandbox of mkosi.
+SAME_RELEASE = r"""
+APT::Update::Post-Invoke:: "for index in /var/lib/apt/lists/*_dists_*_InRelease; do
+    [ -e $index ] || continue; name=${index##*_dists_}; name=${name%_InRelease};
+    grep --quiet --extended-regexp --regexp='^(Suite|Codename): '$name'$' $index || exit 1; done";
+""".replace("\n    ", " ")
+
+CONFLICT = re.compile(
+    r"^W: Conflicting distribution: (\S+) .*\(expected (\S+) but got (\S*)\)", re.MULTILINE
+)
+
 EXPIRED = re.compile(r"^E: (Release file for \S+ is expired \(.+?\))", re.MULTILINE)
 
 
@@ -68,13 +81,30 @@ class Apt:
         config.write_text(text({**CAREFUL, **reaching(), **settings, **NO_FILES}))
         return cls(config)
 
+    def update(self) -> None:
+        """Download the indexes of all sources.
+
+        Raises HarnessError if one is that of another release, and CommandError if apt fails.
+        """
+        said = self._run(["apt-get", "--quiet", "update"]).stderr
+        if conflict := CONFLICT.search(said):
+            url, expected, got = conflict.groups()
+            raise HarnessError(
+                f"{url} offers {got or 'something without a name'} as {expected}: its index is "
+                "that of another release",
+                hint="use another mirror",
+            )
+
     def run(self, argv: Sequence[Arg], *, cwd: Path | None = None) -> str:
         """Run argv, one of apt's programs with its arguments, and return what it printed.
 
         Raises CommandError if it fails, FileNotFoundError if there is none.
         """
-        env = {"APT_CONFIG": os.fspath(self.config)}
-        return run(argv, cwd=cwd, env=env).stdout
+        return self._run(argv, cwd).stdout
+
+    def _run(self, argv: Sequence[Arg], cwd: Path | None = None) -> CompletedProcess[str]:
+        # In other languages apt's warnings could not be recognized.
+        return run(argv, cwd=cwd, env={"APT_CONFIG": os.fspath(self.config), "LC_ALL": "C.UTF-8"})
 
 
 def text(settings: Mapping[str, Arg]) -> str:

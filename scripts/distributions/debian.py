@@ -90,12 +90,13 @@ def write_sandbox_tree(
 
     A mkosi.sources in a sandbox tree replaces mkosi's own, which adds a debug suite that few
     mirrors carry. The machine's access rules for private archives (apt_auth.conf(5)) are copied
-    too. An index that has expired is refused unless any_age is true.
+    too. An index that has expired is refused unless any_age is true, and one of another release
+    always.
     """
     etc = folder / "etc/apt"
     shutil.rmtree(etc, ignore_errors=True)
     settings = apt.CAREFUL | (apt.ANY_AGE if any_age else {})
-    _write(etc / "apt.conf.d/90-finch.conf", APT_CONF + apt.text(settings))
+    _write(etc / "apt.conf.d/90-finch.conf", APT_CONF + apt.text(settings) + apt.SAME_RELEASE)
     if archive:
         _write(etc / "sources.list.d/mkosi.sources", archive.sources(release))
     rules = sorted(APT.glob("auth.conf.d/*.conf"))
@@ -195,7 +196,7 @@ def download_all(
     Debian's name of their architecture, "" for this machine's. archive replaces the machine's own.
     apt keeps its configuration, lists and cache below folder, so that it neither reads nor changes
     the machine's. Raises MachineError if there is no archive, no apt or no key to authenticate
-    with, and CommandError if apt fails.
+    with, HarnessError if the index is that of another release, and CommandError if apt fails.
     """
     archive = archive or _of_this_machine()
     if not archive or not shutil.which("apt-get"):
@@ -207,7 +208,7 @@ def download_all(
     _write(folder / "debian.sources", _stanza(archive.main, suites))
     settings = _settings(folder, arch) | (apt.ANY_AGE if any_age else {})
     own = Apt.configured(folder / "apt.conf", settings)
-    own.run(["apt-get", "--quiet", "update"])
+    own.update()
     own.run(["apt-get", "--quiet", "download", *packages], cwd=folder)
     return [next(folder.glob(f"{package}_*.deb")) for package in packages]
 

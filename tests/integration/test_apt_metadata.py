@@ -14,7 +14,7 @@ import pytest
 
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
-from scripts.mkosi import source
+from scripts.mkosi import failures, source
 from scripts.mkosi.source import Mkosi
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
@@ -157,6 +157,16 @@ def test_a_package_of_the_right_size_and_another_digest_is_refused(
     assert not list((tmp_path / "apt").glob("*.deb"))
 
 
+def test_the_signed_index_of_another_release_is_refused(
+    archive: DebianArchive, server: LabServer, tmp_path: Path
+) -> None:
+    archive.publish(codename="bookworm")
+    with pytest.raises(HarnessError, match=r"/debian offers bookworm as trixie: "):
+        download(archive, server, tmp_path / "apt")
+
+    assert not list((tmp_path / "apt").glob("*.deb"))
+
+
 def on_a_machine_with(configuration: str, tmp_path: Path, *command: str | Path) -> str:
     """Run command where /etc/apt has only configuration in its apt.conf.d; return what it says."""
     namespaces.require("mount -t tmpfs none /etc/apt", "/etc/apt cannot be replaced")
@@ -268,12 +278,15 @@ def updated_by_mkosi(server: LabServer, using: Mkosi, tmp_path: Path, *, any_age
     command = json.loads(asked.stdout)
     for part in ("state", "lists/partial", "cache/archives/partial"):
         (tmp_path / "own" / part).mkdir(parents=True)
-    for option, folder in {"State": "state", "State::Lists": "lists", "Cache": "cache"}.items():
+    for option, folder in {"State": "state", "Cache": "cache"}.items():
         command += ["-o", f"Dir::{option}={tmp_path}/own/{folder}"]
     command += ["-o", "Dir::State::Status=/dev/null", "update"]
-    script = 'mount --bind "$1" /etc/apt && shift && exec "$@"'
+    script = (
+        'mount --bind "$1" /etc/apt && mount --bind "$2" /var/lib/apt/lists && shift 2 && exec "$@"'
+    )
+    lists = tmp_path / "own/lists"
     done = subprocess.run(
-        [*namespaces.COMMAND, "sh", "-c", script, "-", tree / "etc/apt", *command],
+        [*namespaces.COMMAND, "sh", "-c", script, "-", tree / "etc/apt", lists, *command],
         env={**os.environ, "APT_CONFIG": os.fspath(tree / "etc/apt.conf")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -288,6 +301,21 @@ def test_mkosi_refuses_an_index_that_has_expired(
 
     assert said.startswith("100: ")
     assert "is expired (invalid since 2d" in said
+
+
+def test_mkosi_refuses_the_signed_index_of_another_release(
+    archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
+) -> None:
+    archive.publish(codename="bookworm")
+    said = updated_by_mkosi(server, using, tmp_path, any_age=True)
+    found = failures.knowledge().diagnose(said)
+
+    assert said.startswith("100: ")
+    assert found
+    message, _ = found.explain(tmp_path, "")
+    assert message == (
+        f"{server.url}/debian offers bookworm as trixie: its index is that of another release"
+    )
 
 
 def test_mkosi_takes_a_fresh_index_and_one_that_has_expired_where_the_user_says_so(

@@ -48,8 +48,13 @@ class DebianArchive:
         """The path of the one package."""
         return self.root / f"pool/{self.package}_1_all.deb"
 
-    def publish(self, *, expires_in: float | None = 7 * DAY, signed: bool = True) -> None:
-        """Write the archive with an index that expires in so many seconds, None for never."""
+    def publish(
+        self, *, expires_in: float | None = 7 * DAY, signed: bool = True, codename: str = SUITE
+    ) -> None:
+        """Write the archive with an index that expires in so many seconds, None for never.
+
+        codename is the release that the index says it is of.
+        """
         self._pack()
         index = self.root / f"dists/{SUITE}/main/binary-amd64/Packages"
         index.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +65,7 @@ class DebianArchive:
         )
         self.keyring.write_text(self.key.public)
         release = index.parents[2] / "Release"
-        release.write_text(self._release(index, expires_in))
+        release.write_text(self._release(index, codename, expires_in))
         self._sign(release, signed=signed)
 
     def _pack(self) -> None:
@@ -72,7 +77,7 @@ class DebianArchive:
         self.deb.parent.mkdir(parents=True)
         run(["dpkg-deb", "--root-owner-group", "--build", tree, self.deb])
 
-    def _release(self, index: Path, expires_in: float | None) -> str:
+    def _release(self, index: Path, codename: str, expires_in: float | None) -> str:
         dates = {"Date": min(time.time(), time.time() + (expires_in or 0)) - DAY}
         if expires_in is not None:
             dates["Valid-Until"] = time.time() + expires_in
@@ -80,7 +85,7 @@ class DebianArchive:
             f"{name}: {email.utils.formatdate(when, usegmt=True)}\n" for name, when in dates.items()
         )
         return (
-            f"Origin: Debian\nSuite: stable\nCodename: {SUITE}\n{shown}"
+            f"Origin: Debian\nSuite: stable\nCodename: {codename}\n{shown}"
             "Architectures: all amd64 arm64\nComponents: main\nSHA256:\n"
             f" {file_digest(index)} {index.stat().st_size} main/binary-amd64/Packages\n"
         )

@@ -142,7 +142,7 @@ class _Apt:
         """Refresh the lists if they are older than LISTS_AGE."""
         if self.has_lists and time.time() - self._updated.stat().st_mtime < LISTS_AGE:
             return
-        self._run("apt-get", "update")
+        self._apt.update()
         self._updated.touch()
 
     def obtain(self, roots: Sequence[str]) -> list[dict[str, str]]:

@@ -24,6 +24,8 @@ SIGNS_EXAMPLES = [
     "E: Failed to fetch http://mirror/InRelease  404  Not Found",
     "Err:1 http://mirror trixie InRelease\n  404  Not Found",
     "E: Release file for http://mirror/InRelease is expired (invalid since 9d). Updates for this",
+    "E: Problem executing scripts APT::Update::Post-Invoke 'x'\nW: Conflicting distribution: "
+    "http://mirror/debian trixie InRelease (expected trixie but got bookworm)",
     f"{METADATA}repomd.xml GPG signature verification error: Bad GPG signature",
     f"{METADATA}GPG verification is enabled, but GPG signature is not available. This may be an "
     "error: Status code: 404 for http://mirror/repomd.xml.asc (IP: 192.0.2.7)",
