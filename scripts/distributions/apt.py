@@ -48,10 +48,11 @@ REACHING = re.compile(
 )
 
 # apt only warns of a mirror that has one release's signed index in another one's place. This makes
-# an update fail after such a warning, in the sandbox of mkosi.
+# an update fail after such a warning, in the sandbox of mkosi. The index is called InRelease, or
+# Release if its signature is beside it.
 SAME_RELEASE = r"""
-APT::Update::Post-Invoke:: "for index in /var/lib/apt/lists/*_dists_*_InRelease; do
-    [ -e $index ] || continue; name=${index##*_dists_}; name=${name%_InRelease};
+APT::Update::Post-Invoke:: "for index in /var/lib/apt/lists/*_dists_*Release; do
+    [ -e $index ] || continue; name=${index##*_dists_}; name=${name%_*Release};
     grep --quiet --extended-regexp --regexp='^(Suite|Codename): '$name'$' $index || exit 1; done";
 """.replace("\n    ", " ")
 

@@ -91,10 +91,16 @@ def download(archive: DebianArchive, server: LabServer, folder: Path, sha256: st
 
 
 @pytest.mark.parametrize("expires_in", [DAY, None])
+@pytest.mark.parametrize("detached", [False, True], ids=["InRelease", "Release"])
 def test_a_package_of_an_index_that_is_signed_and_fresh_is_downloaded(
-    archive: DebianArchive, server: LabServer, tmp_path: Path, expires_in: float | None
+    archive: DebianArchive,
+    server: LabServer,
+    tmp_path: Path,
+    expires_in: float | None,
+    *,
+    detached: bool,
 ) -> None:
-    archive.publish(expires_in=expires_in)
+    archive.publish(expires_in=expires_in, detached=detached)
 
     assert download(archive, server, tmp_path / "apt").read_bytes() == archive.deb.read_bytes()
 
@@ -157,10 +163,11 @@ def test_a_package_of_the_right_size_and_another_digest_is_refused(
     assert not list((tmp_path / "apt").glob("*.deb"))
 
 
+@pytest.mark.parametrize("detached", [False, True], ids=["InRelease", "Release"])
 def test_the_signed_index_of_another_release_is_refused(
-    archive: DebianArchive, server: LabServer, tmp_path: Path
+    archive: DebianArchive, server: LabServer, tmp_path: Path, *, detached: bool
 ) -> None:
-    archive.publish(codename="bookworm")
+    archive.publish(codename="bookworm", detached=detached)
     with pytest.raises(HarnessError, match=r"/debian offers bookworm as trixie: "):
         download(archive, server, tmp_path / "apt")
 
@@ -303,10 +310,11 @@ def test_mkosi_refuses_an_index_that_has_expired(
     assert "is expired (invalid since 2d" in said
 
 
+@pytest.mark.parametrize("detached", [False, True], ids=["InRelease", "Release"])
 def test_mkosi_refuses_the_signed_index_of_another_release(
-    archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
+    archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path, *, detached: bool
 ) -> None:
-    archive.publish(codename="bookworm")
+    archive.publish(codename="bookworm", detached=detached)
     said = updated_by_mkosi(server, using, tmp_path, any_age=True)
     found = failures.knowledge().diagnose(said)
 

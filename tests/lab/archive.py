@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +48,17 @@ class DebianArchive:
         return self.root / f"pool/{self.package}_1_all.deb"
 
     def publish(
-        self, *, expires_in: float | None = 7 * DAY, signed: bool = True, codename: str = SUITE
+        self,
+        *,
+        expires_in: float | None = 7 * DAY,
+        signed: bool = True,
+        detached: bool = False,
+        codename: str = SUITE,
     ) -> None:
         """Write the archive with an index that expires in so many seconds, None for never.
 
-        codename is the release that the index says it is of.
+        codename is the release that the index says it is of. A detached signature is in a file of
+        its own.
         """
         self._pack()
         index = self.root / f"dists/{SUITE}/main/binary-amd64/Packages"
@@ -66,7 +71,10 @@ class DebianArchive:
         self.keyring.write_text(self.key.public)
         release = index.parents[2] / "Release"
         release.write_text(self._release(index, codename, expires_in))
-        self._sign(release, signed=signed)
+        for name in ("InRelease", "Release.gpg"):
+            release.with_name(name).unlink(missing_ok=True)
+        if signed:
+            self._sign(release, detached=detached)
 
     def _pack(self) -> None:
         if self.deb.exists():
@@ -90,15 +98,13 @@ class DebianArchive:
             f" {file_digest(index)} {index.stat().st_size} main/binary-amd64/Packages\n"
         )
 
-    def _sign(self, release: Path, *, signed: bool) -> None:
-        whole = release.with_name("InRelease")
-        whole.unlink(missing_ok=True)
-        if not signed:
-            return
+    def _sign(self, release: Path, *, detached: bool) -> None:
+        how, name = ("--detach-sign", "Release.gpg") if detached else ("--clearsign", "InRelease")
         with self.key.home() as home:
             run(
                 [
-                    "gpg", "--homedir", home, "--batch", "--yes", "--clearsign",
-                    "--local-user", self.key.fingerprint, "--output", whole, os.fspath(release),
+                    "gpg", "--homedir", home, "--batch", "--yes", "--armor", how,
+                    "--local-user", self.key.fingerprint,
+                    "--output", release.with_name(name), release,
                 ]
             )  # fmt: skip
