@@ -51,6 +51,7 @@ newest = "https://github.com/systemd/mkosi/archive/refs/heads/main.tar.gz"
 [debian]
 package = "mkosi"
 suites = ["testing"]
+sha256 = "{"9" * 64}"
 """,
     "mkosi.conf.d/amazonlinux.conf": """\
 [Match]
@@ -351,6 +352,7 @@ def test_mkosi_is_pinned_with_version_address_and_digest(root: Path, server: Ser
     assert pinned.version == "28"
     assert pinned.url.endswith("/v28.tar.gz")
     assert pinned.sha256 == hashlib.sha256(b"a tarball").hexdigest()
+    assert pinned.package_sha256 == "", "the digest of an older package vouches for no newer one"
 
 
 def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Server) -> None:
