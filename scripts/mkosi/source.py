@@ -219,7 +219,9 @@ def _unpack_upstream(pin: Pin, scratch: Path) -> tuple[Path, str]:
 
 
 def _unpack_debian(pin: Pin, scratch: Path) -> tuple[Path, str]:
-    package = debian.download(pin.package, list(pin.suites), scratch / "apt")
+    package = debian.download(
+        pin.package, list(pin.suites), scratch / "apt", sha256=pin.package_sha256
+    )
     return unpack(package, scratch), f"{DEBIAN}{package.name})"
 
 
