@@ -128,12 +128,18 @@ class BuiltImage:
             data["stage_key"],
             inputs.from_labels(data["inputs"]),
             data["seconds"],
-            tuple(Package(p["name"], p["version"], p["architecture"]) for p in data["packages"]),
+            tuple(
+                Package(p["name"], p["version"], p["architecture"], p.get("sha256", ""))
+                for p in data["packages"]
+            ),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds about the image."""
-        return asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        return asdict(self) | {
+            "inputs": inputs.to_labels(self.inputs),
+            "packages": [package.to_json() for package in self.packages],
+        }
 
 
 @dataclass(frozen=True)
