@@ -246,11 +246,11 @@ def _copy(source: Path, target: Path, package: Listed) -> str:
     A link is not followed, and a pipe is not waited for.
     """
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open(source, "rb", opener=_open)  # noqa: SIM115 - the with statement follows
     except OSError as error:
         return f"it cannot be opened as a file ({error.strerror})"
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             return "it is not a regular file"
         if status.st_size != package.size:
@@ -260,6 +260,10 @@ def _copy(source: Path, target: Path, package: Listed) -> str:
             return ""
     target.unlink()
     return "its sha256 is not the one that the index names"
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _write(file: IO[bytes], target: Path, size: int) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -177,8 +177,10 @@ class Runner:
         spare = self._spare(stage, folder)
 
         def sync(arguments: Sequence[Arg], output: Path) -> None:
+            task.step("Fetching the lists of packages")
             env = place.environment(output) | spare
-            self._stream([*self._common(stage, output), *arguments, "build"], env, task, log)
+            command = [*self._common(stage, output), *arguments, "build"]
+            self._stream(command, env, task, log, shows_steps=False)
 
         report = partial(self._report, stage, log)
         with self._caches[place.folder].of_stage(stage, sync, report) as granted:
@@ -211,27 +213,38 @@ class Runner:
         return {STANDINS: os.fspath(tree)}
 
     def _stream(
-        self, arguments: Sequence[Arg], env: Mapping[str, str], task: Task, log: _StageLog
+        self,
+        arguments: Sequence[Arg],
+        env: Mapping[str, str],
+        task: Task,
+        log: _StageLog,
+        *,
+        shows_steps: bool = True,
     ) -> None:
         """Run mkosi, again after a pause if the mirror fails for a moment."""
+        on_line = partial(_show, task) if shows_steps else None
         for pause in PAUSES:
             try:
-                return self._stream_once(arguments, env, task, log)
+                return self._stream_once(arguments, env, on_line, log)
             except CommandError as error:
                 if not failures.is_transient(error):
                     raise
                 task.step(f"the mirror failed, trying again in {pause} s")
                 if self._ending.wait(pause):
                     raise
-        return self._stream_once(arguments, env, task, log)
+        return self._stream_once(arguments, env, on_line, log)
 
     def _stream_once(
-        self, arguments: Sequence[Arg], env: Mapping[str, str], task: Task, log: _StageLog
+        self,
+        arguments: Sequence[Arg],
+        env: Mapping[str, str],
+        on_line: Callable[[str], None] | None,
+        log: _StageLog,
     ) -> None:
         stream(
             self._shop.mkosi.command(*arguments),
             log=log,
-            on_line=lambda line: task.step(_step(line) or task.current),
+            on_line=on_line,
             cwd=self._options.folders.root,
             env=env,
             keep=TAIL_LINES,
@@ -322,6 +335,11 @@ def _end(running: Iterable[Future[None]]) -> None:
         signal_all(signal.SIGTERM if time.monotonic() < killing else signal.SIGKILL)
         if not wait(running, timeout=0.2).not_done:
             return
+
+
+def _show(task: Task, line: str) -> None:
+    """Show the step that a line of mkosi's output announces, if it announces one."""
+    task.step(_step(line) or task.current)
 
 
 def _step(line: str) -> str:

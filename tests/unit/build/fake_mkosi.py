@@ -88,12 +88,13 @@ def sync() -> None:
     date = told.get("date", "Sat, 21 Nov 2026 09:15:44 UTC")
     write(lists.with_name(f"{lists.name}_InRelease"), INRELEASE.format(date=date))
     indexed = told.get("index", {"bash_5.2_amd64": "bash"})
-    text = "\n".join(stanza(*name.split("_"), contents) for name, contents in indexed.items())
+    text = "\n".join(stanza(name, contents) for name, contents in indexed.items())
     write(lists.with_name(f"{lists.name}_main_binary-amd64_Packages"), text)
     (Path(value("--package-cache-dir")) / "cache/apt/archives").mkdir(parents=True)
 
 
-def stanza(name: str, version: str, arch: str, contents: str) -> str:
+def stanza(package: str, contents: str) -> str:
+    name, version, arch = package.split("_")
     data = contents.encode()
     sha256 = hashlib.sha256(data).hexdigest()
     return STANZA.format(name=name, version=version, arch=arch, size=len(data), sha256=sha256)

@@ -261,6 +261,7 @@ def test_the_steps_that_mkosi_announces_are_shown(
 
     shown = [line for line in capsys.readouterr().err.splitlines() if "base: " in line]
     assert [line.partition("base: ")[2] for line in shown[:-1]] == [
+        "Fetching the lists of packages",
         "Installing Debian",
         "Cleaning up",
     ]
