@@ -146,7 +146,7 @@ class PackageCache:
     def _read(self) -> Index:
         if not (self._metadata / "metadata").is_dir():
             raise HarnessError(
-                f"the package lists have not been downloaded yet, and {catalog.flag('offline')} "
+                f"the list of packages has not been downloaded yet, and {catalog.flag('offline')} "
                 "forbids it now",
                 hint=f"run once without {catalog.flag('offline')}",
             )
