@@ -54,7 +54,8 @@ class Sources:
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
     third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
     place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
-    downloads. allow_older_index permits an index of packages older than one that was used before.
+    downloads. allow_older_index accepts an index of packages that has expired, or is older than one
+    that was seen before.
     """
 
     mirror: str | None = None

@@ -116,7 +116,7 @@ def _add_sources(group: Group) -> None:
     group.add("offline", "use only what has been downloaded already")
     group.add(
         "allow-older-index",
-        "accept a list of the distribution's packages that is older than one used before",
+        "accept a mirror's index that has expired, or is older than one that it had before",
     )
 
 
