@@ -171,7 +171,8 @@ class PackageCache:
 
 def _arguments(folder: Path, granted: Granted) -> list[Arg]:
     """Return the arguments with which mkosi fetches metadata, and makes an image of nothing."""
-    (folder / "tree/usr/lib").mkdir(parents=True)
+    for part in ("etc", "usr/lib"):  # without /etc, systemd-sysusers of systemd 252 fails
+        (folder / "tree" / part).mkdir(parents=True)
     (folder / "tree/usr/lib/os-release").write_text("ID=none\n")
     return [
         "--image-id", IMAGE,
