@@ -22,6 +22,7 @@ from scripts import catalog
 from scripts.build import freshness
 from scripts.distributions import index
 from scripts.distributions.index import Index, Listed, Unpack
+from scripts.mkosi.sandbox import Tools
 from scripts.stages.places import OUTPUT, Place
 from scripts.stages.plan import Stage
 from scripts.system.errors import HarnessError
@@ -183,6 +184,18 @@ def _arguments(folder: Path, granted: Granted) -> list[Arg]:
         "--cache-directory", granted.metadata,
         "--package-cache-dir", granted.packages,
     ]  # fmt: skip
+
+
+def unpacker(tools: Tools, folder: Path) -> Unpack:
+    """Return a function that unpacks into folder what zstd packed: Python does that since 3.14."""
+
+    def unpack(path: Path) -> Path:
+        target = folder / path.stem
+        zstd: list[Arg] = ["zstd", "--decompress", "--force", "-o", target, path]
+        run(tools.command(zstd, read=[path], write=[folder]))
+        return target
+
+    return unpack
 
 
 def offer(kept: Path, own: Path, listed: Index) -> Iterator[Dropped]:

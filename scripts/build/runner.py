@@ -15,7 +15,7 @@ from typing import IO
 
 from scripts import catalog
 from scripts.build import finishing
-from scripts.build.package_cache import Dropped, Granted, PackageCache
+from scripts.build.package_cache import Dropped, Granted, PackageCache, unpacker
 from scripts.build.workshop import Workshop
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
@@ -26,7 +26,7 @@ from scripts.stages.plan import Stage
 from scripts.stages.records import Package, PackageKey, Record, packages_of
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
-from scripts.system.process import GRACE_SECONDS, Arg, CommandError, run, signal_all, stream
+from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
 from scripts.system.progress import Task
 
 # systemd-repart and dpkg print many lines after the one that says what went wrong.
@@ -71,7 +71,7 @@ class Runner:
         self._caches = {
             place.folder: PackageCache(
                 place,
-                self._unpack,
+                unpacker(shop.tools, place.folder / "building"),
                 offline=self._options.sources.offline,
                 allow_older=self._options.sources.allow_older_index,
             )
@@ -192,13 +192,6 @@ class Runner:
         log.write(f"{dropped}\n".encode())
         if dropped.differs:
             self._shop.progress.say(f"{stage.name}: {dropped}")
-
-    def _unpack(self, path: Path) -> Path:
-        """Unpack a file that zstd packed, which Python can do only since 3.14, and return it."""
-        target = self._workspace / path.stem
-        zstd: list[Arg] = ["zstd", "--decompress", "--force", "-o", target, path]
-        run(self._shop.tools.command(zstd, read=[path], write=[self._workspace]))
-        return target
 
     def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
         """Write stand-ins for programs that would be emulated, and return mkosi's variable.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ import pytest
 
 from scripts import arch
 from scripts.build import runner
+from scripts.build.package_cache import unpacker
 from scripts.build.runner import Runner
 from scripts.build.workshop import Workshop
 from scripts.catalog import DISTRIBUTIONS, TOOLS_TREE
 from scripts.mkosi import workspaces
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import artifacts
@@ -441,6 +444,17 @@ def test_an_older_index_does_not_replace_the_metadata_for_builds_offline(play: P
 
     [inrelease] = (play.at.images.folder / "cache").rglob("*_InRelease")
     assert NEW in inrelease.read_text()
+
+
+def test_what_zstd_packed_is_unpacked_by_the_tools_tree_s(play: Play) -> None:
+    packed = play.folder / "primary.xml.zst"
+    packed.write_bytes(gzip.compress(b"<metadata/>"))  # the fake's zstd is gzip
+    tools = Tools(play.at.tools_tree, play.fake.sandbox)
+
+    unpacked = unpacker(tools, play.at.images.folder)(packed)
+
+    assert unpacked == play.at.images.folder / "primary.xml"
+    assert unpacked.read_bytes() == b"<metadata/>"
 
 
 def lists_packages(stage: Stage, **versions: str) -> dict[str, Any]:
