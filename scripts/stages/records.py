@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts import catalog
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import Input
+from scripts.stages.inputs import Input, Kind
 from scripts.stages.plan import Stage
 from scripts.system.digests import text_digest
 

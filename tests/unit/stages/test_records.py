@@ -8,7 +8,7 @@ import pytest
 
 from scripts.stages import records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import from_labels
+from scripts.stages.inputs import Input, Kind, from_labels
 from scripts.stages.records import Package, Record
 
 RECORD = Record(
