@@ -10,7 +10,7 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import push, release, signing
+from scripts.publish import programs, push, release, signing
 from scripts.publish.announcement import LONGEST
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
@@ -23,7 +23,11 @@ from scripts.system.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Publish what argv asks for."""
+    """Publish what argv asks for, or only prepare for it."""
+    given = _parser(ROOT).parse_args(argv)
+    if given.prepare:
+        programs.prepare((given.work or ROOT / catalog.WORK).absolute(), Progress())
+        return
     wanted = parse(argv, os.environ)
     # No build may change files that have been checked and are being uploaded.
     with only_build(wanted.work):
@@ -118,6 +122,7 @@ def _add_where(group: Group) -> None:
 
 def _add_how(group: Group) -> None:
     group.add("dry-run", "only show what would be published")
+    group.add("prepare", "only download the programs that publishing needs; takes no credentials")
     group.add("key", "cosign key to sign with (default: CI's identity, if there is one)", type=Path)
     group.add(
         "expires-days",
