@@ -9,13 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.system import git
+from scripts.system import git, oidc
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError
 
 # The builder of everything that a person builds, in provenance (SLSA's builder.id).
 LOCAL = "https://github.com/runfinch/finch-core/finch-os-images/a-persons-machine"
 
+# The builder of everything that a machine builds that claims to be CI and cannot prove it.
+UNPROVEN = "https://github.com/runfinch/finch-core/finch-os-images/a-machine-that-claims-to-be-ci"
+
+# The server whose jobs can prove what they are; GitHub Enterprise has other issuers of tokens.
+GITHUB = "https://github.com"
 
 # What a build reads of a checkout, as git's pathspecs. A file in there takes part even if git
 # ignores it. mkosi leaves the last ones behind if it is called by hand.
@@ -132,19 +137,21 @@ class Builder:
     repository: str = ""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Builder:
-        """Return the builder: GitHub Actions if environ is its environment, or a person's machine.
+    def of(cls, environ: Mapping[str, str], *, keys: str = oidc.KEYS) -> Builder:
+        """Return the builder: a job of GitHub Actions that proves it, or a person's machine.
 
-        https://docs.github.com/actions/reference/workflows-and-actions/variables
+        Anybody can set the variables GITHUB_*, so they only say when to ask. Everything in the
+        result comes from a token that GitHub has signed for this job; keys is the URL of its
+        public keys. A machine that claims to be CI without such a token gets an id that says so.
         """
         if environ.get("GITHUB_ACTIONS") != "true":
             return cls()
-        server, repository, workflow, run_id, attempt = (
-            environ.get(f"GITHUB_{name}", "unknown")
-            for name in ("SERVER_URL", "REPOSITORY", "WORKFLOW_REF", "RUN_ID", "RUN_ATTEMPT")
-        )
+        try:
+            job = oidc.current_job(environ, keys=keys)
+        except oidc.TokenError:
+            return cls(UNPROVEN)
         return cls(
-            id=f"{server}/{workflow}",
-            invocation=f"{server}/{repository}/actions/runs/{run_id}/attempts/{attempt}",
-            repository=f"git+{server}/{repository}",
+            id=f"{GITHUB}/{job.workflow_ref}",
+            invocation=f"{GITHUB}/{job.repository}/actions/runs/{job.run_id}/attempts/{job.run_attempt}",
+            repository=f"git+{GITHUB}/{job.repository}",
         )

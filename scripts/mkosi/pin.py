@@ -26,6 +26,7 @@ class Pin:
         suites: the suites of the Debian archive to look for it in.
         digests: the digests that the package mkosi/ of that version may have with our patches, one
             for each source; they are equal unless a source packages it differently.
+        package_sha256: the digest of the package of that version, "" if it is not known.
         full_tree: the names of the patches that change files which a package does not have.
 
     """
@@ -38,6 +39,7 @@ class Pin:
     suites: tuple[str, ...]
     digests: frozenset[str]
     full_tree: tuple[str, ...] = ()
+    package_sha256: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Pin:
@@ -52,6 +54,7 @@ class Pin:
                 package=data["debian"]["package"],
                 suites=tuple(data["debian"]["suites"]),
                 digests=frozenset(str(data[name]["patched"]) for name in SOURCES),
+                package_sha256=data["debian"].get("sha256", ""),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -32,6 +32,9 @@ RECORD = "mkosi.json"
 # The value of `Mkosi.source` for the pinned tarball.
 UPSTREAM = "upstream's tarball"
 
+# How the value begins for the Debian archive, from which apt takes the pinned version.
+DEBIAN = "the Debian archive ("
+
 # Prints the URL of the Debian archive that mkosi uses for images made without --mirror.
 ARCHIVE = """
 from types import SimpleNamespace
@@ -73,6 +76,14 @@ class Mkosi:
         """Return the Debian archive that it takes packages from if none is named."""
         url = run([sys.executable, "-c", ARCHIVE], env={"PYTHONPATH": os.fspath(self.folder)})
         return Archive(url.stdout.strip())
+
+
+def is_pinned(source: str) -> bool:
+    """Whether source, which a `Mkosi` names, is where the pinned mkosi comes from.
+
+    The other sources are absolute paths that a user named in MKOSI_SOURCE.
+    """
+    return source == UPSTREAM or source.startswith(DEBIAN)
 
 
 def obtain(
@@ -208,8 +219,10 @@ def _unpack_upstream(pin: Pin, scratch: Path) -> tuple[Path, str]:
 
 
 def _unpack_debian(pin: Pin, scratch: Path) -> tuple[Path, str]:
-    package = debian.download(pin.package, list(pin.suites), scratch / "apt")
-    return unpack(package, scratch), f"the Debian archive ({package.name})"
+    package = debian.download(
+        pin.package, list(pin.suites), scratch / "apt", sha256=pin.package_sha256
+    )
+    return unpack(package, scratch), f"{DEBIAN}{package.name})"
 
 
 def _kept(home: Path, folder: Path, pin: Pin) -> Mkosi | None:

@@ -37,6 +37,12 @@ def known() -> Mapping[str, Source]:
     return {name: Source(entry["path"], entry["packages"]) for name, entry in data.items()}
 
 
+def prepare(work: Path, progress: Progress) -> None:
+    """Obtain all programs, so that publishing downloads none. Raises as `obtain` does."""
+    for name, source in known().items():
+        obtain(name, source, work, progress)
+
+
 def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Arg]:
     """Return the command that starts the program called name, without arguments.
 

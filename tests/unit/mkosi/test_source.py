@@ -168,7 +168,7 @@ def test_where_no_source_answers_each_is_told(
 ) -> None:
     server.files.clear()
 
-    def no_debian(*_: object) -> Path:
+    def no_debian(*_: object, **__: object) -> Path:
         raise MachineError("this machine has no Debian archive")
 
     monkeypatch.setattr(debian, "download", no_debian)
