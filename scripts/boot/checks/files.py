@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scripts.boot.checks.rule import check, failed_if
 from scripts.boot.facts import Facts, Verdict
-from scripts.boot.inspection import Entry, Files
+from scripts.boot.inspection import Files
+from scripts.formats.ext4 import Entry
 
 # What applies to the images of all distributions.
 EVERY = "every"
@@ -47,7 +49,9 @@ LEFT_OVER = re.compile(
 )
 
 # Of these, what an image may hold all the same: an empty file, or one that says nothing of a build.
-HARMLESS = re.compile(r"/var/log/README|/var/lib/apt/lists/(lock|partial)|/run/lock|/var/log/journal")
+HARMLESS = re.compile(
+    r"/var/log/README|/var/lib/apt/lists/(lock|partial)|/run/lock|/var/log/journal"
+)
 
 # A name for the machine in these files would be the builder's. systemd-hostnamed sets one at boot.
 NAMES_OF_MACHINE = ("/etc/hostname", "/etc/mailname", "/etc/machine-info")
@@ -69,12 +73,22 @@ class Expected:
 @cache
 def expected(kind: str, distribution: str) -> Mapping[str, Expected]:
     """The entries of files.toml of one kind that apply to a distribution's images, by path."""
-    tables = tomllib.loads(Path(__file__).with_name("files.toml").read_text())[kind]
+    tables = _tables()[kind]
     listed = {**tables[EVERY], **tables.get(distribution, {})}
     return {
         path: Expected(one["why"], one.get("is", ""), one.get("optional", False))
         for path, one in listed.items()
     }
+
+
+def kinds() -> Mapping[str, set[str]]:
+    """What files.toml lists: the kinds, and the distributions that each names."""
+    return {kind: {*tables} for kind, tables in _tables().items()}
+
+
+@cache
+def _tables() -> Mapping[str, Mapping[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("files.toml").read_text())
 
 
 @check("root-files", "every file of the root file system can be read", needs=["files"])
@@ -105,7 +119,9 @@ def locked_passwords(_facts: Facts, files: Files) -> Verdict:
         f"an account is a person's: {_names(persons)}": persons,
         f"an account beside root has UID 0: {_names(roots)}": roots,
     }
-    return failed_if(problems, f"{len(shadow)} accounts, all locked: {_names(r[0] for r in shadow)}")
+    return failed_if(
+        problems, f"{len(shadow)} accounts, all locked: {_names(r[0] for r in shadow)}"
+    )
 
 
 def _fields(files: Files, path: str) -> Iterator[list[str]]:
@@ -207,9 +223,7 @@ def world_writable(facts: Facts, files: Files) -> Verdict:
     wanted = expected("writable", facts.distribution.name)
     open_ = [one for one in files.entries if one.mode & stat.S_IWOTH and not one.is_link]
     foreign = [f"{one.path} ({one.mode & 0o7777:04o})" for one in open_ if one.path not in wanted]
-    loose = [
-        one.path for one in open_ if one.path in wanted and not _is_sticky_folder(one)
-    ]
+    loose = [one.path for one in open_ if one.path in wanted and not _is_sticky_folder(one)]
     problems = {
         f"everyone may write to {_names(foreign)}": foreign,
         f"not a sticky folder: {_names(loose)}": loose,
@@ -229,11 +243,7 @@ def _is_sticky_folder(one: Entry) -> bool:
 def no_builder_traces(_facts: Facts, files: Files) -> Verdict:
     """No path, address or name of the builder, and no password in a URL."""
     traces = [f"{path} has {text}" for path, text in sorted(files.traces.items())]
-    named = [
-        path
-        for path in NAMES_OF_MACHINE
-        if path in files.paths()
-    ]
+    named = [path for path in NAMES_OF_MACHINE if path in files.paths()]
     hosts = sorted(_hosts(files) - NO_NAME)
     problems = {
         _names(traces): traces,
@@ -248,7 +258,9 @@ def _hosts(files: Files) -> set[str]:
     text = files.texts.get("/etc/hosts", "")
     lines = (line.partition("#")[0].split() for line in text.splitlines())
     return {
-        name for address, *names in filter(None, lines) for name in names
+        name
+        for address, *names in filter(None, lines)
+        for name in names
         if not address.lower().startswith("ff")
     }
 
