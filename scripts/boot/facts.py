@@ -36,8 +36,8 @@ class Facts:
 
     Facts about the guest: the answers to the probes of the first and the second boot. boots,
     host_keys and power_offs map a boot ("first", "second", "other") to its verdict, to the SSH host
-    key that sshd presented, and to the reason that QEMU gave for its end. refusals maps a way to log
-    in without a key, such as "password", to what ssh says of the attempt.
+    key that sshd presented, and to the reason that QEMU gave for its end. refusals maps a way to
+    log in without a key, such as "password", to what ssh says of the attempt.
     """
 
     arch: Arch

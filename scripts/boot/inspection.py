@@ -1,4 +1,4 @@
-"""Inspects the root file system of a built disk: its files, and what in them tells of the builder."""
+"""Inspects the root file system of a built disk: its files, and what tells of the builder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scripts.formats.ext4 import Entry, Ext4
 # The files whose text the checks read.
 READ = ("/etc/group", "/etc/hosts", "/etc/machine-id", "/etc/passwd", "/etc/shadow")
 
-# Where packages keep settings and state. A published image names no address of a private network there,
-# nor a short path that programs elsewhere may well hold for reasons of their own.
+# Where packages keep settings and state. A published image names no address of a private network
+# there, nor a short path that programs elsewhere may well hold for reasons of their own.
 SETTINGS = ("/etc/", "/home/", "/root/", "/var/")
 
 # A URL with an address that means something on the builder only: loopback, RFC 1918, RFC 3927.
@@ -43,9 +43,9 @@ QUOTED = 120
 class Files:
     """What the root file system of a disk holds.
 
-    texts has the text of some small files by path. traces maps paths to what tells of the builder in
-    them, private_keys are the paths of files that hold one. complaint says why the file system could
-    not be read to its end, "" if it was.
+    texts has the text of some small files by path. traces maps paths to what tells of the builder
+    in them, private_keys are the paths of files that hold one. complaint says why the file system
+    could not be read to its end, "" if it was.
     """
 
     entries: Sequence[Entry] = ()
@@ -92,10 +92,10 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
     except DiskError as error:
         complaint = str(error)
     return Files(
-        entries,
+        tuple(entries),
         texts,
         {path: one.trace for path, one in found.items() if one.trace},
-        [path for path, one in found.items() if one.is_private_key],
+        tuple(path for path, one in found.items() if one.is_private_key),
         complaint,
     )
 

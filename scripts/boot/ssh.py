@@ -63,7 +63,7 @@ def start_login(tools: Tools, port: int, method: str, output: Path) -> subproces
 def keyless_command(port: int, method: str) -> list[str]:
     """The command line that logs in by method, one of WITHOUT_KEY, and runs nothing in the guest.
 
-    ssh ends with the list of the methods that sshd would accept, as "Permission denied (publickey)".
+    ssh ends with the methods that sshd would accept, as in "Permission denied (publickey)".
     """
     options = OPTIONS | {"PreferredAuthentications": method, "PubkeyAuthentication": "no"}
     return ["ssh", "-F", "none", *_options(options), "-p", str(port), f"{USER}@{ADDRESS}", "true"]

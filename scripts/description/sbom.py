@@ -43,8 +43,8 @@ ORIGIN = "finch:origin"
 class SingleFile:
     """A file of an image that belongs to no package, by its absolute path.
 
-    version, purl and licences (an SPDX expression) are those of the project that it comes from, "" if
-    they are not known. origin says in a few words how it came into the image.
+    version, purl and licences (an SPDX expression) are those of the project that it comes from, ""
+    if they are not known. origin says in a few words how it came into the image.
     """
 
     path: str

@@ -28,16 +28,14 @@ SHA256_DIGITS = 64
 def added(held: Iterable[Input], pins: Mapping[str, PinnedFile]) -> Iterator[SingleFile]:
     """Yield the files among the inputs held of an image's stages that a build adds by itself.
 
-    pins has the pins of single files by path. A file whose digest is not the pinned one comes from a
-    user's own pins, and only its digest is known.
+    pins has the pins of single files by path. If a file's digest is not the pinned one, the pins
+    have changed since, and only its digest is known.
     """
     for path, digest in inputs.digests(held, Kind.FILE).items():
         pin = pins.get(path)
         if pin and digest in pin.sha256.values():
             origin = f"{pin.name}, third-party/pins.toml"
-            yield SingleFile(
-                path, digest, pin.version, pin.package_url, pin.licence, origin
-            )
+            yield SingleFile(path, digest, pin.version, pin.package_url, pin.licence, origin)
         else:
             yield SingleFile(path, digest)
 
@@ -63,7 +61,9 @@ def emulators(
     package, if the tree has the same.
     """
     for one in table.foreign_to(arch):
-        program, registration = (tree / path.lstrip("/") for path in (one.path, one.registration_path))
+        program, registration = (
+            tree / path.lstrip("/") for path in (one.path, one.registration_path)
+        )
         if program.is_file():
             digest = file_digest(program)
             is_kept = kept is not None and kept.digests.get(one.program) == digest
@@ -72,7 +72,9 @@ def emulators(
             yield SingleFile(one.path, digest, version, purl, table.licences, origin)
         if registration.is_file():
             digest = file_digest(registration)
-            yield SingleFile(one.registration_path, digest, licences=OURS, origin="binfmt/targets.toml")
+            yield SingleFile(
+                one.registration_path, digest, licences=OURS, origin="binfmt/targets.toml"
+            )
 
 
 def _package(kept: Emulators) -> tuple[str, str]:

@@ -28,7 +28,7 @@ EXTENT_MAGIC = 0xF30A
 MAX_DEPTH = 5  # of an extent tree
 MAX_PATH = 4096  # bytes, as for the kernel
 
-# How much a reader reads in all, in bytes: every file is read twice at most, every inode a few times.
+# How much a reader reads in all, in bytes: every file twice at most, every inode a few times.
 READS_OF_PARTITION = 4
 READS_OF_METADATA = 1 << 28
 

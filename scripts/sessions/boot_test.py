@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -83,7 +84,8 @@ def _workshop(opts: Options, progress: Progress) -> Workshop:
 def marks(shop: Workshop, manifest: Manifest | None) -> tuple[str, ...]:
     """Return what would tell of this machine in an image: our folders, and the hosts of mirrors.
 
-    The distribution's own servers tell of nobody.
+    The distribution's own servers tell of nobody. Every system names its own loopback addresses;
+    the boot test looks for those in settings only.
     """
     options = shop.options
     given = manifest.options if manifest else Given()
@@ -94,12 +96,24 @@ def marks(shop: Workshop, manifest: Manifest | None) -> tuple[str, ...]:
         options.sources.third_party_mirror or "",
     ]
     own = {urlsplit(url).hostname for url in (amazonlinux.CDN, shop.mkosi.archive().main)}
-    hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in urls if url}
+    parts = [urlsplit(url) for url in urls]
+    hosts = {
+        part.netloc.rpartition("@")[2]
+        for part in parts
+        if part.hostname and part.hostname not in own and not _is_loopback(part.hostname)
+    }
     places = (options.folders.root, options.folders.work, options.folders.out)
     return (
         *dict.fromkeys(os.fspath(place.absolute()) for place in places),
-        *sorted(host for host in hosts if host and urlsplit(f"//{host}").hostname not in own),
+        *sorted(hosts),
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _show(result: Result) -> None:

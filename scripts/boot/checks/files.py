@@ -107,7 +107,7 @@ def locked_passwords(_facts: Facts, files: Files) -> Verdict:
     shadow = [*_fields(files, "/etc/shadow")]
     passwd = [*_fields(files, "/etc/passwd")]
     unlocked = [name for name, password, *_ in shadow if not LOCKED.fullmatch(password)]
-    outside = [name for name, password, *_ in passwd if password != "x"]
+    outside = [name for name, elsewhere, *_ in passwd if elsewhere != "x"]
     unknown = sorted({row[0] for row in passwd} - {row[0] for row in shadow})
     persons = [row[0] for row in passwd if len(row) > 2 and _number(row[2]) in PERSONS]
     roots = [row[0] for row in passwd if len(row) > 2 and _number(row[2]) == 0 and row[0] != "root"]

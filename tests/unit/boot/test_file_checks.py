@@ -11,10 +11,12 @@ from scripts import catalog
 from scripts.boot import checks
 from scripts.boot.checks import files as under_test
 from scripts.boot.checks import logins
+from scripts.boot.checks.rule import rules_of
 from scripts.boot.facts import Facts
 from scripts.boot.inspection import Files
 from scripts.boot.probes import Answer
 from scripts.boot.results import Check, Status
+from scripts.boot.ssh import WITHOUT_KEY
 from tests.unit.boot import test_checks, trees
 from tests.unit.boot.trees import FILE, FOLDER, LINK, entry, with_entry, with_texts
 
@@ -38,7 +40,7 @@ def test_a_good_image_passes_every_check_of_its_files(distribution: str) -> None
         files=trees.good(distribution),
         distribution=catalog.DISTRIBUTIONS[distribution],
     )
-    found = [rule.outcome(facts) for rule in checks.rules_of(under_test)]
+    found = [rule.outcome(facts) for rule in rules_of(under_test)]
     assert [(check.name, check.reason) for check in found if not check.passed] == []
 
 
@@ -117,7 +119,10 @@ def test_a_random_seed_on_the_esp_is_named() -> None:
         (entry("/usr/bin/bash", FILE | 0o2755, gid=42), "/usr/bin/bash (setgid shadow)"),
         (entry("/usr/bin/ping", capabilities=1 << 13), "/usr/bin/ping (capabilities 0x2000)"),
         (entry("/usr/bin/x", FILE | 0o4755, uid=7), "/usr/bin/x (setuid 7)"),
-        (entry("/usr/bin/su", FILE | 0o6755), "/usr/bin/su is setuid root, setgid root, not setuid"),
+        (
+            entry("/usr/bin/su", FILE | 0o6755),
+            "/usr/bin/su is setuid root, setgid root, not setuid",
+        ),
         (entry("/usr/bin/sudo", FILE | 0o755), "without its privilege, or missing: /usr/bin/sudo"),
     ],
 )
@@ -222,7 +227,7 @@ def test_a_root_that_cannot_be_read_to_its_end_is_a_failure() -> None:
 
 
 def refusals(text: str) -> Facts:
-    said = dict.fromkeys(logins.WITHOUT_KEY, text)
+    said = dict.fromkeys(WITHOUT_KEY, text)
     return dataclasses.replace(test_checks.good(), refusals=said)
 
 

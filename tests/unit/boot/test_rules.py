@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -127,7 +127,7 @@ def test_a_check_reads_exactly_the_probes_that_it_names(rule: Rule) -> None:
     assert probes.table().keys() >= {*rule.probes}
 
 
-def _is_of_a_guest(fact: object) -> bool:
+def _is_of_a_guest(fact: object) -> TypeGuard[Answers]:
     return isinstance(fact, dict) and all(isinstance(one, Answer) for one in fact.values())
 
 

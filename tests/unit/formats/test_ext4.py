@@ -1,4 +1,4 @@
-"""Reading ext4 without mounting it, of file systems that the real mke2fs makes, and of broken ones."""
+"""Reading ext4 without mounting it: file systems that mke2fs makes, and broken ones."""
 
 from __future__ import annotations
 
@@ -139,9 +139,7 @@ def test_a_folder_that_contains_itself_ends_the_walk(make: Make, tree: Path) -> 
         entries(image, PART)
 
 
-def test_an_extent_tree_of_one_block_again_and_again_ends_the_read(
-    make: Make, tree: Path
-) -> None:
+def test_an_extent_tree_of_one_block_again_and_again_ends_the_read(make: Make, tree: Path) -> None:
     """Five levels of 340 nodes that are all the same block would be read for ever."""
     image = make(tree)
     sudo = by_path(image)["/usr/bin/sudo"]
@@ -158,7 +156,7 @@ def test_an_extent_tree_of_one_block_again_and_again_ends_the_read(
         file.write(node[:4096])
         file.seek(start + 0x28)
         file.write(struct.pack("<4HI", 0xF30A, 1, 4, 5, 0) + struct.pack("<3I", 0, block, 0))
-    with image.open("rb") as file, pytest.raises(DiskError, match="again and again|damaged"):
+    with image.open("rb") as file, pytest.raises(DiskError, match=r"again and again|damaged"):
         list(Ext4(file, PART).chunks(sudo))
 
 
