@@ -16,7 +16,7 @@ from scripts.boot.facts import Facts, Verdict
 from scripts.boot.inspection import Files
 from scripts.formats.ext4 import Entry
 
-# What applies to the images of all distributions.
+# What applies to the images of all formats of packages.
 EVERY = "every"
 
 # A password in shadow(5) that no input matches: "*", or "!" before anything.
@@ -71,10 +71,10 @@ class Expected:
 
 
 @cache
-def expected(kind: str, distribution: str) -> Mapping[str, Expected]:
-    """The entries of files.toml of one kind that apply to a distribution's images, by path."""
+def expected(kind: str, packages: str) -> Mapping[str, Expected]:
+    """The entries of files.toml of one kind that apply to images with packages of a format."""
     tables = _tables()[kind]
-    listed = {**tables[EVERY], **tables.get(distribution, {})}
+    listed = {**tables[EVERY], **tables.get(packages, {})}
     return {
         path: Expected(one["why"], one.get("is", ""), one.get("optional", False))
         for path, one in listed.items()
@@ -82,7 +82,7 @@ def expected(kind: str, distribution: str) -> Mapping[str, Expected]:
 
 
 def kinds() -> Mapping[str, set[str]]:
-    """What files.toml lists: the kinds, and the distributions that each names."""
+    """What files.toml lists: the kinds, and the formats of packages that each names."""
     return {kind: {*tables} for kind, tables in _tables().items()}
 
 
@@ -178,7 +178,7 @@ def no_seeds(_facts: Facts, files: Files, esp: Iterable[str]) -> Verdict:
 )
 def privileged_files(facts: Facts, files: Files) -> Verdict:
     """Each of them runs with more rights than its user has, so each needs a reason."""
-    wanted = expected("privileged", facts.distribution.name)
+    wanted = expected("privileged", facts.distribution.package_format)
     seen = dict(_privileged(files))
     foreign = [f"{path} ({is_})" for path, is_ in seen.items() if path not in wanted]
     other = [
@@ -220,7 +220,7 @@ def _privileged(files: Files) -> Iterator[tuple[str, str]]:
 )
 def world_writable(facts: Facts, files: Files) -> Verdict:
     """Anything else that every user can change, every service can change, too."""
-    wanted = expected("writable", facts.distribution.name)
+    wanted = expected("writable", facts.distribution.package_format)
     open_ = [one for one in files.entries if one.mode & stat.S_IWOTH and not one.is_link]
     foreign = [f"{one.path} ({one.mode & 0o7777:04o})" for one in open_ if one.path not in wanted]
     loose = [one.path for one in open_ if one.path in wanted and not _is_sticky_folder(one)]

@@ -17,7 +17,7 @@ from scripts.boot.checks.text import assignments, json_object
 from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.probes import Answer, Answers
 from scripts.boot.results import Status
-from tests.unit.boot import test_checks, trees
+from tests.unit.boot import test_checks
 
 DEBIAN, AMAZON_LINUX = test_checks.DEBIAN, test_checks.AMAZON_LINUX
 # Debian under another name, which the boot test has never heard of.
@@ -195,9 +195,7 @@ def test_a_probe_is_asked_in_the_boots_that_its_check_needs() -> None:
 
 
 def test_a_third_distribution_is_checked_without_a_change_to_the_checks() -> None:
-    facts = dataclasses.replace(
-        test_checks.good(), distribution=THIRD, files=trees.good(THIRD.name)
-    )
+    facts = dataclasses.replace(test_checks.good(), distribution=THIRD)
     assert [c.name for c in checks.check_all(facts) if not c.passed] == []
     assert checks.probes_read(THIRD, "first") == checks.probes_read(DEBIAN, "first")
 

@@ -6,6 +6,7 @@ import dataclasses
 import stat
 from collections.abc import Mapping
 
+from scripts import catalog
 from scripts.boot.checks import files as checks
 from scripts.boot.inspection import Files
 from scripts.formats.ext4 import Entry
@@ -38,7 +39,8 @@ def program(path: str, privilege: str) -> Entry:
 
 def good(distribution: str) -> Files:
     """The files of a good image of distribution, with all that files.toml expects."""
-    privileged = checks.expected("privileged", distribution)
+    packages = catalog.DISTRIBUTIONS[distribution].package_format
+    privileged = checks.expected("privileged", packages)
     entries = [
         *(program(path, one.privilege) for path, one in privileged.items()),
         *(entry(path) for path in TEXTS),
