@@ -50,7 +50,7 @@ def test_our_drop_in_comes_before_those_of_the_distribution_and_of_cloud_init(
     checkout: Path,
 ) -> None:
     name = Path(DROP_IN).name
-    assert sorted(["50-cloud-init.conf", "50-redhat.conf", name])[0] == name
+    assert name == min("50-cloud-init.conf", "50-redhat.conf", name)
     text = (checkout / "mkosi.images/base/mkosi.extra" / DROP_IN).read_text()
     settings = dict(re.findall(r"^(\w+) (\w+)$", text, re.MULTILINE))
     assert settings == {
