@@ -155,7 +155,9 @@ def _repositories(
     if not amazonlinux.is_repository(base):
         tree = f"{base}/core/mirrors/{place.release}"
         own = SourceRepository("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
-        binary = SourceRepository("mirrorlist", (f"{tree}/{place.arch.name}/mirror.list",), key)
+        urls = (f"{tree}/{place.arch.name}/mirror.list",)
+        signed = amazonlinux.signs_metadata(place.release)
+        binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
         return binary, {AMAZON: own, **pins.sources}
     if AMAZON not in pins.sources:
         raise UsageError(
@@ -232,9 +234,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
-    Record(
-        stage.key, stage.inputs, seconds, tuple(artifacts.describe(fresh, names)), packages
-    ).write(fresh)
+    Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)
     shutil.rmtree(planned.finished, ignore_errors=True)
     fresh.rename(planned.finished)
 

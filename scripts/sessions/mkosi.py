@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> None:
             ingredients.add(shop, session="mkosi")
             tools = ["--tools-tree", shop.places.tools_tree]
         workspace = workspaces.folders(output)[-1]
-        for path in (output / "output", output / "cache", workspace):
+        for path in (output / "output", output / "cache", output / "packages", workspace):
             path.mkdir(parents=True, exist_ok=True)
     common, environment = shop.places.plain(output / "output")
     command = shop.mkosi.command(
         *common,
         "--cache-directory", output / "cache",
         "--workspace-directory", workspace,
-        "--package-cache-dir", place.folder / "packages",
+        "--package-cache-dir", output / "packages",
         *tools,
         *words,
     )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from scripts import catalog
@@ -12,17 +13,35 @@ from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.inputs import Input, Kind
 from scripts.stages.plan import Stage
+from scripts.system.digests import text_digest
 
 NAME = "stage.json"
+
+# Name, version and architecture of a package.
+PackageKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package in an image, in the words of its package manager."""
+    """A package in an image, in the words of its package manager.
+
+    sha256 is that of the file it was installed from. It is "" for what was no file, such as a key
+    that rpm lists as gpg-pubkey, and in records of older versions.
+    """
 
     name: str
     version: str
     architecture: str
+    sha256: str = ""
+
+    @property
+    def key(self) -> PackageKey:
+        """What tells the package from others: name, version without epoch 0, architecture."""
+        return self.name, self.version.removeprefix("0:"), self.architecture
+
+    def to_json(self) -> dict[str, str]:
+        """Return what stage.json and manifest.json hold about the package."""
+        return {name: value for name, value in asdict(self).items() if name != "sha256" or value}
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,9 @@ class Record:
     """How a stage was last built.
 
     key and inputs are those of `plan.Stage`. seconds is how long the build took. artifacts went to
-    out/, and packages are the ones in the image.
+    out/, and packages are the ones in the image. digest names this very build, because the same key
+    can be built again and come out differently. built_from has the digests of the stages that were
+    built upon, by name.
     """
 
     key: str
@@ -38,11 +59,35 @@ class Record:
     seconds: float
     artifacts: tuple[Artifact, ...]
     packages: tuple[Package, ...]
+    digest: str = ""
+    built_from: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        stage: Stage,
+        seconds: float,
+        artifacts: Iterable[Artifact],
+        packages: Iterable[Package],
+        built_from: Mapping[str, str],
+    ) -> Record:
+        """Return the record of a stage that has just been built, with a digest of its own."""
+        made = cls(
+            stage.key, stage.inputs, seconds, tuple(artifacts), tuple(packages), "", built_from
+        )
+        return replace(made, digest=text_digest(f"{made.to_json()} {time.time_ns()}"))
+
+    def to_json(self) -> str:
+        """Return what stage.json holds."""
+        data = asdict(self) | {
+            "inputs": inputs.to_labels(self.inputs),
+            "packages": [package.to_json() for package in self.packages],
+        }
+        return json.dumps(data, indent=1)
 
     def write(self, folder: Path) -> None:
         """Write the record to stage.json in folder."""
-        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
-        (folder / NAME).write_text(json.dumps(data, indent=1))
+        (folder / NAME).write_text(self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
@@ -55,6 +100,8 @@ class Record:
                 seconds=data["seconds"],
                 artifacts=tuple(Artifact(**entry) for entry in data["artifacts"]),
                 packages=tuple(Package(**entry) for entry in data["packages"]),
+                digest=data["digest"],
+                built_from=dict(data["built_from"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -77,6 +124,21 @@ def why_due(stage: Stage, kept: Path, out: Path, *, forced: bool) -> str:
     return f"{changed[0]} is gone or was written to" if changed else ""
 
 
+def why_dependent(
+    record: Record, needs: Iterable[str], records: Mapping[str, Record], due: Container[str]
+) -> str:
+    """Why the stage with record must be built because of a stage that it needs ("" if it need not).
+
+    records are those of finished stages by name, and due the names of stages that will be built.
+    """
+    for need in needs:
+        if need in due:
+            return f"{need} is built again"
+        if need not in records or record.built_from.get(need) != records[need].digest:
+            return f"{need} was built again"
+    return ""
+
+
 def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
     """Yield the stages that were made from something that is no longer kept.
 
@@ -84,17 +146,40 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
     name of the dependency that has been rebuilt since. root is the folder of mkosi.conf.
     """
     for need in plan.dependencies(root, name):
-        made_from = inputs.digests(records[name].inputs, Kind.STAGE)
-        if need in records and made_from.get(need) == records[need].key:
+        if need in records and records[name].built_from.get(need) == records[need].digest:
             yield from outdated(root, need, records)
         else:
             yield name, need
 
 
-def packages_of(manifest: Path) -> tuple[Package, ...]:
-    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest."""
+def packages_of(
+    manifest: Path,
+    installed: Mapping[PackageKey, str],
+    own: Iterable[Input] = (),
+    below: Iterable[Record] = (),
+) -> tuple[Package, ...]:
+    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest.
+
+    installed has the sha256 of what the distribution offered. own are the inputs of the stage: the
+    RPMs among them come before the distribution's. below are the records of the stages that it was
+    made from: what it has from them was not installed again.
+    """
     try:
         listed = json.loads(manifest.read_text()).get("packages", [])
     except FileNotFoundError:
         return ()
-    return tuple(Package(p["name"], p["version"], p["architecture"]) for p in listed)
+    rpms = inputs.digests(own, Kind.RPM)
+    inherited = {one.key: one.sha256 for record in below for one in record.packages}
+
+    def digest(package: Package) -> str:
+        if package.key in inherited:
+            return inherited[package.key]
+        return rpms.get(rpm_name(*package.key)) or installed.get(package.key, "")
+
+    packages = [Package(one["name"], one["version"], one["architecture"]) for one in listed]
+    return tuple(replace(one, sha256=digest(one)) for one in packages)
+
+
+def rpm_name(name: str, version: str, architecture: str) -> str:
+    """Return the name of the RPM that a package came from, which lacks the version's epoch."""
+    return f"{name}-{version.rpartition(':')[2]}.{architecture}.rpm"

@@ -110,3 +110,16 @@ def test_a_build_has_the_tools_tree_of_our_own_builds(
     assert site.built == ["tools-tree"]
     assert (site.places.images.emulators / "usr/bin").is_dir()
     assert (site.places.images.additions / "mkosi.conf").is_file()
+
+
+def test_a_build_does_not_trust_the_packages_that_are_kept_for_our_own_builds(
+    site: Site, executed: list[list[str]]
+) -> None:
+    mkosi.main([*site.argv, "--image", "base", "build"])
+
+    [command] = executed
+    packages = Path(command[command.index("--package-cache-dir") + 1])
+    kept = site.places.images.folder / "packages"  # which CI restores from a cache
+    assert packages.is_dir()
+    assert packages != kept
+    assert kept not in packages.parents
