@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ OPTIONS = {
 }
 
 
+# The ways to log in that need no key (sshd_config(5), AuthenticationMethods).
+WITHOUT_KEY = ("password", "keyboard-interactive")
+
+
 @dataclass(frozen=True)
 class Key:
     """An SSH key for one test: the file with its private half, and its public half as text."""
@@ -44,9 +49,28 @@ def make_key(tools: Tools, folder: Path) -> Key:
 
 def command(private: Path, port: int, remote: str) -> list[str]:
     """The command line that runs the shell command remote in the guest."""
-    options = [arg for name, value in OPTIONS.items() for arg in ("-o", f"{name}={value}")]
-    return ["ssh", "-F", "none", *options, "-i", str(private), "-p", str(port),
+    return ["ssh", "-F", "none", *_options(OPTIONS), "-i", str(private), "-p", str(port),
             f"{USER}@{ADDRESS}", remote]  # fmt: skip
+
+
+def start_login(tools: Tools, port: int, method: str, output: Path) -> subprocess.Popen[bytes]:
+    """Start to log in by one of WITHOUT_KEY. What ssh says goes to the file output."""
+    login = tools.command(keyless_command(port, method))
+    with output.open("wb") as out:
+        return process.start(login, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+
+
+def keyless_command(port: int, method: str) -> list[str]:
+    """The command line that logs in by method, one of WITHOUT_KEY, and runs nothing in the guest.
+
+    ssh ends with the methods that sshd would accept, as in "Permission denied (publickey)".
+    """
+    options = OPTIONS | {"PreferredAuthentications": method, "PubkeyAuthentication": "no"}
+    return ["ssh", "-F", "none", *_options(options), "-p", str(port), f"{USER}@{ADDRESS}", "true"]
+
+
+def _options(options: Mapping[str, str]) -> list[str]:
+    return [arg for name, value in options.items() for arg in ("-o", f"{name}={value}")]
 
 
 def start_script(

@@ -41,11 +41,27 @@ ORIGIN = "finch:origin"
 
 
 @dataclass(frozen=True)
+class SingleFile:
+    """A file of an image that belongs to no package, by its absolute path.
+
+    version, purl and licences (an SPDX expression) are those of the project that it comes from, ""
+    if they are not known. origin says in a few words how it came into the image.
+    """
+
+    path: str
+    sha256: str
+    version: str = ""
+    purl: str = ""
+    licences: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class Image:
     """An image, with everything that its bill of materials says about it.
 
-    packages are those of its root file system, initrd those of its initrd. files has the sha256, by
-    path, of files that belong to no package. rpms has the sha256, by file name, of RPMs that the
+    packages are those of its root file system, initrd those of its initrd. files are those that
+    belong to no package. rpms has the sha256, by file name, of RPMs that the
     distribution does not provide. made is when the image was finished, in seconds since 1970.
     """
 
@@ -55,7 +71,7 @@ class Image:
     artifacts: Sequence[Artifact]
     packages: Sequence[Installed]
     initrd: Sequence[Installed] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[SingleFile] = ()
     rpms: Mapping[str, str] = field(default_factory=dict)
     made: float = 0
 
@@ -127,7 +143,7 @@ def _parts(image: Image) -> list[Component]:
         bom_ref=f"os:{image.system.distro}",
     )
     initrd = [_initrd(image)] if image.initrd else []
-    files = [_file(path, digest) for path, digest in sorted(image.files.items())]
+    files = [_file(one) for one in sorted(image.files, key=lambda one: one.path)]
     return [system, *_packages(image.packages, image), *initrd, *files]
 
 
@@ -207,12 +223,17 @@ def _initrd(image: Image) -> Component:
     )
 
 
-def _file(path: str, digest: str) -> Component:
+def _file(one: SingleFile) -> Component:
+    # Images of one build may hold different files at the same path.
     return Component(
         type=ComponentType.FILE,
-        name=path,
-        bom_ref=f"file:{path}",
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
+        name=one.path,
+        version=one.version or None,
+        purl=PackageURL.from_string(one.purl) if one.purl else None,
+        bom_ref=f"file:{one.path}:{one.sha256[:16]}",
+        licenses=_licences([one.licences] if one.licences else [], LicenseFactory()),
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=one.sha256)],
+        properties=[Property(name=ORIGIN, value=one.origin)] if one.origin else [],
     )
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from scripts import catalog, origin
 from scripts.build.manifest import MKOSI_PIN, Manifest
 from scripts.build.workshop import Workshop
-from scripts.description import inventory, provenance, report, sbom
+from scripts.description import inventory, provenance, report, sbom, singles
 from scripts.description.inventory import Installed
+from scripts.emulation import emulators
 from scripts.mkosi.pin import Pin
+from scripts.packages import thirdparty
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import PROVENANCE, SBOM
 from scripts.stages.inputs import Input, Kind
@@ -86,10 +88,28 @@ class _Describer:
                 *_known(record.packages, installed),
             ],
             initrd=_known(self._initrd(name), installed),
-            files=inputs.digests(held, Kind.FILE),
+            files=self._single_files(tree, [*held, *record.inputs]),
             rpms=inputs.digests(held, Kind.RPM),
             made=max(artifact.mtime_ns for artifact in record.artifacts) // 10**9,
         )
+
+    def _single_files(self, tree: Path, held: Sequence[Input]) -> list[sbom.SingleFile]:
+        """Return the files without a package in an image whose stages had the inputs held.
+
+        tree is the image's root file system, or that of an image below it. A file of a later stage
+        replaces one of the same path.
+        """
+        options = self._shop.options
+        arch, folders = options.target.arch, options.folders
+        table = emulators.EmulationTable.read(folders.root / emulators.TABLE)
+        kept = emulators.find(folders.root, folders.work, arch)
+        has_pins = options.target.distribution.has_rpms
+        found = [
+            *singles.emulators(tree, arch, table, kept),
+            *singles.added(held, thirdparty.single_files(options) if has_pins else {}),
+            *singles.ours(held),
+        ]
+        return list({one.path: one for one in found}.values())
 
     def _installed(self, below: Sequence[str]) -> tuple[Path, list[Installed]]:
         """Return the newest kept tree among the stages of below, and the packages in it."""

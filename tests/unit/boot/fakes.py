@@ -1,8 +1,8 @@
 """A tools tree of stand-ins for QEMU, mtools and SSH: programs that play a scripted guest.
 
 They are started as the real ones are. What QEMU plays under each accelerator is a list: one play
-for each start, the last one again and again. "ssh", "keyscan", "mcopy" and "debugfs" may have such
-a list too; without one, they do what they should.
+for each start, the last one again and again. "ssh", "login", "keyscan", "mcopy", "mdir" and
+"debugfs" may have such a list too; without one, they do what they should.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NAMES = (
     "ssh-keygen",
     "ssh-keyscan",
     "mcopy",
+    "mdir",
     "debugfs",
 )
 

@@ -93,7 +93,7 @@ def test_files_and_rpms_of_our_own_have_their_digests() -> None:
             image(
                 "os-image",
                 [SHADOW],
-                files={"/usr/bin/helper": "cd" * 32},
+                files=[sbom.SingleFile("/usr/bin/helper", "cd" * 32)],
                 rpms={"shadow-utils-4.9-12.amzn2023.x86_64.rpm": "ef" * 32},
             )
         )

@@ -39,6 +39,7 @@ def opts(tmp_path: Path) -> Options:
         (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
     (tmp_path / "mkosi").mkdir()
     shutil.copy(catalog.ROOT / "mkosi/pin.toml", tmp_path / "mkosi")
+    shutil.copytree(catalog.ROOT / "binfmt", tmp_path / "binfmt")
     argv = ["--distribution", "debian", "--arch", "x86_64"]
     return arguments.parse(argv, {}, root=tmp_path)
 
