@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from scripts import catalog
-from scripts.build import finishing
+from scripts.build import finishing, isolation
 from scripts.build.workshop import Workshop
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
+from scripts.mkosi.confinement import Confinement
 from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import RPMS, STANDINS, Place
@@ -155,8 +156,9 @@ class Runner:
 
     def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
         with _package_cache(self._places.of_stage(stage.name), stage) as packages:
-            command = self._shop.mkosi.command(*self._arguments(stage, folder, packages))
+            mkosi = self._shop.mkosi.command(*self._arguments(stage, folder, packages))
             env = self._places.of_stage(stage.name).environment(folder) | self._spare(stage, folder)
+            command = self._confinement(stage, folder, packages).command(mkosi)
             for pause in PAUSES:
                 try:
                     return self._stream(command, env, task, log)
@@ -168,6 +170,23 @@ class Runner:
                         raise
             return self._stream(command, env, task, log)
 
+    def _confinement(self, stage: Stage, folder: Path, packages: Path) -> Confinement:
+        """Return what mkosi may read and write of this machine while it builds stage."""
+        place = self._places.of_stage(stage.name)
+        temporary = folder.with_name(f"{stage.name}.tmp")
+        temporary.mkdir(exist_ok=True)
+        return isolation.around(
+            place,
+            self._options.folders.root,
+            self._shop.tools,
+            read=[*map(self._places.stage, stage.needs), _standins(folder)],
+            write=[folder, packages, place.folder / "cache" / stage.name, self._workspace],
+            temporary=temporary,
+            is_offline=not stage.installs,
+            # What installs packages runs their scripts. What does not may label files instead.
+            may_label=place.distribution.has_rpms and not stage.installs,
+        )
+
     def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
         """Write stand-ins for programs that would be emulated, and return mkosi's variable.
 
@@ -176,7 +195,7 @@ class Runner:
         place = self._places.of_stage(stage.name)
         if not standins.are_for(place.distribution, place.arch):
             return {}
-        tree = folder.with_name(f"{stage.name}.standins")
+        tree = _standins(folder)
         standins.write_tree(tree, self._places.tools_tree)
         return {STANDINS: os.fspath(tree)}
 
@@ -251,6 +270,11 @@ class Runner:
         with delivery.delivery(outputs, folder, self._options.artifacts):
             remove(final)
         folder.rename(final)
+
+
+def _standins(folder: Path) -> Path:
+    """Where the stand-ins for programs of the stage are that is built in folder."""
+    return folder.with_name(f"{folder.name}.standins")
 
 
 def _end(running: Iterable[Future[None]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,6 +29,14 @@ GRACE_SECONDS = 20
 
 # `stream` reads at most so much as one line: some programs draw progress without ever ending one.
 LINE_BYTES = 1 << 16
+
+# What every program may know of the environment: nothing that could hold a credential but a proxy's
+# URL, without which it could not download. Our own variables begin with FINCH_.
+ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|NO_COLOR|COLUMNS|TMPDIR"
+    r"|XDG_(CACHE|CONFIG|DATA|STATE)_HOME|XDG_RUNTIME_DIR|SOURCE_DATE_EPOCH|FINCH_[A-Z_]+"
+    r"|(?i:(https?|ftp|all|no)_proxy)|SSL_CERT_(FILE|DIR)"
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +81,11 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
+def environment() -> dict[str, str]:
+    """Return the part of this process's environment that every program it starts may know."""
+    return {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
+
+
 def start(
     argv: Sequence[Arg],
     *,
@@ -83,8 +97,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once; `terminate` ends it.
 
-    env is added to the environment of the harness. Raises FileNotFoundError if the program does not
-    exist.
+    env is added to what `environment` lets through. Raises FileNotFoundError if the program does
+    not exist.
     """
     parent = os.getpid()
 
@@ -99,7 +113,7 @@ def start(
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**environment(), **(env or {})},
         start_new_session=True,
         preexec_fn=prepare,
     )

@@ -1,0 +1,164 @@
+"""Run programs that handle foreign data where they see nothing of this machine but what they get.
+
+What a package brings along runs as root in its scripts. Here root is one of a user namespace, sees
+its own processes only, and no file of the host beside those that are named.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.mkosi import namespaces
+from scripts.system.process import Arg
+
+PROGRAM = Path(namespaces.__file__)
+
+# What programs of this machine need of it, if it is there. None of it is secret, and folders that
+# hold secrets of root beside what is needed, such as /etc/ssl, are not given as a whole.
+HOST = (
+    "/usr",
+    "/nix/store",
+    "/etc/alternatives",
+    "/etc/apt/keyrings",
+    "/etc/apt/trusted.gpg.d",
+    "/etc/ca-certificates",
+    "/etc/crypto-policies",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/os-release",
+    "/etc/passwd",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/pki/rpm-gpg",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/resolv.conf",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/static",
+    "/run/systemd/resolve/resolv.conf",
+    "/run/systemd/resolve/stub-resolv.conf",
+    "/var/lib/ca-certificates",
+)
+ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64")
+
+HOME = "/home"
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """Namespaces, and what a program in them has of this machine.
+
+    sandbox is mkosi's sandbox.py. read and write are files and folders, each of which keeps its
+    path. The program starts in folder. temporary becomes its /var/tmp. If may_label is true and root runs it, there
+    is no user namespace: Linux lets nobody in one label files for SELinux.
+    """
+
+    sandbox: Path
+    folder: Path = Path("/")
+    read: Sequence[Path] = ()
+    write: Sequence[Path] = ()
+    temporary: Path | None = None
+    is_offline: bool = False
+    may_label: bool = False
+
+    def command(self, argv: Sequence[Arg], view: Sequence[Arg] | None = None) -> list[str]:
+        """Return the command that runs argv so.
+
+        view are options of the sandbox for the system itself; by default it is this machine's.
+        """
+        files = [*(host() if view is None else view), *self._files()]
+        return enter(self.sandbox, files, argv, self.is_offline, self.may_label)
+
+    def _files(self) -> list[Arg]:
+        temporary: list[Arg] = ["--tmpfs", "/var/tmp"]
+        if self.temporary:
+            temporary = ["--bind", self.temporary, "/var/tmp"]
+        bound = [*bind("--ro-bind", self.read), *bind("--bind", self.write)]
+        return [*bound, *temporary, "--chdir", self.folder.absolute()]
+
+
+def enter(
+    sandbox: Path,
+    files: Sequence[Arg],
+    argv: Sequence[Arg],
+    is_offline: bool = False,
+    may_label: bool = False,
+) -> list[str]:
+    """Return the command that runs argv in namespaces with files, which are options of sandbox."""
+    is_root = os.geteuid() == 0
+    python = [sys.executable, "-I"]
+    return [
+        os.fspath(arg)
+        for arg in (
+            *(*python, PROGRAM, "outside"),
+            *([] if is_root else ["--user"]),
+            *(["--offline"] if is_offline else []),
+            *("--", *python, sandbox, *api(), *bind("--ro-bind", _python()), *files),
+            *("--", *python, PROGRAM, "inside"),
+            *([] if is_root and may_label else ["--user"]),
+            *("--", *argv),
+        )
+    ]
+
+
+def api() -> list[Arg]:
+    """Return options for /proc, /dev and the folders that programs expect to be empty.
+
+    In /proc, root may write what belongs to the whole machine, such as kernel.core_pattern, by
+    being its owner, without any capability. So whatever is not about a process becomes read-only.
+    """
+    options: list[Arg] = ["--bind", "/proc", "/proc", "--dev", "/dev"]
+    for path in sorted(Path("/proc").iterdir()):
+        if not path.name.isdecimal() and _is_writable(path):
+            options += ["--ro-bind", path, path]
+    for folder in ("/tmp", "/run"):
+        options += ["--tmpfs", folder]
+    return [*options, "--dir", HOME]
+
+
+def _is_writable(path: Path) -> bool:
+    mode = path.lstat().st_mode
+    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and bool(mode & 0o222))
+
+
+def host() -> list[Arg]:
+    """Return options for the programs of this machine, and what they need to find each other."""
+    options: list[Arg] = []
+    for path in map(Path, HOST):
+        if path.exists():
+            options += ["--ro-bind", path, path]
+    for name in ROOT_FOLDERS:
+        path = Path("/", name)
+        if path.is_symlink():
+            options += ["--symlink", path.readlink(), path]
+        elif path.is_dir():
+            options += ["--ro-bind", path, path]
+    return options
+
+
+def bind(flag: str, paths: Sequence[Path]) -> Iterator[Arg]:
+    """Yield flag with each path, which is in the sandbox where it is here."""
+    for path in paths:
+        yield from (flag, path.absolute(), path.absolute())
+
+
+def _python() -> list[Path]:
+    """Return what this Python and its environment consist of, and the program that it runs."""
+    real = Path(sys.executable).resolve().parent.parent
+    folders = {Path(sys.prefix), Path(sys.base_prefix), real}
+    system = [Path("/usr")]
+    return [
+        PROGRAM,
+        *sorted(path for path in folders if not any(path.is_relative_to(one) for one in system)),
+    ]
