@@ -59,9 +59,9 @@ HOME = "/home"
 class Confinement:
     """Namespaces, and what a program in them has of this machine.
 
-    sandbox is mkosi's sandbox.py. read and write are files and folders, each of which keeps its
-    path. The program starts in folder. temporary becomes its /var/tmp. If may_label is true and root runs it, there
-    is no user namespace: Linux lets nobody in one label files for SELinux.
+    sandbox is mkosi's sandbox.py. The program starts in folder. read and write are files and
+    folders, each of which keeps its path. temporary becomes /var/tmp. If may_label is true and root
+    runs it, there is no user namespace, because nobody in one may label files for SELinux.
     """
 
     sandbox: Path
@@ -72,13 +72,11 @@ class Confinement:
     is_offline: bool = False
     may_label: bool = False
 
-    def command(self, argv: Sequence[Arg], view: Sequence[Arg] | None = None) -> list[str]:
-        """Return the command that runs argv so.
-
-        view are options of the sandbox for the system itself; by default it is this machine's.
-        """
-        files = [*(host() if view is None else view), *self._files()]
-        return enter(self.sandbox, files, argv, self.is_offline, self.may_label)
+    def command(self, argv: Sequence[Arg]) -> list[str]:
+        """Return the command that runs argv so, with the programs of this machine."""
+        files = [*host(), *bind("--ro-bind", _python()), *self._files()]
+        flags = ["--no-network"] if self.is_offline else []
+        return enter(self.sandbox, files, argv, flags, may_label=self.may_label)
 
     def _files(self) -> list[Arg]:
         temporary: list[Arg] = ["--tmpfs", "/var/tmp"]
@@ -92,24 +90,23 @@ def enter(
     sandbox: Path,
     files: Sequence[Arg],
     argv: Sequence[Arg],
-    is_offline: bool = False,
+    flags: Sequence[str] = (),
+    *,
     may_label: bool = False,
 ) -> list[str]:
-    """Return the command that runs argv in namespaces with files, which are options of sandbox."""
+    """Return the command that runs argv in namespaces of its own.
+
+    files are options of sandbox, flags those of PROGRAM.
+    """
     is_root = os.geteuid() == 0
-    python = [sys.executable, "-I"]
-    return [
-        os.fspath(arg)
-        for arg in (
-            *(*python, PROGRAM, "outside"),
-            *([] if is_root else ["--user"]),
-            *(["--offline"] if is_offline else []),
-            *("--", *python, sandbox, *api(), *bind("--ro-bind", _python()), *files),
-            *("--", *python, PROGRAM, "inside"),
-            *([] if is_root and may_label else ["--user"]),
-            *("--", *argv),
-        )
-    ]
+    command: list[Arg] = [
+        sys.executable, "-I", PROGRAM, sandbox.absolute(), *flags,
+        *([] if is_root else ["--user"]),
+        *(["--may-label"] if is_root and may_label else []),
+        "--", *api(), *files,
+        "--", *argv,
+    ]  # fmt: skip
+    return [os.fspath(arg) for arg in command]
 
 
 def api() -> list[Arg]:
@@ -154,11 +151,7 @@ def bind(flag: str, paths: Sequence[Path]) -> Iterator[Arg]:
 
 
 def _python() -> list[Path]:
-    """Return what this Python and its environment consist of, and the program that it runs."""
+    """Return the folders of this Python and its environment, mkosi among them, outside /usr."""
     real = Path(sys.executable).resolve().parent.parent
     folders = {Path(sys.prefix), Path(sys.base_prefix), real}
-    system = [Path("/usr")]
-    return [
-        PROGRAM,
-        *sorted(path for path in folders if not any(path.is_relative_to(one) for one in system)),
-    ]
+    return sorted(path for path in folders if not path.is_relative_to("/usr"))

@@ -1,19 +1,22 @@
-"""Run a command in namespaces of its own.
+"""Run a command in namespaces of its own, with files of its own.
 
-This is a program of its own, which imports nothing but the standard library. mkosi's stand-alone
-sandbox.py stands in the middle and lays out the files that the command may see:
+This is a program of its own, which imports nothing but the standard library and the sandbox.py of
+mkosi, which lays out the files that the command sees:
 
-    namespaces.py outside [--user] [--offline] -- sandbox.py VIEW... -- \\
-        namespaces.py inside [--user] -- COMMAND...
+    namespaces.py SANDBOX [--user] [--no-network] [--bare] [--may-label] -- VIEW... -- COMMAND...
 
-`outside` makes the namespaces and waits. `inside` is the first process of the PID namespace: the
-kernel ends all the others with it. Both hand on signals and the status of the command; a command
-that a signal ended has the status 128 + its number, as in a shell.
+VIEW are options of sandbox.py. --user is for users other than root. With --no-network there is no
+network but a loopback of its own, with --bare hardly any environment.
 
-The last step makes a user namespace (`inside --user`). It maps each user to itself, so that files
-keep their owners, but capabilities count for nothing outside it, and no mount that was made before
-can be undone or made writable. Users other than root need another one to begin with (`outside
---user`). It has only that one user, as mkosi's own.
+There are three processes. The first makes the namespaces and waits. The second is the first process
+of the PID namespace: the kernel ends all the others with it. The third becomes the command. The
+first two hand on signals and the status; a command that a signal ended has the status 128 + its
+number, as in a shell.
+
+The last step makes a user namespace, unless --may-label is given. It maps each user to itself, so
+that files keep their owners, but capabilities count for nothing outside it, and no mount that was
+made before can be undone or made writable. With --user there is another one to begin with, which
+has only that one user, as mkosi's own.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -42,6 +46,7 @@ MS_REC, MS_PRIVATE = 0x4000, 0x40000
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -70,47 +75,78 @@ CAPABILITY_BITS = 64
 # What a terminal or the harness sends.
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
+# What --bare leaves of the environment.
+BARE = {"PATH", "TERM", "TZ", "SOURCE_DATE_EPOCH"}
+
 # The status if the kernel refuses a namespace. Neither mkosi nor ssh nor QEMU ends with it.
 REFUSED = 125
+
+# The status if there is no such command, as in a shell.
+NOT_FOUND = 127
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def outside(command: Sequence[str], *, user: bool, offline: bool) -> int:
-    """Run command as the first process of new namespaces, and return its status."""
-    if user:
+@dataclass(frozen=True)
+class Plan:
+    """What main() was told: mkosi's sandbox.py, its options and the command, and the flags."""
+
+    sandbox: Path
+    view: Sequence[str]
+    flags: frozenset[str]
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> Plan:
+        """Return the plan that the arguments argv describe."""
+        end = list(argv).index("--")
+        return cls(Path(argv[0]), argv[end + 1 :], frozenset(argv[1:end]))
+
+
+def outside(plan: Plan) -> int:
+    """Make the namespaces, run the rest of plan in them, and return the status of its command."""
+    if "--user" in plan.flags:
         _map_oneself()
-    _unshare(NAMESPACES | (CLONE_NEWNET if offline else 0))
+    _unshare(NAMESPACES | (CLONE_NEWNET if "--no-network" in plan.flags else 0))
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
-    # What packages write down about the machine that they are installed on says nothing of this one.
+    # What packages write down about the machine they are installed on is not to be about this one.
     _check(_libc.sethostname(b"localhost", len(b"localhost")), "the host name")
-    return _run(lambda: _become_first(command))
+    return _run(lambda: os._exit(inside(plan)))
 
 
-def _become_first(command: Sequence[str]) -> None:
-    """Replace this process, the first of its namespace, with command, which sees a /proc of its own.
+def inside(plan: Plan) -> int:
+    """Run the command of plan below this process, the first of its namespace; return its status.
 
-    The signals that it is to forward stay blocked: the kernel drops what would end a first process.
+    The signals to forward have been blocked before: the kernel drops what would end a first
+    process.
     """
     _die_with_parent(signal.SIGKILL)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    os.execvp(command[0], command)
-
-
-def inside(command: Sequence[str], *, user: bool) -> int:
-    """Run command below this process, the first of its PID namespace, and return its status."""
-    if user:
-        _map_everyone()
+    command = _load(plan.sandbox)(list(plan.view))
+    if "--may-label" not in plan.flags:
+        map_everyone()
     _drop_capabilities()
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    # This process began with the environment that --bare takes away.
+    _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "an undumpable process")
     _die_with_parent(signal.SIGKILL)
     return _run(lambda: _become(command))
+
+
+def _load(sandbox: Path) -> Callable[[list[str]], list[str]]:
+    """Return the function of mkosi's sandbox.py that lays out the files and returns the command."""
+    module: dict[str, object] = {"__name__": "sandbox"}
+    exec(compile(sandbox.read_bytes(), sandbox, "exec"), module)  # noqa: S102 - our own mkosi
+    return cast(Callable[[list[str]], list[str]], module["enter"])
 
 
 def _become(command: Sequence[str]) -> None:
     """Replace this process with command, which gets all signals."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], list(command))
+    except FileNotFoundError:
+        print(f"{command[0]}: not found", file=sys.stderr, flush=True)
+        os._exit(NOT_FOUND)
 
 
 def _run(become: Callable[[], None]) -> int:
@@ -132,8 +168,15 @@ def _guard(become: Callable[[], None]) -> NoReturn:
     try:
         become()
     except OSError as error:
-        print(f"{error.strerror}: {error.filename}", file=sys.stderr)
+        _complain(error)
     os._exit(REFUSED)
+
+
+def _complain(error: OSError) -> int:
+    """Print what the kernel refuses, and return the status for that."""
+    what = f" {error.filename}" if error.filename else ""
+    print(f"cannot isolate the build:{what}: {error.strerror}", file=sys.stderr, flush=True)
+    return REFUSED
 
 
 def _reap(child: int) -> int | None:
@@ -161,7 +204,7 @@ def _map_oneself() -> None:
     _drop_capabilities()
 
 
-def _map_everyone() -> None:
+def map_everyone() -> None:
     """Enter a user namespace in which all users are themselves.
 
     A child that stays outside writes the maps: nobody inside may.
@@ -253,18 +296,16 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, os.strerror(number), what)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Do what argv says, and return the status of its command."""
-    end = argv.index("--")
-    role, *flags = argv[:end]
-    command = argv[end + 1 :]
+    plan = Plan.parse(argv)
+    if "--bare" in plan.flags:
+        for name in {*os.environ} - BARE:
+            del os.environ[name]
     try:
-        if role == "outside":
-            return outside(command, user="--user" in flags, offline="--offline" in flags)
-        return inside(command, user="--user" in flags)
+        return outside(plan)
     except OSError as error:
-        print(f"this kernel refuses {error.filename}: {error.strerror}", file=sys.stderr)
-        return REFUSED
+        return _complain(error)
 
 
 if __name__ == "__main__":
