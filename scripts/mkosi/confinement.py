@@ -82,8 +82,14 @@ class Confinement:
         temporary: list[Arg] = ["--tmpfs", "/var/tmp"]
         if self.temporary:
             temporary = ["--bind", self.temporary, "/var/tmp"]
-        bound = [*bind("--ro-bind", self.read), *bind("--bind", self.write)]
-        return [*bound, *temporary, "--chdir", self.folder.absolute()]
+        return [
+            *bind("--ro-bind", self.read),
+            *bind("--bind", self.write),
+            *temporary,
+            "--setenv", "HOME", HOME,
+            "--unsetenv", "TMPDIR",
+            "--chdir", self.folder.absolute(),
+        ]  # fmt: skip
 
 
 def enter(

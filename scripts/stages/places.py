@@ -10,7 +10,6 @@ from scripts import catalog
 from scripts.arch import AARCH64, Arch, native
 from scripts.catalog import Distribution
 from scripts.distributions import amazonlinux, debian
-from scripts.mkosi import confinement
 from scripts.options import Options
 from scripts.stages import additions, plan
 from scripts.system.digests import text_digest
@@ -78,8 +77,6 @@ class Place:
         return {
             # mkosi builds the tools tree with the host's programs; a user's PATH lacks some.
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
-            "HOME": confinement.HOME,
-            "TMPDIR": "/var/tmp",
             OUTPUT: os.fspath(output),
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
             ADDITIONS: os.fspath(self.additions),

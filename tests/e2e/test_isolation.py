@@ -175,8 +175,8 @@ def pack(folder: Path, script: str) -> Path:
     (tree / "DEBIAN/postinst").write_text(script)
     (tree / "DEBIAN/postinst").chmod(0o755)
     folder.mkdir()
-    command = ["dpkg-deb", "--root-owner-group", "--build", tree, folder / "finch-attack_1_all.deb"]
-    subprocess.run(command, check=True, capture_output=True)
+    deb = folder / "finch-attack_1_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True)
     return folder
 
 
