@@ -27,6 +27,9 @@ PACKAGES = "al2023-package-build/packages.toml"
 NO_PROXY = "no_proxy"
 PROXIES = ("http_proxy", "https_proxy", NO_PROXY)
 
+# The variable for BuildOptions.epoch: https://reproducible-builds.org/specs/source-date-epoch
+EPOCH = "SOURCE_DATE_EPOCH"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -88,12 +91,14 @@ class BuildOptions:
     """How stages are built.
 
     force builds again what is up to date, jobs is the number of stages built at the same time, and
-    binfmt tells whether a build may register an emulator on this machine.
+    binfmt tells whether a build may register an emulator on this machine. epoch is the time that
+    the files of an image get at most, in seconds since 1970, or None.
     """
 
     force: bool = False
     jobs: int = 2
     binfmt: bool = True
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -232,9 +232,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
-    Record(
-        stage.key, stage.inputs, seconds, tuple(artifacts.describe(fresh, names)), packages
-    ).write(fresh)
+    Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)
     shutil.rmtree(planned.finished, ignore_errors=True)
     fresh.rename(planned.finished)
 

@@ -115,7 +115,15 @@ class Build:
     def records(self) -> Mapping[str, Record]:
         """How each stage was built, by name, without artifacts."""
         return {
-            name: Record(image.stage_key, image.inputs, image.seconds, (), image.packages)
+            name: Record(
+                image.stage_key,
+                image.inputs,
+                image.seconds,
+                (),
+                image.packages,
+                image.digest,
+                image.built_from,
+            )
             for name, image in self.manifest.images.items()
         }
 

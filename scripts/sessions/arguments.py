@@ -17,6 +17,7 @@ from scripts.catalog import ROOT, Distribution, flag
 from scripts.options import (
     ACCELERATORS,
     BASE_IMAGE,
+    EPOCH,
     NO_PROXY,
     PACKAGES,
     PROXIES,
@@ -278,7 +279,7 @@ def options_of(
             buildx_builder=environ.get("BUILDX_BUILDER", ""),
             proxies=_proxies(environ),
         ),
-        build=BuildOptions(force=given.force, jobs=given.jobs, binfmt=not given.no_binfmt),
+        build=BuildOptions(given.force, given.jobs, not given.no_binfmt, _epoch(environ)),
         boot=BootOptions(given.accel),
         folders=Folders(
             root,
@@ -365,6 +366,18 @@ def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
                 hint="in a password write %23 for #, %2F for /, %3A for :, %5B for [ and %5D for ]",
             )
     return found
+
+
+def _epoch(environ: Mapping[str, str]) -> int | None:
+    text = environ.get(EPOCH)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(
+            f"{EPOCH} must be a number of seconds since 1970, not {text!r}",
+            hint="git log -1 --format=%ct prints the time of the newest commit",
+        )
+    return int(text)
 
 
 def _is_url(text: str) -> bool:
