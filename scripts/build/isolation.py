@@ -24,33 +24,15 @@ ABSOLUTE = re.compile(r"(?<![^\s,=])/[^\s,:]+")
 LOCAL_REPOSITORY = re.compile(r"\bfile:(?://)?(/[^\s]*)")
 
 
-def configuration(root: Path) -> list[Path]:
-    """Return mkosi's files in the checkout root, and whatever of this machine they name.
-
-    Nothing else of the checkout is among them: .git may hold credentials.
-    """
-    own = sorted(root.glob("mkosi.*"))
-    files = [path for one in own for path in ([one] if one.is_file() else one.rglob("*"))]
-    return [*own, *sorted({*_link_targets(root, files), *_named(files)})]
-
-
-def _link_targets(root: Path, files: Iterable[Path]) -> Iterator[Path]:
-    """Yield what the links among files point to, if it exists outside root."""
-    for path in files:
-        target = path.resolve()
-        if path.is_symlink() and target.exists() and not target.is_relative_to(root.resolve()):
-            yield target
+def named(configuration: Path) -> list[Path]:
+    """Return the files and folders of this machine that settings in configuration name."""
+    return sorted(set(_named(configuration.rglob("*.conf"))))
 
 
 def _named(files: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files and folders outside the checkout that settings in files name."""
     for conf in files:
-        if conf.suffix != ".conf" or not conf.is_file():
-            continue
         for setting in GIVEN.finditer(conf.read_text(errors="replace")):
-            for name in ABSOLUTE.findall(setting["value"]):
-                if Path(name).exists():
-                    yield Path(name)
+            yield from filter(Path.exists, map(Path, ABSOLUTE.findall(setting["value"])))
 
 
 def repositories(place: Place) -> list[Path]:
@@ -62,7 +44,7 @@ def repositories(place: Place) -> list[Path]:
 
 def around(
     place: Place,
-    root: Path,
+    configuration: Path,
     tools: Tools,
     *,
     read: Iterable[Path],
@@ -71,13 +53,14 @@ def around(
     is_offline: bool = False,
     may_label: bool = False,
 ) -> Confinement:
-    """Return the confinement in which mkosi builds for place from the checkout root."""
+    """Return the confinement in which mkosi builds for place from the copy of the configuration."""
     shared = (place.sandbox_tree, place.additions, place.emulators, *repositories(place))
     return Confinement(
         tools.sandbox,
-        root,
+        configuration,
         read=[
-            *configuration(root),
+            configuration,
+            *named(configuration),
             *(path for path in (*shared, tools.tree, *read) if path.exists()),
         ],
         write=list(write),

@@ -177,7 +177,7 @@ class Runner:
         temporary.mkdir(exist_ok=True)
         return isolation.around(
             place,
-            self._options.folders.root,
+            self._places.configuration,
             self._shop.tools,
             read=[*map(self._places.stage, stage.needs), _standins(folder)],
             write=[folder, packages, place.folder / "cache" / stage.name, self._workspace],

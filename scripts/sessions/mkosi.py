@@ -32,10 +32,23 @@ OWN_NAMES = {
 # mkosi needs no programs for these.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
-# What mkosi does with this machine's devices, network, SSH keys or services, rather than building.
-# A build that one of these begins with is not confined either.
+# What mkosi does with the checkout, or this machine's devices, network or services, rather than
+# building. A build that one of these begins with is not confined either.
 WITH_MACHINE = {
-    *("boot", "box", "burn", "coredumpctl", "journalctl", "qemu", "sandbox", "serve", "shell"),
+    *(
+        "boot",
+        "box",
+        "bump",
+        "burn",
+        "coredumpctl",
+        "genkey",
+        "init",
+        "journalctl",
+        "qemu",
+        "sandbox",
+        "serve",
+        "shell",
+    ),
     *("ssh", "storagetm", "sysupdate", "vm", "vmspawn"),
 }
 
@@ -83,7 +96,12 @@ def _confined(
     temporary = place.folder / "plain/tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     confinement = isolation.around(
-        place, shop.options.folders.root, shop.tools, read=read, write=write, temporary=temporary
+        place,
+        shop.places.configuration,
+        shop.tools,
+        read=read,
+        write=write,
+        temporary=temporary,
     )
     return confinement.command(command)
 

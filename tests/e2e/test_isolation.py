@@ -43,7 +43,7 @@ cd $loot
 for process in /proc/[0-9]*; do
     tr '\\0' '\\n' < $process/environ >> environ
     tr '\\0' ' ' < $process/cmdline >> cmdlines
-    cat "$process/root{secret}" "$process/root{checkout}/.git/config" >> files
+    cat "$process/root{secret}" "$process/root{checkout}/.netrc" >> files
     for folder in "{folder}" "{checkout}" "{python}" /etc /usr; do
         touch "$process/root$folder/planted"
     done
@@ -144,8 +144,7 @@ def secret_server() -> Iterator[int]:
 def prepare(checkout: Path, folder: Path, port: int, python: Path) -> Attack:
     """Copy the checkout into folder, and give its base a package that attacks."""
     copied = copy(checkout, folder / "checkout", checkout / ".work", TOOLS)
-    (copied.root / ".git").mkdir()
-    (copied.root / ".git/config").write_text(f"password = {IN_FILE}\n")
+    (copied.root / ".netrc").write_text(IN_FILE)
     secret = folder / "secret"
     secret.write_text(IN_FILE)
     secret.chmod(0o600)
