@@ -174,8 +174,8 @@ def _guard(become: Callable[[], None]) -> NoReturn:
 
 def _complain(error: OSError) -> int:
     """Print what the kernel refuses, and return the status for that."""
-    what = f" {error.filename}" if error.filename else ""
-    print(f"cannot isolate the build:{what}: {error.strerror}", file=sys.stderr, flush=True)
+    what = f"{error.filename}: " if error.filename else ""
+    print(f"cannot isolate the build: {what}{error.strerror}", file=sys.stderr, flush=True)
     return REFUSED
 
 

@@ -14,6 +14,7 @@ import pytest
 from scripts.arch import ARCHES, native
 from scripts.emulation import elf, emulators
 from scripts.emulation.emulators import Emulators
+from scripts.mkosi import source
 from scripts.system.progress import Progress
 from tests.integration import namespaces
 
@@ -159,6 +160,19 @@ first.__exit__(None, None, None)
 print(runs())
 second.__exit__(None, None, None)
 """
+
+
+def test_they_run_where_a_build_is_isolated(checkout: Path, run: Run, tmp_path: Path) -> None:
+    sandbox = source.obtain(checkout / "mkosi", checkout / ".work", Progress()).sandbox
+    lines = run(f"""
+from scripts.mkosi.confinement import Confinement
+confinement = Confinement(Path("{sandbox}"), read=[Path("{tmp_path}")])
+with emulated():
+    command = confinement.command([program])
+    print(subprocess.run(command, capture_output=True, text=True))
+""")
+
+    assert "stdout='foreign'" in lines[0]
 
 
 def test_of_two_builds_the_last_one_takes_the_emulator_away(run: Run) -> None:
