@@ -54,6 +54,9 @@ ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64")
 
 HOME = "/home"
 
+# Bits of a mode.
+OTHERS, WRITABLE = 0o007, 0o222
+
 
 @dataclass(frozen=True)
 class Confinement:
@@ -106,7 +109,7 @@ def enter(
     """
     is_root = os.geteuid() == 0
     command: list[Arg] = [
-        sys.executable, "-I", PROGRAM, sandbox.absolute(), *flags,
+        sys.executable, "-IS", PROGRAM, sandbox.absolute(), *flags,
         *([] if is_root else ["--user"]),
         *(["--may-label"] if is_root and may_label else []),
         "--", *api(), *files,
@@ -118,21 +121,22 @@ def enter(
 def api() -> list[Arg]:
     """Return options for /proc, /dev and the folders that programs expect to be empty.
 
-    In /proc, root may write what belongs to the whole machine, such as kernel.core_pattern, by
-    being its owner, without any capability. So whatever is not about a process becomes read-only.
+    In /proc, root may read and write what belongs to the whole machine, such as kpageflags and
+    kernel.core_pattern, by being its owner, without any capability. So what is not about a process
+    becomes read-only, and what is for root only becomes empty.
     """
     options: list[Arg] = ["--bind", "/proc", "/proc", "--dev", "/dev"]
-    for path in sorted(Path("/proc").iterdir()):
-        if not path.name.isdecimal() and _is_writable(path):
+    for path in sorted(Path("/proc").glob("[!0-9]*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            continue
+        if not mode & OTHERS:
+            options += ["--ro-bind", "/dev/null", path]
+        elif stat.S_ISDIR(mode) or mode & WRITABLE:
             options += ["--ro-bind", path, path]
     for folder in ("/tmp", "/run"):
         options += ["--tmpfs", folder]
     return [*options, "--dir", HOME]
-
-
-def _is_writable(path: Path) -> bool:
-    mode = path.lstat().st_mode
-    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and bool(mode & 0o222))
 
 
 def host() -> list[Arg]:

@@ -172,9 +172,9 @@ def test_it_changes_no_setting_of_the_kernel(cell: Cell) -> None:
     names = "/proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/sys/kernel/hostname"
     printed = cell.run(f"""
         umount /proc/sys; mount -o remount,bind,rw /proc/sys
-        for name in {names}; do : >> $name && echo $name is open; done
+        for name in {names}; do true >> $name && echo $name is open; done
         test -e /proc/sys/kernel/core_pattern && echo tried
-        mkdir /tmp/proc && mount -t proc proc /tmp/proc && : >> /tmp/proc/sys/kernel/core_pattern \\
+        mkdir /tmp/proc && mount -t proc proc /tmp/proc && true >> /tmp/proc/sys/kernel/core_pattern \\
             && echo it worked
         unshare --pid --fork --mount sh -c 'mount -t proc proc /tmp/proc && echo it worked'
         unshare --user --map-root-user --pid --fork --mount \\
@@ -184,6 +184,20 @@ def test_it_changes_no_setting_of_the_kernel(cell: Cell) -> None:
     assert "tried" in printed
     assert "is open" not in printed
     assert "it worked" not in printed
+
+
+def test_it_reads_nothing_of_the_kernel_that_is_for_root_only(cell: Cell) -> None:
+    secret = [
+        path
+        for path in Path("/proc").glob("[!0-9]*")
+        if path.is_file() and not path.is_symlink() and not path.stat().st_mode & 0o077
+    ]
+    printed = cell.run(
+        f"for path in {' '.join(map(str, secret))}; do timeout 2 head -c 1 $path | wc -c; done"
+    )
+
+    assert Path("/proc/kpageflags") in secret
+    assert set(printed.split()) == {"0"}
 
 
 def test_it_gets_no_device_and_no_file_system_of_the_kernel_s(cell: Cell) -> None:

@@ -27,7 +27,7 @@ def binds(command: list[str], option: str) -> set[str]:
 
 def test_the_program_is_run_by_mkosi_s_sandbox(tools: Tools) -> None:
     command = tools.command(["pigz", "--stdout"])
-    assert command[:4] == [sys.executable, "-I", os.fspath(PROGRAM), os.fspath(tools.sandbox)]
+    assert command[:4] == [sys.executable, "-IS", os.fspath(PROGRAM), os.fspath(tools.sandbox)]
     assert command[-3:] == ["--", "pigz", "--stdout"]
 
 
