@@ -57,7 +57,8 @@ class Sources:
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
     third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
     place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
-    downloads.
+    downloads. allow_older_index accepts an index of packages that has expired, or is older than one
+    that was seen before.
     """
 
     mirror: str | None = None
@@ -66,6 +67,7 @@ class Sources:
     third_party_pins: Path | None = None
     mkosi_source: Path | None = None
     offline: bool = False
+    allow_older_index: bool = False
 
 
 @dataclass(frozen=True)

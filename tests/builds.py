@@ -60,6 +60,11 @@ def write_manifest(
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
                 packages=tuple(Package(*package, "amd64") for package in packages.items()),
+                digest=text_digest(f"the build of {name}"),
+                built_from={
+                    need: text_digest(f"the build of {need}")
+                    for need in (planned[name].needs if name in planned else ())
+                },
             )
             for name, packages in images.items()
         },
@@ -74,7 +79,7 @@ def write_provenance(out: Path) -> None:
     """Write the provenance of the artifacts that the manifest in out lists."""
     manifest = Manifest.read(out)
     listed = [Artifact(one.name, one.size, 0, one.sha512) for one in manifest.artifacts]
-    text = provenance.to_json(listed, manifest, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
+    text = provenance.to_json(listed, manifest, {}, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
     (out / artifacts.PROVENANCE).write_text(text)
 
 

@@ -44,7 +44,8 @@ class Built:
 def dated(options: Options, progress: Progress) -> Options:
     """Replace the release `latest` in options by the dated release that it is now.
 
-    A dated release never changes, so only then can a finished stage be up to date.
+    A dated release never changes, so only then can a finished stage be up to date. Raises
+    HarnessError if the mirror goes back behind the newest release that it had before.
     """
     if (
         options.target.distribution.mirror_layout != "cdn"
@@ -56,7 +57,11 @@ def dated(options: Options, progress: Progress) -> Options:
             f"the latest release cannot be looked up with {catalog.flag('offline')}",
             hint=f"{catalog.option('release')} names one",
         )
-    release = amazonlinux.newest(options.sources.mirror)
+    release = amazonlinux.latest(
+        options.sources.mirror,
+        options.folders.work / amazonlinux.SEEN,
+        allow_older=options.sources.allow_older_index,
+    )
     progress.say(f"the latest release is {release}")
     return replace(options, target=replace(options.target, release=release))
 

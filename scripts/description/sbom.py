@@ -27,6 +27,7 @@ from packageurl import PackageURL
 from scripts import catalog
 from scripts.description.inventory import Installed, System
 from scripts.stages.artifacts import Artifact
+from scripts.stages.records import rpm_name
 
 # The namespace of serial numbers: equal contents get equal serial numbers (RFC 9562, 5.5).
 NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
@@ -57,6 +58,10 @@ class Image:
     files: Mapping[str, str] = field(default_factory=dict)
     rpms: Mapping[str, str] = field(default_factory=dict)
     made: float = 0
+
+    def own_digest(self, package: Installed) -> str:
+        """Return the sha256 of a package that the distribution does not provide, else ""."""
+        return self.rpms.get(rpm_name(package.name, package.version, package.architecture), "")
 
 
 def to_json(*images: Image) -> str:
@@ -157,8 +162,8 @@ def _packages(installed: Iterable[Installed], image: Image, prefix: str = "") ->
 
 def _package(package: Installed, image: Image, prefix: str, factory: LicenseFactory) -> Component:
     url = purl(package, image.system)
-    file = f"{package.name}-{package.version.rpartition(':')[2]}.{package.architecture}.rpm"
-    digest, home = image.rpms.get(file), package.homepage
+    own, home = image.own_digest(package), package.homepage
+    digest = own or package.sha256
     return Component(
         type=ComponentType.LIBRARY,
         name=package.name,
@@ -166,7 +171,7 @@ def _package(package: Installed, image: Image, prefix: str, factory: LicenseFact
         purl=url,
         bom_ref=prefix + url.to_string(),
         licenses=_licences(package.licences, factory),
-        properties=_properties(package, is_own=digest is not None),
+        properties=_properties(package, is_own=own != ""),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
         external_references=[ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(home))]
         if home

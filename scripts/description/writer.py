@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts import catalog, origin
@@ -32,12 +33,16 @@ def write(shop: Workshop, records: Mapping[str, Record], manifest: Manifest) -> 
     for image in images:
         write_text(out / f"{image.name}.{SBOM}", sbom.to_json(image))
     write_text(out / SBOM, sbom.to_json(*images))
+    checkout = origin.Checkout.of(root)
+    if not checkout.commit:
+        shop.progress.say(f"the commit of {root} is unknown: {checkout.reason}")
     text = provenance.to_json(
         [artifact for image in images for artifact in image.artifacts],
         manifest,
         _added(records),
+        _packages(images),
         Pin.read(root / MKOSI_PIN),
-        origin.Checkout.of(root),
+        checkout,
         shop.options.builder,
         max(image.made for image in images),
     )
@@ -76,7 +81,10 @@ class _Describer:
             arch=self._shop.options.target.arch.name,
             system=inventory.system(tree),
             artifacts=record.artifacts,
-            packages=[*installed, *_known(record.packages, installed)],
+            packages=[
+                *_with_digests(installed, [self._records[stage] for stage in below]),
+                *_known(record.packages, installed),
+            ],
             initrd=_known(self._initrd(name), installed),
             files=inputs.digests(held, Kind.FILE),
             rpms=inputs.digests(held, Kind.RPM),
@@ -110,12 +118,31 @@ def _known(packages: Sequence[Package], installed: Sequence[Installed]) -> list[
     known = {(package.name, package.version): package for package in installed}
     kind = installed[0].kind
     return [
-        known.get(
-            (package.name, package.version),
-            Installed(kind, package.name, package.version, package.architecture, source=""),
+        replace(
+            known.get(
+                (package.name, package.version),
+                Installed(kind, package.name, package.version, package.architecture, source=""),
+            ),
+            sha256=package.sha256,
         )
         for package in packages
     ]
+
+
+def _with_digests(installed: Sequence[Installed], below: Sequence[Record]) -> list[Installed]:
+    """Return installed with the sha256 that the records of the stages noted."""
+    noted = {package.key: package.sha256 for record in below for package in record.packages}
+    return [replace(one, sha256=noted.get(one.key, "")) for one in installed]
+
+
+def _packages(images: Sequence[sbom.Image]) -> dict[str, str]:
+    """Return the sha256, by package URL, of the distribution's packages in images."""
+    return {
+        sbom.purl(package, image.system).to_string(): package.sha256
+        for image in images
+        for package in (*image.packages, *image.initrd)
+        if package.sha256 and not image.own_digest(package)
+    }
 
 
 def _added(records: Mapping[str, Record]) -> dict[str, str]:

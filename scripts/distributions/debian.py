@@ -10,13 +10,17 @@ import functools
 import os
 import platform
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.system.errors import MachineError
-from scripts.system.process import CommandError, run
+from scripts.distributions import apt
+from scripts.distributions.apt import Apt
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import Arg, CommandError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -25,6 +29,7 @@ KEYRING_MEND = "apt-get install debian-archive-keyring; Fedora's package of it i
 # The configuration of this machine's apt.
 APT = Path("/etc/apt")
 
+# Its downloaded lists are empty in a fresh container and take half a second to read anywhere else.
 NO_CACHE = {
     "Dir::State::Lists": "/dev/null/",
     "Dir::State::Status": "/dev/null",
@@ -37,13 +42,15 @@ ROLLING = ("sid", "unstable")
 
 # apt gives up a stalled transfer after twice the timeout (it connects again once) and tries it
 # again twice. With two suites, one after the other, a dead mirror is reported after two minutes.
-# Without the error mode apt goes on with whatever lists it could get, or with none. DPkg::Path is
+# Without the error mode apt goes on with whatever lists it could get, or with none. Nobody reads
+# the translated descriptions of packages, which are a third of the download. DPkg::Path is
 # apt's own but for the first folder, which holds stand-ins in foreign images (see
 # scripts/emulation/standins.py).
 APT_CONF = """\
 Acquire::Retries "2";
 Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
+Acquire::Languages "none";
 APT::Update::Error-Mode "any";
 DPkg::Path "/usr/lib/finch-natively:/usr/sbin:/usr/bin:/sbin:/bin";
 """
@@ -78,22 +85,26 @@ def find(mirror: str | None = None) -> Archive | None:
     return machine
 
 
-def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> Path:
+def write_sandbox_tree(
+    folder: Path, archive: Archive | None, release: str, *, any_age: bool = False
+) -> Path:
     """Write the sandbox tree that gives mkosi's apt its sources; return folder.
 
     A mkosi.sources in a sandbox tree replaces mkosi's own, which adds a debug suite that few
     mirrors carry. The machine's access rules for private archives (apt_auth.conf(5)) are copied
-    too.
+    too. An index that has expired is refused unless any_age is true, and one of another release
+    always.
     """
-    apt = folder / "etc/apt"
-    shutil.rmtree(apt, ignore_errors=True)
-    _write(apt / "apt.conf.d/90-finch.conf", APT_CONF)
+    etc = folder / "etc/apt"
+    shutil.rmtree(etc, ignore_errors=True)
+    settings = apt.CAREFUL | (apt.ANY_AGE if any_age else {})
+    _write(etc / "apt.conf.d/90-finch.conf", APT_CONF + apt.text(settings) + apt.SAME_RELEASE)
     if archive:
-        _write(apt / "sources.list.d/mkosi.sources", archive.sources(release))
+        _write(etc / "sources.list.d/mkosi.sources", archive.sources(release))
     rules = sorted(APT.glob("auth.conf.d/*.conf"))
     for rule in rules:
         if os.access(rule, os.R_OK):
-            copy = apt / "auth.conf.d" / rule.name
+            copy = etc / "auth.conf.d" / rule.name
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(rule, copy)  # with its mode: it holds passwords
     return folder
@@ -103,16 +114,7 @@ def write_sandbox_tree(folder: Path, archive: Archive | None, release: str) -> P
 def _of_this_machine() -> Archive | None:
     codename = _debian_codename()
     try:
-        targets = run(
-            [
-                # Only apt's configuration counts. Its downloaded lists are empty in a fresh
-                # container and take half a second to read anywhere else.
-                "apt-get", "indextargets", "--no-release-info",
-                *(f"--option={name}={value}" for name, value in NO_CACHE.items()),
-                "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
-                "Created-By: Packages",
-            ]
-        ).stdout  # fmt: skip
+        targets = _targets()
     except FileNotFoundError:
         return None
     except CommandError as error:
@@ -130,6 +132,18 @@ def _of_this_machine() -> Archive | None:
     return Archive(main=uris[codename], security=uris.get(f"{codename}-security", ""))
 
 
+def _targets() -> str:
+    """Return what this machine's sources offer, in lines of release, component and URI."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Apt.configured(Path(folder, "apt.conf"), NO_CACHE).run(
+            [
+                "apt-get", "indextargets", "--no-release-info",
+                "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+                "Created-By: Packages",
+            ]
+        )  # fmt: skip
+
+
 def _debian_codename() -> str:
     """The codename of this machine's release, from os-release(5) ("" unless it is Debian)."""
     try:
@@ -140,10 +154,32 @@ def _debian_codename() -> str:
 
 
 def download(
-    package: str, suites: list[str], folder: Path, *, arch: str = "", archive: Archive | None = None
+    package: str,
+    suites: list[str],
+    folder: Path,
+    *,
+    arch: str = "",
+    archive: Archive | None = None,
+    sha256: str = "",
 ) -> Path:
-    """Download package as `download_all` does and return its .deb."""
-    [path] = download_all([package], suites, folder, arch=arch, archive=archive)
+    """Download package as `download_all` does and return its .deb.
+
+    If the archive's index has expired, the package is accepted only with the digest sha256: it is
+    then the wanted one, however old the index. Raises HarnessError if it is another one.
+    """
+    try:
+        [path] = download_all([package], suites, folder, arch=arch, archive=archive)
+    except CommandError as error:
+        expired = apt.EXPIRED.search(error.output)
+        if not (sha256 and expired):
+            raise
+        [path] = download_all([package], suites, folder, arch=arch, archive=archive, any_age=True)
+        if file_digest(path) != sha256:
+            raise HarnessError(
+                f"{path.name} is not the pinned package, and the archive's index is too old to "
+                f"trust in another one: {expired[1]}",
+                hint="use another mirror, or try again later",
+            ) from error
     return path
 
 
@@ -154,13 +190,15 @@ def download_all(
     *,
     arch: str = "",
     archive: Archive | None = None,
+    any_age: bool = False,
 ) -> list[Path]:
     """Download packages from the first of suites that has each, and return their .debs.
 
-    apt authenticates them. arch is Debian's name of their architecture, "" for this machine's.
-    archive replaces the machine's own. apt keeps its configuration, lists and cache below folder,
-    so that it neither reads nor changes the machine's. Raises MachineError if there is no archive,
-    no apt or no key to authenticate with, and CommandError if apt fails.
+    apt authenticates them, and refuses an index that has expired unless any_age is true. arch is
+    Debian's name of their architecture, "" for this machine's. archive replaces the machine's own.
+    apt keeps its configuration, lists and cache below folder, so that it neither reads nor changes
+    the machine's. Raises MachineError if there is no archive, no apt or no key to authenticate
+    with, HarnessError if the index is that of another release, and CommandError if apt fails.
     """
     archive = archive or _of_this_machine()
     if not archive or not shutil.which("apt-get"):
@@ -169,28 +207,30 @@ def download_all(
         raise MachineError("this machine lacks the keys of Debian's archive", hint=KEYRING_MEND)
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    stanza = _stanza(archive.main, suites)
-    _write(folder / "debian.sources", stanza)
-    options = {
+    _write(folder / "debian.sources", _stanza(archive.main, suites))
+    settings = _settings(folder, arch) | (apt.ANY_AGE if any_age else {})
+    own = Apt.configured(folder / "apt.conf", settings)
+    own.update()
+    own.run(["apt-get", "--quiet", "download", *packages], cwd=folder)
+    return [next(folder.glob(f"{package}_*.deb")) for package in packages]
+
+
+def _settings(folder: Path, arch: str) -> dict[str, Arg]:
+    """Return the settings of an apt that keeps everything below folder."""
+    return {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": folder / "parts",
         "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": "/dev/null",
         "Dir::Cache": folder / "cache",
         "APT::Sandbox::User": "root",
+        # apt would otherwise go on with the lists of the suites that it could get.
+        "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
         # Otherwise apt knows a foreign package only if dpkg was told of its architecture.
         **({"APT::Architecture": arch, "APT::Architectures": arch} if arch else {}),
-        "Dir::State::Status": "/dev/null",
     }
-    apt = [
-        "apt-get",
-        "--quiet",
-        *(arg for key in options for arg in ("-o", f"{key}={options[key]}")),
-    ]
-    run([*apt, "update"])
-    run([*apt, "download", *packages], cwd=folder)
-    return [next(folder.glob(f"{package}_*.deb")) for package in packages]
 
 
 def _stanza(uri: str, suites: list[str]) -> str:

@@ -155,7 +155,9 @@ def _repositories(
     if not amazonlinux.is_repository(base):
         tree = f"{base}/core/mirrors/{place.release}"
         own = SourceRepository("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
-        binary = SourceRepository("mirrorlist", (f"{tree}/{place.arch.name}/mirror.list",), key)
+        urls = (f"{tree}/{place.arch.name}/mirror.list",)
+        signed = amazonlinux.signs_metadata(place.release)
+        binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
         return binary, {AMAZON: own, **pins.sources}
     if AMAZON not in pins.sources:
         raise UsageError(

@@ -115,6 +115,10 @@ def _add_sources(group: Group) -> None:
     )
     group.add("third-party-pins", "file to use instead of third-party/pins.toml", type=Path)
     group.add("offline", "use only what has been downloaded already")
+    group.add(
+        "allow-older-index",
+        "accept a mirror's index that has expired, or is older than one that it had before",
+    )
 
 
 def _add_packages(group: Group) -> None:
@@ -270,6 +274,7 @@ def options_of(
             third_party_pins=_file(given.third_party_pins, "third-party-pins"),
             mkosi_source=Path(source).absolute() if source else None,
             offline=given.offline,
+            allow_older_index=given.allow_older_index,
         ),
         packages=PackageBuild(
             recipes=_recipes(given.packages, root),

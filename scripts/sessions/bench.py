@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts import catalog
-from scripts.build import build, ingredients, runner
+from scripts.build import build, ingredients
 from scripts.build.workshop import Workshop
 from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
-from scripts.system import errors
+from scripts.system import errors, git
 from scripts.system.files import remove
 from scripts.system.locks import only_build
-from scripts.system.process import Arg, run, running, start, stream
+from scripts.system.process import Arg, running, start, stream
 from scripts.system.progress import Progress
 
 IMAGE = catalog.DISK
@@ -108,21 +108,20 @@ class _Bench:
         return measured
 
     def _copy_checkout(self) -> None:
-        files = run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=self.opts.folders.root,
-        ).stdout
+        root = self.opts.folders.root
+        files = git.read(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in filter(None, files.split("\0")):
-            source, target = self.opts.folders.root / name, self.checkout / name
+            source, target = root / name, self.checkout / name
             if source.exists() or source.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
 
     def _warm(self, work: Path) -> None:
         """Give work the packages and the mkosi of the checkout that is measured."""
-        for folder in self.opts.folders.work.rglob("packages"):
-            if self.home not in folder.parents and folder.is_dir():
-                runner.share(folder, work / folder.relative_to(self.opts.folders.work))
+        for folder in self.opts.folders.work.glob("*/*/packages"):
+            shutil.copytree(
+                folder, work / folder.relative_to(self.opts.folders.work), symlinks=True
+            )
         for name in ("mkosi", "emulators"):
             shutil.copytree(self.opts.folders.work / name, work / name, symlinks=True)
 

@@ -69,19 +69,19 @@ def main(argv: Sequence[str]) -> None:
             ingredients.add(shop, session="mkosi")
             tools = ["--tools-tree", shop.places.tools_tree]
         workspace = workspaces.folders(output)[-1]
-        for path in (output / "output", output / "cache", workspace):
+        for path in (output / "output", output / "cache", output / "packages", workspace):
             path.mkdir(parents=True, exist_ok=True)
     common, variables = shop.places.plain(output / "output")
     command: Sequence[Arg] = shop.mkosi.command(
         *common,
         "--cache-directory", output / "cache",
         "--workspace-directory", workspace,
-        "--package-cache-dir", place.folder / "packages",
+        "--package-cache-dir", output / "packages",
         *tools,
         *words,
     )  # fmt: skip
     if WITH_MACHINE.isdisjoint(words):
-        folders = [output, workspace, place.folder / "packages"]
+        folders = [output, workspace]
         command = _confined(command, shop, read=[shop.places.tools.sandbox_tree], write=folders)
     os.chdir(options.folders.root)
     given = [os.fspath(arg) for arg in command]

@@ -192,7 +192,8 @@ def _place(
     if distribution.mirror_layout == "cdn":
         amazonlinux.write_sandbox_tree(sandbox, opts.sources.signing_key)
     else:
-        debian.write_sandbox_tree(sandbox, debian.find(mirror), release)
+        any_age = opts.sources.allow_older_index
+        debian.write_sandbox_tree(sandbox, debian.find(mirror), release, any_age=any_age)
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,35 @@ def parse(*argv: str) -> Options:
     return arguments.parse(["--arch", "x86_64", *argv], {}, root=Path("/checkout"))
 
 
-def test_the_latest_release_is_built_as_the_dated_one_that_it_is(server: Server) -> None:
-    server.files["/core/releasemd.xml"] = b'<release version="2023.12.20260930"/>'
-    opts = parse("--release", "latest", "--mirror", server.url)
+LISTED = b'<release version="2023.12.20260930"/>'
 
-    assert build.dated(opts, Progress()).target.release == "2023.12.20260930"
+
+def latest(server: Server, work: Path, *argv: str) -> str | None:
+    """The release that a build of the latest one from server builds."""
+    opts = parse("--release", "latest", "--mirror", server.url, "--work", str(work), *argv)
+    return build.dated(opts, Progress()).target.release
+
+
+def test_the_latest_release_is_built_as_the_dated_one_that_it_is(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/core/releasemd.xml"] = LISTED
+
+    assert latest(server, tmp_path) == "2023.12.20260930"
+
+
+def test_a_mirror_that_hides_the_newest_release_does_not_take_a_build_back(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/core/releasemd.xml"] = LISTED
+    latest(server, tmp_path)
+    server.files["/core/releasemd.xml"] = b'<release version="2023.9.20261231"/>'
+
+    with pytest.raises(
+        HarnessError, match=r"lists 2023\.9\.20261231 .* but 2023\.12\.20260930 before"
+    ):
+        latest(server, tmp_path)
+    assert latest(server, tmp_path, "--allow-older-index") == "2023.9.20261231"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +75,9 @@ def test_the_latest_release_is_built_as_the_dated_one_that_it_is(server: Server)
 def test_any_other_release_stays_what_it_is(
     argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(amazonlinux, "newest", lambda _: pytest.fail("nobody asked for the latest"))
+    monkeypatch.setattr(
+        amazonlinux, "latest", lambda *_: pytest.fail("nobody asked for the latest")
+    )
     opts = parse(*argv)
 
     assert build.dated(opts, Progress()) == opts

@@ -134,3 +134,16 @@ def test_a_plain_mkosi_that_runs_an_image_has_the_machine(
 
     [command] = executed
     assert os.fspath(confinement.PROGRAM) not in command
+
+
+def test_a_build_does_not_trust_the_packages_that_are_kept_for_our_own_builds(
+    site: Site, executed: list[list[str]]
+) -> None:
+    mkosi.main([*site.argv, "--image", "base", "build"])
+
+    [command] = executed
+    packages = Path(command[command.index("--package-cache-dir") + 1])
+    kept = site.places.images.folder / "packages"  # which CI restores from a cache
+    assert packages.is_dir()
+    assert packages != kept
+    assert kept not in packages.parents
