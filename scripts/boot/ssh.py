@@ -77,7 +77,9 @@ def start_script(
     tools: Tools, key: Key, port: int, script: Path, output: Path
 ) -> subprocess.Popen[bytes]:
     """Start a script as root in the guest. Whatever it and ssh print goes to the file output."""
-    ssh = tools.command(command(key.private, port, "sudo -n sh -s"), read=[key.private])
+    ssh = tools.command(
+        command(key.private, port, "sudo -n sh -s"), read=[key.private], network=True
+    )
     with script.open("rb") as stdin, output.open("wb") as out:
         return process.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
 
@@ -86,7 +88,9 @@ def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[byt
     """Start to fetch the guest's host key into the file output."""
     scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
     with output.open("wb") as out:
-        return process.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
+        return process.start(
+            tools.command(scan, network=True), stdout=out, stderr=subprocess.DEVNULL
+        )
 
 
 def parse_keyscan(text: str) -> str:

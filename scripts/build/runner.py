@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from scripts import catalog
-from scripts.build import finishing
+from scripts.build import finishing, isolation
 from scripts.build.package_cache import Dropped, Granted, PackageCache, unpacker
 from scripts.build.workshop import Workshop
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
+from scripts.mkosi.confinement import Confinement
 from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import RPMS, STANDINS
@@ -174,18 +175,21 @@ class Runner:
     ) -> Mapping[PackageKey, str]:
         """Run mkosi for stage, and return the sha256 of each package that it could install."""
         place = self._places.of_stage(stage.name)
-        spare = self._spare(stage, folder)
+        spare = self._spare(stage)
 
         def sync(arguments: Sequence[Arg], output: Path) -> None:
             task.step("Fetching the lists of packages")
             env = place.environment(output) | spare
             command = [*self._common(stage, output), *arguments, "build"]
-            self._stream(command, env, task, log, shows_steps=False)
+            confinement = self._confinement(stage, output, [], is_offline=False)
+            self._stream(command, confinement, env, task, log, shows_steps=False)
 
         report = partial(self._report, stage, log)
         with self._caches[place.folder].of_stage(stage, sync, report) as granted:
             env = place.environment(folder) | spare
-            self._stream(self._arguments(stage, folder, granted), env, task, log)
+            own = [granted.metadata, granted.packages]
+            confinement = self._confinement(stage, folder, own, is_offline=not stage.installs)
+            self._stream(self._arguments(stage, folder, granted), confinement, env, task, log)
             return granted.index.digests if granted.index else {}
 
     def _report(self, stage: Stage, log: _StageLog, dropped: Dropped) -> None:
@@ -193,7 +197,31 @@ class Runner:
         if dropped.differs:
             self._shop.progress.say(f"{stage.name}: {dropped}")
 
-    def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
+    def _confinement(
+        self, stage: Stage, folder: Path, own: Sequence[Path], *, is_offline: bool
+    ) -> Confinement:
+        """Return what mkosi may do for stage: write to folder, its output, and to own."""
+        place = self._places.of_stage(stage.name)
+        temporary = folder.with_name(f"{folder.name}.tmp")
+        temporary.mkdir(exist_ok=True)
+        return isolation.around(
+            place,
+            self._places.configuration,
+            self._shop.tools,
+            read=[*map(self._places.stage, stage.needs), self._standins(stage)],
+            write=[folder, *own, self._workspace],
+            temporary=temporary,
+            is_offline=is_offline,
+            # What installs packages runs their scripts. What does not may label files instead.
+            may_label=place.distribution.has_rpms and not stage.installs,
+        )
+
+    def _standins(self, stage: Stage) -> Path:
+        """The tree of stand-ins for programs that stage would run emulated."""
+        place = self._places.of_stage(stage.name)
+        return place.folder / "building" / f"{stage.name}.standins"
+
+    def _spare(self, stage: Stage) -> dict[str, str]:
         """Write stand-ins for programs that would be emulated, and return mkosi's variable.
 
         Every stage needs the variable, because mkosi reads the configuration of all images.
@@ -201,13 +229,14 @@ class Runner:
         place = self._places.of_stage(stage.name)
         if not standins.are_for(place.distribution, place.arch):
             return {}
-        tree = folder.with_name(f"{stage.name}.standins")
+        tree = self._standins(stage)
         standins.write_tree(tree, self._places.tools_tree)
         return {STANDINS: os.fspath(tree)}
 
     def _stream(
         self,
         arguments: Sequence[Arg],
+        confinement: Confinement,
         env: Mapping[str, str],
         task: Task,
         log: _StageLog,
@@ -216,26 +245,27 @@ class Runner:
     ) -> None:
         """Run mkosi, again after a pause if the mirror fails for a moment."""
         on_line = partial(_show, task) if shows_steps else None
+        command = confinement.command(self._shop.mkosi.command(*arguments))
         for pause in PAUSES:
             try:
-                return self._stream_once(arguments, env, on_line, log)
+                return self._stream_once(command, env, on_line, log)
             except CommandError as error:
                 if not failures.is_transient(error):
                     raise
                 task.step(f"the mirror failed, trying again in {pause} s")
                 if self._ending.wait(pause):
                     raise
-        return self._stream_once(arguments, env, on_line, log)
+        return self._stream_once(command, env, on_line, log)
 
     def _stream_once(
         self,
-        arguments: Sequence[Arg],
+        command: Sequence[Arg],
         env: Mapping[str, str],
         on_line: Callable[[str], None] | None,
         log: _StageLog,
     ) -> None:
         stream(
-            self._shop.mkosi.command(*arguments),
+            command,
             log=log,
             on_line=on_line,
             cwd=self._places.configuration,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from scripts.system.errors import HarnessError
@@ -16,6 +17,18 @@ def nearest(path: Path) -> Path:
     while not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where this user may not look
         path = path.parent
     return path
+
+
+def make_private(folder: Path) -> None:
+    """Make folder and those above it, and close it to other users. Raises OSError.
+
+    What a build leaves in it includes setuid programs of images and copies of passwords for package
+    archives. A folder that others share, such as /tmp, stays as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+        folder.chmod(0o700)
 
 
 def remove(folder: Path) -> None:

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from scripts.catalog import option
 from scripts.system.errors import HarnessError, UsageError
+from scripts.system.files import make_private
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def only_build(work: Path) -> Iterator[None]:
     holder = work / "lock.pid"
     lock = FileLock(work / "lock")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        make_private(work)
         lock.acquire(blocking=False)
         holder.write_text(str(os.getpid()))
     except Timeout:

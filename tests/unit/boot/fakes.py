@@ -51,9 +51,14 @@ class FakeTools(Tools):
         return status.exists() and "zombie" not in status.read_text()
 
     def command(
-        self, argv: Sequence[Arg], *, read: Sequence[Path] = (), write: Sequence[Path] = ()
+        self,
+        argv: Sequence[Arg],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
     ) -> list[str]:
-        del read, write
+        del read, write, network
         program, *rest = (os.fspath(arg) for arg in argv)
         return [str(self.bin / program), *rest]
 

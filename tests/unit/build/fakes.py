@@ -14,10 +14,14 @@ from scripts.system.process import Arg
 
 PROGRAM = Path(__file__).with_name("fake_mkosi.py")
 
-# Starts the fake program in place of mkosi's sandbox, for the programs of the tools tree.
+# In place of mkosi's sandbox: hides nothing, and has the fake program play those of the tools tree.
 SANDBOX = """\
-import os, sys
-os.execv(sys.executable, [sys.executable, {program!r}, {folder!r}, *sys.argv[1:]])
+import sys
+def enter(argv):
+    command = argv[argv.index("--") + 1:]
+    if "--image-id" in command:
+        return command
+    return [sys.executable, {program!r}, {folder!r}, "--", *command]
 """
 
 
