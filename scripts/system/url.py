@@ -1,0 +1,162 @@
+"""URLs that keep their credentials to themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+# Stands for what is not shown.
+HIDDEN = "***"
+
+WEB = ("http", "https")
+
+# What a URL begins with, and its user info (RFC 3986, 3.2.1).
+_BEGINNING = re.compile(r"([^/?#]*//)?([^/?#]*@)?", re.DOTALL)
+
+# User info in a text. As a password may hold any character by mistake, it extends to the last @ of
+# the word.
+_USER_INFO = re.compile(r"(?<=//)[^\s\"'<>]*@")
+
+# A field of a query that gives access by itself, such as X-Amz-Signature, token or sig: its name,
+# and its value.
+_TOKEN = re.compile(
+    r"([?&;][^=&;#\s]*(?:auth|credential|jwt|key|pass|pwd|secret|session|sig|token)[^=&;#\s]*=)"
+    r"[^&;#\s\"'<>]+",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user's name and password, as a server compares them."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({HIDDEN})"
+
+
+@dataclass(frozen=True, repr=False)
+class Url:
+    """A URL. As text it lacks its user info, and the values of fields that look like tokens.
+
+    Only `bare`, `credentials` and `whole` give those, for the code that hands them to a tool.
+    """
+
+    _text: str
+
+    @classmethod
+    def of(cls, url: str | Url) -> Url:
+        """Return url as a Url, whatever it holds."""
+        return url if isinstance(url, Url) else cls(url)
+
+    @classmethod
+    def parse(cls, text: str, schemes: Collection[str] = WEB) -> Url:
+        """Return text, which a person has given, as the address of a server or folder.
+
+        Raises ValueError if it is none: the message says why, and does not show text.
+        """
+        for problem, is_so in _problems(text, schemes):
+            if is_so:
+                raise ValueError(problem)
+        return cls(text)
+
+    def __str__(self) -> str:
+        return _TOKEN.sub(rf"\1{HIDDEN}", self.bare)
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+    def __truediv__(self, path: str) -> Url:
+        return Url(f"{self._text.rstrip('/')}/{path}")
+
+    def replace(self, old: str, new: str) -> Url:
+        """Return the URL with new in the place of old, as `str.replace` does."""
+        return Url(self._text.replace(old, new))
+
+    @property
+    def whole(self) -> str:
+        """The whole text, with all secrets in it."""
+        return self._text
+
+    @property
+    def bare(self) -> str:
+        """The text without user info, but with the whole query."""
+        match = _BEGINNING.match(self._text)
+        assert match  # each part of it may be absent
+        return f"{match[1] or ''}{self._text[match.end() :]}"
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The credentials in the user info, None if there is none."""
+        info = (_BEGINNING.match(self._text) or [""] * 3)[2]
+        if not info:
+            return None
+        user, _, password = info.removesuffix("@").partition(":")
+        return Credentials(unquote(user), unquote(password))
+
+    @property
+    def host(self) -> str:
+        """The name or address of the server ("" if there is none)."""
+        return urlsplit(self.bare).hostname or ""
+
+    @property
+    def origin(self) -> tuple[str, str, int | None]:
+        """The scheme, the host and the port, which credentials are for."""
+        parts = urlsplit(self.bare)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname or "", port
+
+    def is_plain(self) -> bool:
+        """Whether the URL has no credentials, so that it may stand in a file that is published."""
+        return self.credentials is None
+
+
+def _problems(text: str, schemes: Collection[str]) -> list[tuple[str, bool]]:
+    """Return what may be wrong with the URL text, and whether it is, for `Url.parse`."""
+    url, names = Url(text), " or ".join(schemes)
+    if any(character.isspace() or not character.isprintable() for character in text):
+        return [("has a blank or a control character in it", True)]
+    found = url.credentials or Credentials("", "")
+    secret = found.user + found.password
+    return [
+        (f"is not a URL with {names}", not _is_address(url, schemes)),
+        (
+            "has an @ after the server's name; in a password write %23 for #, %2F for /, %3A for :, "
+            "%3F for ?, %40 for @, %5B for [ and %5D for ]",
+            "@" in urlsplit(url.bare).path + urlsplit(url.bare).query,
+        ),
+        ("has a query, which the paths below it would follow", "?" in text or "#" in text),
+        ("has a user's name with a colon", ":" in found.user),
+        (
+            "has a blank or a control character in its name or password",
+            any(character.isspace() or not character.isprintable() for character in secret),
+        ),
+    ]
+
+
+def _is_address(url: Url, schemes: Collection[str]) -> bool:
+    """Whether url has one of schemes, and a server or, if it is of a file, a path."""
+    try:
+        parts: SplitResult = urlsplit(url.bare)
+        is_file = parts.scheme == "file"
+        there = parts.path if is_file else parts.hostname
+        return parts.scheme in schemes and bool(there) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def hidden(text: str) -> str:
+    """Return text without the user info and the tokens in its URLs."""
+    return _TOKEN.sub(rf"\1{HIDDEN}", _USER_INFO.sub(f"{HIDDEN}@", text))
+
+
+def shown(value: str) -> str:
+    """Return value, which should be a URL or a server's name, quoted and without user info."""
+    beginning, at, end = value.rpartition("@")
+    scheme, mark, _ = beginning.partition("//")
+    kept = f"{scheme}{mark}{HIDDEN}" if mark else HIDDEN
+    return repr(hidden(f"{kept}@{end}" if at else value))
