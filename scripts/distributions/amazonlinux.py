@@ -18,10 +18,16 @@ from scripts import catalog
 from scripts.arch import Arch
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import MissingError, Settings, read
+from scripts.system.files import write_private, write_text
+from scripts.system.text import printable
+from scripts.system.url import Url
 
 CDN = "https://cdn.amazonlinux.com/al2023"
 
 LATEST = "latest"
+
+# The end of a mirror list's URL.
+LIST = "/mirror.list"
 
 DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
 
@@ -52,23 +58,64 @@ WAYS_ON = (
 )
 
 
-def write_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
-    """Write the sandbox tree with dnf's patience and signing_key; return folder.
+def write_sandbox_tree(
+    folder: Path,
+    signing_key: Path | None,
+    mirror: Url | None = None,
+    proxy: Url | None = None,
+) -> Path:
+    """Write the sandbox tree with dnf's patience, its credentials and signing_key; return folder.
 
     Without signing_key mkosi uses the key in the tools tree, from distribution-gpg-keys.
     """
     for part in ("etc", "usr"):
         shutil.rmtree(folder / part, ignore_errors=True)
     conf, key = folder / "etc/dnf/dnf.conf", folder / AMAZON_KEY
-    conf.parent.mkdir(parents=True, exist_ok=True)
-    conf.write_text(DNF_CONF)
+    secrets = dnf_credentials(mirror, proxy)
+    (write_private if secrets else write_text)(conf, DNF_CONF + secrets)
     if signing_key:
         key.parent.mkdir(parents=True, exist_ok=True)
         key.write_text(signing_key.read_text())
     return folder
 
 
-def check(release: str, arch: Arch, mirror: str | None) -> None:
+def dnf_credentials(mirror: Url | None, proxy: Url | None) -> str:
+    """Return the lines of dnf's configuration with the credentials for mirror and proxy, or "".
+
+    dnf sends those of the mirror to every server in mirror.list (see `check_list`), but not to one
+    that it is redirected to (dnf 4.14 with librepo 1.14 and 1.20).
+    """
+    lines = []
+    for prefix, url in (("", mirror), ("proxy_", proxy)):
+        if url and (found := url.credentials):
+            lines += [f"{prefix}username={found.user}", f"{prefix}password={found.password}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def check_list(url: Url) -> None:
+    """Check that url, a mirror.list, leads only to its own server if it requires credentials.
+
+    dnf would send them to all others too. Raises UsageError, or HarnessError if url cannot be read.
+    """
+    for line in read(url, settings=LOOK).decode(errors="replace").split():
+        if url.credentials and not _is_of(line, url):
+            raise UsageError(
+                f"{url} leads to {printable(str(Url(line)))}, and dnf would send your password "
+                "there too",
+                hint=f"{catalog.option('mirror')} takes a password only for a mirror that lists no "
+                "other server",
+            )
+
+
+def _is_of(address: str, url: Url) -> bool:
+    """Whether the server at address is that of url."""
+    try:
+        return Url(address).origin == url.origin
+    except ValueError:
+        return False
+
+
+def check(release: str, arch: Arch, mirror: Url | None) -> None:
     """Check that mirror (by default Amazon's CDN) has the packages of release for arch.
 
     Raises UsageError that lists the nearest releases if the mirror has only others, and
@@ -77,32 +124,42 @@ def check(release: str, arch: Arch, mirror: str | None) -> None:
     if release != LATEST and _day(release) is None:
         raise _unknown(release, mirror, _published_or_known(mirror))
     try:
-        read(probe(release, arch, mirror), settings=LOOK)
+        _look(probe(release, arch, mirror))
+    except UsageError:
+        raise
     except MissingError as error:
         raise _missing(release, arch, mirror, error) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
 
 
-def probe(release: str, arch: Arch, mirror: str | None) -> str:
+def _look(url: Url) -> None:
+    """Read the first file that a build asks for. Raises HarnessError."""
+    if url.bare.endswith(LIST):
+        check_list(url)
+    else:
+        read(url, settings=LOOK)
+
+
+def probe(release: str, arch: Arch, mirror: Url | None) -> Url:
     """The URL of the first file that a build from mirror asks for."""
-    base = (mirror or CDN).rstrip("/")
+    base = Url.of(mirror or CDN)
     if is_repository(base):
         url = base.replace("$basearch", arch.name).replace("$releasever", release)
-        return f"{url}/repodata/repomd.xml"
-    return f"{base}/core/mirrors/{release}/{arch.name}/mirror.list"
+        return url / "repodata/repomd.xml"
+    return base / f"core/mirrors/{release}/{arch.name}{LIST}"
 
 
-def is_repository(mirror: str) -> bool:
+def is_repository(mirror: Url) -> bool:
     """Whether mirror is a single repository rather than a tree like Amazon's CDN.
 
     mkosi applies the same rule: our patch describes it under Mirror= in mkosi(1).
     """
-    last = mirror.rstrip("/").rpartition("/")[2]
-    return "$basearch" in mirror or last in ("x86_64", "aarch64")
+    last = mirror.bare.rstrip("/").rpartition("/")[2]
+    return "$basearch" in mirror.bare or last in ("x86_64", "aarch64")
 
 
-def newest(mirror: str | None) -> str:
+def newest(mirror: Url | None) -> str:
     """The newest release that mirror lists. Raises HarnessError if it lists none."""
     try:
         listed = published(mirror)
@@ -116,12 +173,12 @@ def newest(mirror: str | None) -> str:
     return max(listed, key=_order)
 
 
-def published(mirror: str | None) -> list[str]:
+def published(mirror: Url | None) -> list[str]:
     """The releases that mirror lists, at least one.
 
     Raises MissingError if it has no list, HarnessError if it cannot be reached.
     """
-    url = f"{(mirror or CDN).rstrip('/')}/core/releasemd.xml"
+    url = Url.of(mirror or CDN) / "core/releasemd.xml"
     text = read(url, settings=LOOK).decode(errors="replace")
     if listed := [name for name in RELEASE.findall(text) if _day(name)]:
         return listed
@@ -142,7 +199,7 @@ def nearest(release: str, among: Iterable[str]) -> list[str]:
     return sorted(by_distance[:NEAREST], key=_order, reverse=True)
 
 
-def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) -> HarnessError:
+def _missing(release: str, arch: Arch, mirror: Url | None, error: HarnessError) -> HarnessError:
     """The error for a mirror that answers, but lacks the first file of release.
 
     Only if the mirror lists its releases do we know that it lacks this one: a proxy, or a server
@@ -172,7 +229,7 @@ def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) 
     )
 
 
-def _unknown(release: str, mirror: str | None, among: Sequence[str]) -> UsageError:
+def _unknown(release: str, mirror: Url | None, among: Sequence[str]) -> UsageError:
     where = f"{mirror} has" if mirror else "there is"
     return UsageError(
         f"{where} no release {release} of Amazon Linux",
@@ -180,18 +237,18 @@ def _unknown(release: str, mirror: str | None, among: Sequence[str]) -> UsageErr
     )
 
 
-def _published_or_known(mirror: str | None) -> list[str]:
+def _published_or_known(mirror: Url | None) -> list[str]:
     try:
         return published(mirror)
     except HarnessError:
         return known()
 
 
-def _unreachable(error: HarnessError, mirror: str | None) -> HarnessError:
+def _unreachable(error: HarnessError, mirror: Url | None) -> HarnessError:
     return HarnessError(f"{_whose(mirror)} cannot be reached: {error.message}", hint=WAYS_ON)
 
 
-def _whose(mirror: str | None) -> str:
+def _whose(mirror: Url | None) -> str:
     return "the mirror of Amazon Linux" if mirror else "Amazon's CDN"
 
 

@@ -26,6 +26,7 @@ from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
 from scripts.system.process import CommandError, last_line, run
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 # In the checkout.
 TABLE = Path("binfmt/targets.toml")
@@ -139,7 +140,7 @@ def download(
     arch: Arch,
     progress: Progress,
     *,
-    mirror: str | None = None,
+    mirror: Url | None = None,
     given: Path | None = None,
     offline: bool = False,
 ) -> Emulators:

@@ -23,6 +23,7 @@ from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, DigestError, fetch
 from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 RECORD = "mkosi.json"
 
@@ -69,7 +70,7 @@ class Mkosi:
     def archive(self) -> Archive:
         """Return the Debian archive that it takes packages from if none is named."""
         url = run([sys.executable, "-c", ARCHIVE], env={"PYTHONPATH": os.fspath(self.folder)})
-        return Archive(url.stdout.strip())
+        return Archive(Url(url.stdout.strip()))
 
     @classmethod
     def read(cls, home: Path) -> Mkosi:

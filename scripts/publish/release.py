@@ -18,6 +18,7 @@ from scripts.arch import Arch
 from scripts.build import manifest as manifests
 from scripts.build.manifest import Manifest
 from scripts.catalog import Distribution
+from scripts.formats import oci_layout
 from scripts.mkosi.pin import Pin
 from scripts.packages import recipes, thirdparty
 from scripts.stages import inputs, places, plan
@@ -333,8 +334,8 @@ def image(build: Build, run: str) -> Image | None:
     layout = build.out / catalog.CONTAINER
     if not any(name.startswith(f"{catalog.CONTAINER}/") for name in build.sha512):
         return None
-    [entry] = json.loads((layout / "index.json").read_text())["manifests"]
-    return Image(layout, build.named(TAG, run), build.arch, entry["digest"])
+    digest = oci_layout.Image.read(layout).manifest.digest
+    return Image(layout, build.named(TAG, run), build.arch, digest)
 
 
 def checksums(files: Iterable[Upload]) -> str:

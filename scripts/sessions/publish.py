@@ -19,6 +19,7 @@ from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.url import Url, shown
 
 # Half a year, as for finch-core's releases; Finch tells users who have not updated by then.
 DAYS = 183
@@ -39,9 +40,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     distribution = arguments.parse_distribution(given.distribution)
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
-    if given.repository and not push.REPOSITORY.match(given.repository):
+    if given.repository and not push.REPOSITORY.fullmatch(given.repository):
         raise UsageError(
-            f"--repository {given.repository} does not name a registry",
+            f"--repository {shown(given.repository)} does not name a registry",
             hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
         )
     run = given.run_id or environ.get("GITHUB_RUN_ID", "")
@@ -61,7 +62,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         run=run,
         bucket=given.bucket,
         repository=given.repository.rstrip("/"),
-        base_url=given.base_url or f"https://{given.bucket}.s3.amazonaws.com",
+        base_url=_base_url(given.base_url) or f"https://{given.bucket}.s3.amazonaws.com",
         days=given.expires_days,
         key=given.key.absolute() if given.key else None,
         has_identity=signing.has_identity(environ),
@@ -69,8 +70,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         dry_run=given.dry_run,
         allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
-        work=(given.work or root / catalog.WORK).absolute(),
+        work=arguments.folder(given.work, root, "work"),
     )
+
+
+def _base_url(text: str) -> str:
+    """Return text, a URL that the manifest will have. Raises UsageError if it has a password."""
+    if text and Url(text).credentials:
+        raise UsageError(
+            f"--base-url {shown(text)} has a password in it, and the manifest is for everybody"
+        )
+    return text
 
 
 def _parser(root: Path) -> Parser:

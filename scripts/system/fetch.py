@@ -30,8 +30,8 @@ CHUNK_BYTES = 1 << 16
 # Statuses after which another attempt may succeed (RFC 9110, 15.5 and 15.6; RFC 6585 for 429).
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
-# The most bytes of a small file, whose contents are kept in memory: repomd.xml and lists of releases
-# have some kilobytes, the metadata of a repository a few megabytes.
+# The most bytes of a small file, whose contents are kept in memory: lists of releases have some
+# kilobytes, the metadata of a repository a few megabytes.
 SMALL = 16 << 20
 
 # The most bytes of any other file; a tarball of mkosi has some megabytes, an emulator some dozens.
@@ -143,15 +143,17 @@ def read(
     parameters: Mapping[str, str] | None = None,
     settings: Settings = PATIENT,
     limit: int = SMALL,
+    sent: bool = False,
 ) -> bytes:
     """Return the contents of the small file at url, which nothing verifies: do not trust them.
 
     headers are sent along, but their Authorization not to another server, and parameters become the
     query. Raises MissingError if the server does not have the file, UnauthorizedError if it
     requires credentials, or another HarnessError that names url and the cause; so does a file of
-    more than limit bytes.
+    more than limit bytes. sent means that a server, not a person, has named url: as in a redirect,
+    it may not lead to this machine.
     """
-    with tempfile.TemporaryFile() as file, Session() as session:
+    with tempfile.TemporaryFile() as file, Session(sent=sent) as session:
         session.headers.update(headers or {})
         session.params = dict(parameters or {})
         _Transfer(Url.of(url), file, session, settings, None, limit).run()

@@ -24,8 +24,8 @@ def nearest(path: Path) -> Path:
 def remove(folder: Path) -> None:
     """Remove folder and everything in it; do nothing if it does not exist.
 
-    Only a link itself is removed. That includes files that a user's build gave to subordinate UIDs. Raises HarnessError if
-    something cannot be removed.
+    Of a link, only the link is removed. That includes files that a user's build gave to subordinate
+    UIDs. Raises HarnessError if something cannot be removed.
     """
     if folder.is_symlink():
         folder.unlink()
@@ -64,7 +64,7 @@ def _replace(path: Path, text: str, mode: int) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             os.fchmod(descriptor, mode)
         temporary.replace(path)
@@ -79,7 +79,7 @@ def open_plain(path: Path) -> IO[bytes]:
     a regular file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    file: IO[bytes] = open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o644))  # noqa: PTH123, SIM115
+    file: IO[bytes] = open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o644))  # noqa: SIM115
     found = os.fstat(file.fileno())
     if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
         return file

@@ -33,10 +33,11 @@ class RedirectError(ValueError):
 class Session(requests.Session):
     """A session that follows redirects by the rules of this module."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sent: bool = False) -> None:
+        """sent means that another machine has named the first URL already."""
         super().__init__()
         self.max_redirects = MOST_REDIRECTS
-        self._path = _Path()
+        self._path = _Path(sent=sent)
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter(self._path))
 
@@ -71,12 +72,12 @@ class Session(requests.Session):
 class _Path:
     """The servers that one request has been sent to so far."""
 
-    def __init__(self) -> None:
-        self._has_left = False
+    def __init__(self, *, sent: bool) -> None:
+        self._sent = self._has_left = sent
 
     def restart(self) -> None:
         """Forget the servers of an earlier request."""
-        self._has_left = False
+        self._has_left = self._sent
 
     def enter(self, host: str) -> None:
         """Note that the request goes to host, a name or an address.
@@ -85,7 +86,7 @@ class _Path:
         """
         is_here = is_local(host)
         if is_here and self._has_left:
-            raise RedirectError(f"it redirects to {host}, which only this machine can reach")
+            raise RedirectError(f"the server sends us to {host}, which only this machine can reach")
         self._has_left = self._has_left or not is_here
 
 

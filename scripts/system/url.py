@@ -15,6 +15,9 @@ WEB = ("http", "https")
 # What a URL begins with, and its user info (RFC 3986, 3.2.1).
 _BEGINNING = re.compile(r"([^/?#]*//)?([^/?#]*@)?", re.DOTALL)
 
+# The characters that user info may have (RFC 3986, 3.2.1); parsers disagree about any others.
+_ALLOWED = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@")
+
 # User info in a text. As a password may hold any character by mistake, it extends to the last @ of
 # the word.
 _USER_INFO = re.compile(r"(?<=//)[^\s\"'<>]*@")
@@ -85,14 +88,12 @@ class Url:
     @property
     def bare(self) -> str:
         """The text without user info, but with the whole query."""
-        match = _BEGINNING.match(self._text)
-        assert match  # each part of it may be absent
-        return f"{match[1] or ''}{self._text[match.end() :]}"
+        return self._text.replace(_user_info(self._text), "", 1)
 
     @property
     def credentials(self) -> Credentials | None:
         """The credentials in the user info, None if there is none."""
-        info = (_BEGINNING.match(self._text) or [""] * 3)[2]
+        info = _user_info(self._text)
         if not info:
             return None
         user, _, password = info.removesuffix("@").partition(":")
@@ -115,21 +116,31 @@ class Url:
         return self.credentials is None
 
 
+def _user_info(text: str) -> str:
+    """Return the user info in the URL text with its @, or ""."""
+    match = _BEGINNING.match(text)
+    return (match[2] or "") if match else ""
+
+
 def _problems(text: str, schemes: Collection[str]) -> list[tuple[str, bool]]:
     """Return what may be wrong with the URL text, and whether it is, for `Url.parse`."""
     url, names = Url(text), " or ".join(schemes)
     if any(character.isspace() or not character.isprintable() for character in text):
         return [("has a blank or a control character in it", True)]
+    info = _user_info(text)
     found = url.credentials or Credentials("", "")
     secret = found.user + found.password
     return [
         (f"is not a URL with {names}", not _is_address(url, schemes)),
         (
-            "has an @ after the server's name; in a password write %23 for #, %2F for /, %3A for :, "
-            "%3F for ?, %40 for @, %5B for [ and %5D for ]",
+            "has an @ after the server's name",
             "@" in urlsplit(url.bare).path + urlsplit(url.bare).query,
         ),
-        ("has a query, which the paths below it would follow", "?" in text or "#" in text),
+        ("has a query or a fragment", "?" in text or "#" in text),
+        (
+            "has a character in its name or password that must be encoded",
+            bool(info) and not _ALLOWED.fullmatch(info),
+        ),
         ("has a user's name with a colon", ":" in found.user),
         (
             "has a blank or a control character in its name or password",

@@ -7,6 +7,7 @@ import pytest
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import PinnedFile
+from scripts.system.url import Url
 
 PIN = PinnedFile(
     "tool",
@@ -18,12 +19,12 @@ PIN = PinnedFile(
 
 
 def test_placeholders_stand_for_version_and_both_names_of_the_architecture() -> None:
-    assert PIN.address(AARCH64) == "https://example.org/v1.2/tool_arm64.aarch64?raw=1"
+    assert PIN.address(AARCH64) == Url("https://example.org/v1.2/tool_arm64.aarch64?raw=1")
 
 
 def test_a_mirror_has_the_file_below_its_host_and_path() -> None:
-    mirrored = PIN.address(X86_64, "http://mirror.test/files/")
-    assert mirrored == "http://mirror.test/files/example.org/v1.2/tool_amd64.x86_64"
+    mirrored = PIN.address(X86_64, Url("http://mirror.test/files/"))
+    assert mirrored == Url("http://mirror.test/files/example.org/v1.2/tool_amd64.x86_64")
 
 
 def test_a_file_is_called_as_at_the_end_of_its_path() -> None:

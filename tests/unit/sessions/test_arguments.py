@@ -12,11 +12,13 @@ from scripts.options import (
     BuildOptions,
     Folders,
     PackageBuild,
+    Proxies,
     Sources,
     Target,
 )
 from scripts.sessions import arguments
 from scripts.system.errors import UsageError
+from scripts.system.url import Url
 
 
 def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path) -> None:
@@ -133,7 +135,8 @@ def test_a_signing_key_is_not_ignored_where_it_would_mean_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
 def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
-    assert arguments.parse(["--distribution", "debian", "--mirror", url], {}).sources.mirror == url
+    options = arguments.parse(["--distribution", "debian", "--mirror", url], {})
+    assert options.sources.mirror == Url(url)
 
 
 def test_rpms_do_not_come_from_a_folder() -> None:
@@ -249,7 +252,7 @@ def test_what_is_neither_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://me:p[ss@proxy:3128", "http://me:p#1@127.0.0.1:3128"])
 def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
-    with pytest.raises(UsageError, match=r"^http_proxy in the environment is not a URL$") as caught:
+    with pytest.raises(UsageError, match=r"^http_proxy in the environment is not a URL ") as caught:
         arguments.parse([], {"http_proxy": url})
 
     assert "p[ss" not in caught.value.hint
@@ -258,11 +261,9 @@ def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
 def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters() -> None:
     environ = {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c", "no_proxy": ""}
     given = arguments.parse([], environ | {"ftp_proxy": "d"})
-    assert given.packages.proxies == {
-        "http_proxy": "http://a:1",
-        "HTTPS_PROXY": "b:2",
-        "NO_PROXY": "c",
-    }
+    assert given.sources.proxies == Proxies(
+        {"http_proxy": Url("http://a:1"), "HTTPS_PROXY": Url("http://b:2")}, {"NO_PROXY": "c"}
+    )
 
 
 def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scripts import arch
 from scripts.sessions import mkosi
 from scripts.system.errors import UsageError
+from scripts.system.url import Url
 from tests.unit.sessions.conftest import Site
 
 MIRROR = "https://mirror.example/al2023"
@@ -53,7 +54,7 @@ def test_every_option_of_ours_reaches_our_options(tmp_path: Path) -> None:
 
     options, _ = mkosi.split([*argv, "--work", str(tmp_path), "build"])
 
-    assert options.sources.mirror == MIRROR
+    assert options.sources.mirror == Url(MIRROR)
     assert options.sources.signing_key == key
     assert options.sources.offline
     assert options.target.arch is arch.AARCH64
@@ -64,7 +65,7 @@ def test_mkosi_s_short_names_reach_our_options_too() -> None:
     options, words = mkosi.split(["-d", "debian", "-r", "bookworm", "-m", MIRROR, "summary"])
 
     assert options.target.distribution.name == "debian"
-    assert (options.target.release, options.sources.mirror) == ("bookworm", MIRROR)
+    assert (options.target.release, options.sources.mirror) == ("bookworm", Url(MIRROR))
     assert words == ["summary"]
 
 
