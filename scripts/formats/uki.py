@@ -94,6 +94,8 @@ def _check(image: pefile.PE, path: Path) -> None:
 
     Otherwise a small file could keep us reading it over and over.
     """
+    if len(image.sections) != image.FILE_HEADER.NumberOfSections:
+        raise UkiError(f"{path.name} does not have the sections that it names")
     end, before = path.stat().st_size, 0
     found = [section for section in image.sections if section.SizeOfRawData]
     for section in sorted(found, key=lambda section: section.PointerToRawData):

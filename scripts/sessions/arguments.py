@@ -74,9 +74,19 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **settings,
         )
+        self._words: list[str] = []
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse args, which error messages may quote."""
+        self._words = [word for word in args or () if "@" in word]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
+        """Raise UsageError, without passwords that a word may hold."""
+        for word in self._words:
+            message = message.replace(word, shown(word))
         raise UsageError(hidden(message), hint=f"`{self.prog} --help` lists the options")
 
 
@@ -372,7 +382,7 @@ def _url(text: str | None, option: str, schemes: Collection[str]) -> Url | None:
     except ValueError as error:
         raise UsageError(
             f"{flag(option)} {shown(text or '')} {error}",
-            hint=IN_PASSWORDS if "@" in (text or "") else "",
+            hint=IN_PASSWORDS if "@" in (text or "") else "such as https://mirror.example/path",
         ) from None
 
 

@@ -190,6 +190,8 @@ class _Transfer:
         If the result does not have the digest sha256, the part that was there belonged to another
         file, and the whole file is received again.
         """
+        if not self.url.is_sound:
+            raise self._failure("it is not a URL")
         for chunk in iter(lambda: self._file.read(CHUNK_BYTES), b""):
             self.digest.update(chunk)
             self.received += len(chunk)

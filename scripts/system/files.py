@@ -78,10 +78,15 @@ def open_plain(path: Path) -> IO[bytes]:
     Raises OSError if it is a link, has other names (its contents could be another file's) or is not
     a regular file.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    file: IO[bytes] = open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o644))  # noqa: SIM115
-    found = os.fstat(file.fileno())
+    return open(path, "r+b", opener=_plain)
+
+
+def _plain(path: str, _: int) -> int:
+    """Open path for `open_plain`, and return its descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-        return file
-    file.close()
+        return descriptor
+    os.close(descriptor)
     raise FileExistsError(f"{path} is not a plain file with one name")

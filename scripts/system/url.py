@@ -68,7 +68,8 @@ class Url:
         return cls(text)
 
     def __str__(self) -> str:
-        return _TOKEN.sub(rf"\1{HIDDEN}", self.bare)
+        # What is no URL may have its user info anywhere.
+        return _TOKEN.sub(rf"\1{HIDDEN}", self.bare) if self.is_sound else hidden(self._text)
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
@@ -111,9 +112,13 @@ class Url:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
         return parts.scheme, parts.hostname or "", port
 
-    def is_plain(self) -> bool:
-        """Whether the URL has no credentials, so that it may stand in a file that is published."""
-        return self.credentials is None
+    @property
+    def is_sound(self) -> bool:
+        """Whether the URL has parts that make sense."""
+        try:
+            return urlsplit(self.bare).port != 0
+        except ValueError:
+            return False
 
 
 def _user_info(text: str) -> str:
@@ -124,14 +129,15 @@ def _user_info(text: str) -> str:
 
 def _problems(text: str, schemes: Collection[str]) -> list[tuple[str, bool]]:
     """Return what may be wrong with the URL text, and whether it is, for `Url.parse`."""
-    url, names = Url(text), " or ".join(schemes)
+    *others, last = schemes
+    url, names = Url(text), f"{', '.join(others)} or {last}"
     if any(character.isspace() or not character.isprintable() for character in text):
         return [("has a blank or a control character in it", True)]
     info = _user_info(text)
     found = url.credentials or Credentials("", "")
     secret = found.user + found.password
     return [
-        (f"is not a URL with {names}", not _is_address(url, schemes)),
+        (f"is not a URL of {names}", not _is_address(url, schemes)),
         (
             "has an @ after the server's name",
             "@" in urlsplit(url.bare).path + urlsplit(url.bare).query,
