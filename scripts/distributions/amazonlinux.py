@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scripts import catalog
 from scripts.arch import Arch
@@ -108,11 +109,9 @@ def check_list(url: Url) -> None:
 
 
 def _is_of(address: str, url: Url) -> bool:
-    """Whether the server at address is that of url."""
-    try:
-        return Url(address).origin == url.origin
-    except ValueError:
-        return False
+    """Whether address begins as url does, up to the path. Programs read odd URLs differently."""
+    parts = urlsplit(url.bare)
+    return address.startswith(f"{parts.scheme}://{parts.netloc}/")
 
 
 def check(release: str, arch: Arch, mirror: Url | None) -> None:

@@ -106,13 +106,6 @@ class Url:
         return urlsplit(self.bare).hostname or ""
 
     @property
-    def origin(self) -> tuple[str, str, int | None]:
-        """The scheme, the host and the port, which credentials are for."""
-        parts = urlsplit(self.bare)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-        return parts.scheme, parts.hostname or "", port
-
-    @property
     def is_sound(self) -> bool:
         """Whether the URL has parts that make sense."""
         try:

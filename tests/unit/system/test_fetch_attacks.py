@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import gzip
 import hashlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,67 +19,23 @@ from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings, fetch, read
 from scripts.system.redirects import is_local
 from scripts.system.url import Url
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
+from tests.unit.asking import Answer, Server, basic, says
 
 QUICK = Settings(attempts=2, pause=0.01, longest_pause=0.05, connect=2, stall=2)
 SHA256 = hashlib.sha256(b"right").hexdigest()
-
-
-class Server:
-    """A server that answers each path with a function, and notes who asked with what."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, str]] = []
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.asked.append((self.path, self.headers["Authorization"] or ""))
-                with contextlib.suppress(ConnectionError):
-                    served.answers[self.path](self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.http.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
 
 
 @pytest.fixture(name="servers")
 def _servers() -> Iterator[tuple[Server, Server]]:
     """Two servers; to credentials they are two hosts, because their ports differ."""
     servers = Server(), Server()
-    threads = [
-        threading.Thread(target=one.http.serve_forever, args=(0.01,), daemon=True)
-        for one in servers
-    ]
-    for thread in threads:
-        thread.start()
-    yield servers
-    for one, thread in zip(servers, threads, strict=True):
-        one.http.shutdown()
-        thread.join()
-        one.http.server_close()
+    with servers[0].running(), servers[1].running():
+        yield servers
 
 
 @pytest.fixture(name="server")
 def _server(servers: tuple[Server, Server]) -> Server:
     return servers[0]
-
-
-def says(body: bytes, status: int = 200, reason: str = "", **headers: str) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status, reason or None)
-        headers.setdefault("Content_Length", str(len(body)))
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(body)
-
-    return answer
 
 
 def endless(request: BaseHTTPRequestHandler) -> None:
@@ -93,10 +47,6 @@ def endless(request: BaseHTTPRequestHandler) -> None:
 
 def redirects(to: str) -> Answer:
     return says(b"", 302, Location=to)
-
-
-def basic(user: str, password: str) -> str:
-    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def test_a_body_without_end_is_given_up_at_the_limit(server: Server) -> None:

@@ -45,7 +45,7 @@ def test_a_url_prints_as_the_address_that_it_has_without_user_info() -> None:
     assert str(SECRET) == "https://mirror.test:8443/al2023"
     assert SECRET.whole == "https://me:MARK@mirror.test:8443/al2023"
     assert SECRET.credentials == Credentials("me", "MARK")
-    assert SECRET.origin == ("https", "mirror.test", 8443)
+    assert SECRET.host == "mirror.test"
 
 
 @pytest.mark.parametrize(
