@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
+
 from scripts.publish import programs
 from scripts.publish.programs import Source
 from scripts.system.process import Arg, running, start
