@@ -55,7 +55,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         raise UsageError(f"--expires-days must be 1 or more, not {given.expires_days}")
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
-    folders = [(given.out or root / catalog.OUT) / distribution.name / name for name in names]
+    out = arguments.folder(given.out, root, "out")
+    folders = [out / distribution.name / name for name in names]
     outs = folders if given.arch else [path for path in folders if (path / manifest.NAME).exists()]
     return Wanted(
         outs=tuple(path.absolute() for path in outs or folders),

@@ -54,10 +54,10 @@ def test_the_network_is_the_machines_where_a_mirror_is_on_it(tmp_path: Path) -> 
 
 
 def test_proxies_reach_the_build_without_their_passwords(tmp_path: Path) -> None:
-    line = command(tmp_path, http_proxy="http://me:secret@proxy", NO_PROXY="localhost")
+    line = command(tmp_path, http_proxy="http://me:MARK@proxy", NO_PROXY="localhost")
     given = [line[at + 1] for at, word in enumerate(line) if word == "--build-arg"]
     assert given[1:] == ["http_proxy=http://proxy", "NO_PROXY=localhost"]
-    assert "secret" not in " ".join(line)
+    assert "MARK" not in " ".join(line)
 
 
 def test_the_cache_in_a_registry_has_the_form_that_ecr_takes(tmp_path: Path) -> None:
@@ -222,3 +222,11 @@ def test_only_the_last_lines_of_a_step_are_kept() -> None:
     assert failed
     assert len(failed[2]) == buildx.TAIL_LINES
     assert failed[2][-1] == "line 999"
+
+
+def test_secrets_are_mounted_from_files_and_stand_in_no_argument(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/binary").write_text("password=MARK\n")
+    line = command(tmp_path, FINCH_MIRROR="http://me:MARK@mirror.test")
+    assert value(line, "--secret") == f"id=binary,src={tmp_path}/secrets/binary"
+    assert "MARK" not in " ".join(line)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import PinnedFile
+from scripts.system.errors import UsageError
 from scripts.system.url import Url
 
 PIN = PinnedFile(
@@ -39,3 +42,15 @@ def test_one_digest_may_be_that_of_every_architecture() -> None:
 @pytest.mark.parametrize(("arch", "digest"), [(X86_64, "a" * 64), (AARCH64, "")])
 def test_a_digest_that_is_unknown_is_empty(arch: Arch, digest: str) -> None:
     assert PIN.digest(arch) == digest
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:MARK@files.test/x", "ftp://me:MARK@files.test/x", "//me:MARK@files.test/x"]
+)
+def test_a_password_in_a_pin_is_refused_and_not_shown(tmp_path: Path, url: str) -> None:
+    (tmp_path / "pins.toml").write_text(
+        f'[tool]\nversion = "1"\nurl = "{url}"\npath = "/usr/bin/tool"\nsha256 = {{}}\n'
+    )
+    with pytest.raises(UsageError, match=r"password in its URL|not an http") as caught:
+        thirdparty.read_pins(tmp_path / "pins.toml")
+    assert "MARK" not in caught.value.message
