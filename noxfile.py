@@ -209,6 +209,7 @@ def lock(session: nox.Session) -> None:
     for group in GROUPS:
         session.run(
             "uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header",
+            "--only-binary", ":all:",
             "--group", group, "--output-file", f"requirements/{group}.txt",
             *session.posargs, "pyproject.toml",
         )  # fmt: skip

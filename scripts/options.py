@@ -28,6 +28,9 @@ PACKAGES = "al2023-package-build/packages.toml"
 NO_PROXY = "no_proxy"
 PROXIES = ("http_proxy", "https_proxy")
 
+# The variable for BuildOptions.epoch: https://reproducible-builds.org/specs/source-date-epoch
+EPOCH = "SOURCE_DATE_EPOCH"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -77,7 +80,8 @@ class Sources:
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
     third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
     place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
-    downloads. proxies are on the way to all of them.
+    downloads. proxies are on the way to all of them. allow_older_index accepts an index of packages
+    that has expired, or is older than one that was seen before.
     """
 
     mirror: Url | None = None
@@ -87,6 +91,7 @@ class Sources:
     mkosi_source: Path | None = None
     offline: bool = False
     proxies: Proxies = field(default_factory=Proxies)
+    allow_older_index: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,14 @@ class BuildOptions:
     """How stages are built.
 
     force builds again what is up to date, jobs is the number of stages built at the same time, and
-    binfmt tells whether a build may register an emulator on this machine.
+    binfmt tells whether a build may register an emulator on this machine. epoch is the time that
+    the files of an image get at most, in seconds since 1970, or None.
     """
 
     force: bool = False
     jobs: int = 2
     binfmt: bool = True
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)

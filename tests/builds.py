@@ -60,6 +60,11 @@ def write_manifest(
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
                 packages=tuple(Package(*package, "amd64") for package in packages.items()),
+                digest=text_digest(f"the build of {name}"),
+                built_from={
+                    need: text_digest(f"the build of {need}")
+                    for need in (planned[name].needs if name in planned else ())
+                },
             )
             for name, packages in images.items()
         },

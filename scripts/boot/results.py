@@ -67,8 +67,8 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every check was made and held."""
-        return all(check.passed for check in self.checks)
+        """Whether checks were made, and all of them held."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:

@@ -32,6 +32,10 @@ PATIENCE_SECONDS = 60
 
 ATTEMPTS = 3
 
+# Only what is pinned, and only wheels: to build a source distribution would run its code, and that
+# of a build backend that nothing pins. pip and uv spell it alike.
+INSTALL = ("--require-hashes", "--only-binary", ":all:")
+
 # How Nox begins a message before it ends with 3, because the arguments match no session. For us, 3
 # means that the machine lacks something.
 REFUSALS = (
@@ -106,7 +110,7 @@ def install(session: nox.Session, group: str) -> None:
     )
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            session.install("--require-hashes", "-r", f"requirements/{group}.txt", env=env)
+            session.install(*INSTALL, "-r", f"requirements/{group}.txt", env=env)
             break
         except CommandFailed:
             if attempt == ATTEMPTS:

@@ -15,14 +15,14 @@ from scripts.distributions import amazonlinux
 from scripts.emulation import standins
 from scripts.emulation.emulators import Emulators
 from scripts.mkosi.source import Mkosi
-from scripts.options import Options
+from scripts.options import EPOCH, Options
 from scripts.stages import artifacts
 from scripts.stages import plan as stages
 from scripts.stages.additions import Additions
 from scripts.stages.inputs import Input
 from scripts.stages.places import Places
 from scripts.stages.plan import Stage, StageTarget
-from scripts.stages.records import Record, why_due
+from scripts.stages.records import Record, why_dependent, why_due
 from scripts.system.errors import UsageError
 from scripts.system.progress import Progress
 
@@ -44,7 +44,8 @@ class Built:
 def dated(options: Options, progress: Progress) -> Options:
     """Replace the release `latest` in options by the dated release that it is now.
 
-    A dated release never changes, so only then can a finished stage be up to date.
+    A dated release never changes, so only then can a finished stage be up to date. Raises
+    HarnessError if the mirror goes back behind the newest release that it had before.
     """
     if (
         options.target.distribution.mirror_layout != "cdn"
@@ -56,7 +57,11 @@ def dated(options: Options, progress: Progress) -> Options:
             f"the latest release cannot be looked up with {catalog.flag('offline')}",
             hint=f"{catalog.option('release')} names one",
         )
-    release = amazonlinux.newest(options.sources.mirror)
+    release = amazonlinux.latest(
+        options.sources.mirror,
+        options.folders.work / amazonlinux.SEEN,
+        allow_older=options.sources.allow_older_index,
+    )
     progress.say(f"the latest release is {release}")
     return replace(options, target=replace(options.target, release=release))
 
@@ -67,18 +72,18 @@ def build(shop: Workshop) -> Built:
     added = ingredients.add(shop, session="build")
     carried = ingredients.obtain_emulators(shop)
     planned = plan(shop.options, mkosi, shop.places, added, carried)
-    reasons = _reasons(planned, shop)
-    if reasons:
+    due = reasons(planned, shop)
+    if due:
         ingredients.write_emulators(carried, shop)
-    _build_stages(planned, reasons, shop)
-    records = _records(shop.places)
-    return Built(planned, reasons, records, _write_manifest(shop, records, added))
+    _build_stages(planned, due, shop)
+    records = records_of(shop.places)
+    return Built(planned, due, records, _write_manifest(shop, records, added))
 
 
 def build_tools_tree(shop: Workshop) -> None:
     """Build the tools tree alone if it is out of date."""
     planned = [_plan_tools_tree(shop.options, shop.mkosi, shop.places)]
-    _build_stages(planned, _reasons(planned, shop), shop)
+    _build_stages(planned, reasons(planned, shop), shop)
 
 
 def _build_stages(planned: Sequence[Stage], reasons: Mapping[str, str], shop: Workshop) -> None:
@@ -100,9 +105,10 @@ def _plan_tools_tree(options: Options, mkosi: Mkosi, places: Places) -> Stage:
         "mkosi": mkosi.digest,
         "release": places.tools.release,
         "package sources": places.tools.sources_digest,
+        **_epoch(options),
     }
     target = StageTarget(places.tools.distribution.mkosi, places.tools.arch, values)
-    [tree] = stages.plan(options.folders.root, [catalog.TOOLS_TREE], target)
+    [tree] = stages.plan(places.configuration, [catalog.TOOLS_TREE], target)
     return tree
 
 
@@ -125,6 +131,7 @@ def plan(
             "release": place.release,
             "package sources": place.sources_digest,
             "tools tree": tree.key,
+            **_epoch(options),
         },
         {
             catalog.ADDITIONS: [
@@ -136,13 +143,28 @@ def plan(
             catalog.INITRD: spared,
         },
     )
-    return [tree, *stages.plan(options.folders.root, options.target.wanted, target)]
+    return [tree, *stages.plan(places.configuration, options.target.wanted, target)]
 
 
-def _reasons(planned: Sequence[Stage], shop: Workshop) -> dict[str, str]:
-    """Map each stage of planned that must be built to the reason."""
-    reasons = {stage.name: _reason(stage, shop) for stage in planned}
-    return {name: reason for name, reason in reasons.items() if reason}
+def _epoch(options: Options) -> dict[str, str]:
+    """The setting of a time that files get at most, if there is one."""
+    return {} if options.build.epoch is None else {EPOCH: str(options.build.epoch)}
+
+
+def reasons(planned: Sequence[Stage], shop: Workshop) -> dict[str, str]:
+    """Map each stage of planned that must be built to the reason.
+
+    A stage is built again after those that it needs, even if its key is the same.
+    """
+    kept = records_of(shop.places)
+    due: dict[str, str] = {}
+    for stage in planned:
+        reason = _reason(stage, shop)
+        if not reason and stage.name in kept:
+            reason = why_dependent(kept[stage.name], stage.needs, kept, due)
+        if reason:
+            due[stage.name] = reason
+    return due
 
 
 def _reason(stage: Stage, shop: Workshop) -> str:
@@ -152,7 +174,7 @@ def _reason(stage: Stage, shop: Workshop) -> str:
     return why_due(stage, kept, shop.options.artifacts, forced=forced)
 
 
-def _records(places: Places) -> dict[str, Record]:
+def records_of(places: Places) -> dict[str, Record]:
     """The record of each stage of the images that has been built, by name."""
     folders = sorted((places.images.folder / "stages").iterdir())
     return {path.name: record for path in folders if (record := Record.read(path))}

@@ -120,20 +120,41 @@ class BuiltImage:
     inputs: tuple[Input, ...]
     seconds: float
     packages: tuple[Package, ...]
+    digest: str = ""
+    built_from: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Record) -> BuiltImage:
+        """Return what record says of the image."""
+        return cls(
+            record.key,
+            record.inputs,
+            record.seconds,
+            record.packages,
+            record.digest,
+            record.built_from,
+        )
 
     @classmethod
     def parse(cls, data: Any) -> BuiltImage:
-        """Return the image in data, which may be anything. Raises what looking into it raises."""
+        """Return the image in data, which may be anything. Raises what looking into it raises.
+
+        Manifests of older versions name no digests.
+        """
         return cls(
             data["stage_key"],
             inputs.from_labels(data["inputs"]),
             data["seconds"],
             tuple(Package(p["name"], p["version"], p["architecture"]) for p in data["packages"]),
+            data.get("digest", ""),
+            data.get("built_from", {}),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds about the image."""
-        return asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        unknown = {name for name in ("digest", "built_from") if not data[name]}
+        return {name: value for name, value in data.items() if name not in unknown}
 
 
 @dataclass(frozen=True)
@@ -191,10 +212,7 @@ class Manifest:
             pins=pins(opts.folders.root, at.distribution),
             mkosi=UsedMkosi(using.version, using.source, using.digest, using.patches),
             additions=Added.of(added),
-            images={
-                name: BuiltImage(record.key, record.inputs, record.seconds, record.packages)
-                for name, record in records.items()
-            },
+            images={name: BuiltImage.of(record) for name, record in records.items()},
             artifacts=tuple(ListedFile(one.name, one.size, one.sha512) for one in artifacts),
         )
 

@@ -187,7 +187,7 @@ class Runner:
             command,
             log=log,
             on_line=lambda line: task.step(_step(line) or task.current),
-            cwd=self._options.folders.root,
+            cwd=self._places.configuration,
             env=env,
             keep=TAIL_LINES,
         )
@@ -198,6 +198,7 @@ class Runner:
         cache = place.folder / "cache" / stage.name
         cache.mkdir(parents=True, exist_ok=True)
         is_offline = self._options.sources.offline or not stage.installs
+        epoch = self._options.build.epoch
         foreign = [] if place.arch.is_native else ["--profile", "foreign"]
         return [
             "--profile", "staged", *foreign,
@@ -210,6 +211,7 @@ class Runner:
             "--cache-directory", cache,
             "--package-cache-dir", packages,
             *(["--cache-only", "always"] if is_offline else []),
+            *([] if epoch is None else ["--source-date-epoch", str(epoch)]),
             "build",
         ]  # fmt: skip
 
@@ -235,6 +237,12 @@ class Runner:
             task.step("Computing checksums")
         return artifacts.describe(folder, outputs)
 
+    def _digest(self, need: str) -> str:
+        """The digest of a finished stage."""
+        record = Record.read(self._places.stage(need))
+        assert record, need
+        return record.digest
+
     def _deliver(self, stage: Stage, folder: Path, made: list[Artifact], seconds: float) -> None:
         """Move the artifacts to their final names, and the rest of folder to where stages are kept.
 
@@ -246,7 +254,8 @@ class Runner:
             if path.is_symlink() and path.readlink().is_absolute():
                 path.unlink()
         packages = records.packages_of(folder / f"{stage.name}.manifest")
-        Record(stage.key, stage.inputs, seconds, tuple(made), packages).write(folder)
+        built_from = {need: self._digest(need) for need in stage.needs}
+        Record.of(stage, seconds, made, packages, built_from).write(folder)
         outputs = catalog.artifacts(stage.name)
         with delivery.delivery(outputs, folder, self._options.artifacts):
             remove(final)

@@ -77,6 +77,7 @@ def _internal(manifest: Manifest, checkout: Checkout) -> Mapping[str, Any]:
         "mkosi": {"version": used.version, "source": used.source, "digest": used.digest},
         "stage_keys": {name: image.stage_key for name, image in manifest.images.items()},
         "modified": list(checkout.modified),
+        **({} if checkout.commit else {"commit_unknown": checkout.reason}),
     }
 
 

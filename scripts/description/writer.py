@@ -32,12 +32,15 @@ def write(shop: Workshop, records: Mapping[str, Record], manifest: Manifest) -> 
     for image in images:
         write_text(out / f"{image.name}.{SBOM}", sbom.to_json(image))
     write_text(out / SBOM, sbom.to_json(*images))
+    checkout = origin.Checkout.of(root)
+    if not checkout.commit:
+        shop.progress.say(f"the commit of {root} is unknown: {checkout.reason}")
     text = provenance.to_json(
         [artifact for image in images for artifact in image.artifacts],
         manifest,
         _added(records),
         Pin.read(root / MKOSI_PIN),
-        origin.Checkout.of(root),
+        checkout,
         shop.options.builder,
         max(image.made for image in images),
     )

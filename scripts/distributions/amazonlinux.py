@@ -7,6 +7,7 @@ core/releasemd.xml which releases there are.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tomllib
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from scripts import catalog
 from scripts.arch import Arch
+from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import MissingError, Settings, read
 from scripts.system.files import write_private, write_text
@@ -30,7 +32,14 @@ LATEST = "latest"
 # The end of a mirror list's URL.
 LIST = "/mirror.list"
 
+# Remembers the newest release that each mirror has listed; below the folder of what is kept.
+SEEN = "newest-releases.json"
+
 DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
+
+# Since this release, Amazon signs repomd.xml with the key of its packages (Amazon Linux 2023 User
+# Guide, "Repository metadata signing"). mkosi/0001-*.patch has the same rule.
+FIRST_SIGNED = "2023.11.20260406"
 
 # In releasemd.xml.
 RELEASE = re.compile(r"<release\s[^>]*\bversion=[\"']([^\"']+)")
@@ -158,6 +167,11 @@ def is_repository(mirror: Url) -> bool:
     return "$basearch" in mirror.bare or last in ("x86_64", "aarch64")
 
 
+def signs_metadata(release: str) -> bool:
+    """Whether the CDN's repositories of release have a signed repomd.xml."""
+    return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
+
+
 def newest(mirror: Url | None) -> str:
     """The newest release that mirror lists. Raises HarnessError if it lists none."""
     try:
@@ -170,6 +184,38 @@ def newest(mirror: Url | None) -> str:
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
     return max(listed, key=_order)
+
+
+def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
+    """The newest release that mirror lists, which is never older than the newest one seen there.
+
+    The file seen remembers it, for each mirror. Nobody signs the list: whoever controls the mirror,
+    or the way to it, could otherwise hold back every update. allow_older accepts and remembers an
+    older one. Raises HarnessError if mirror's newest is older, or if it lists none.
+    """
+    found = newest(mirror)
+    known_ones = _seen(seen)
+    name = text_digest(str(Url.of(mirror or CDN)).rstrip("/"))
+    before = known_ones.get(name, found)
+    if _order(found) < _order(before) and not allow_older:
+        raise HarnessError(
+            f"{_whose(mirror)} lists {found} as its newest release, but {before} before: it offers "
+            "an old list, or somebody does in its place",
+            hint=f"{catalog.option('release')} names a release; "
+            f"{catalog.option('allow-older-index')} accepts the older one",
+        )
+    write_text(seen, json.dumps({**known_ones, name: found}, indent=2) + "\n")
+    return found
+
+
+def _seen(path: Path) -> dict[str, str]:
+    """The newest release seen, by the sha256 of the mirror's address; none if path is damaged."""
+    try:
+        read_back = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    pairs = read_back.items() if isinstance(read_back, dict) else ()
+    return {name: release for name, release in pairs if _day(str(release))}
 
 
 def published(mirror: Url | None) -> list[str]:

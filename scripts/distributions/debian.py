@@ -10,14 +10,18 @@ import functools
 import os
 import platform
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.system.errors import MachineError
+from scripts.distributions import apt
+from scripts.distributions.apt import Apt
+from scripts.system.digests import file_digest
+from scripts.system.errors import HarnessError, MachineError
 from scripts.system.files import write_private
-from scripts.system.process import CommandError, run
+from scripts.system.process import Arg, CommandError
 from scripts.system.url import Url
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -27,6 +31,7 @@ KEYRING_MEND = "apt-get install debian-archive-keyring; Fedora's package of it i
 # The configuration of this machine's apt.
 APT = Path("/etc/apt")
 
+# Its downloaded lists are empty in a fresh container and take half a second to read anywhere else.
 NO_CACHE = {
     "Dir::State::Lists": "/dev/null/",
     "Dir::State::Status": "/dev/null",
@@ -80,20 +85,27 @@ def find(mirror: Url | None = None) -> Archive | None:
 
 
 def write_sandbox_tree(
-    folder: Path, archive: Archive | None, release: str, proxies: Iterable[Url] = ()
+    folder: Path,
+    archive: Archive | None,
+    release: str,
+    proxies: Iterable[Url] = (),
+    *,
+    any_age: bool = False,
 ) -> Path:
     """Write the sandbox tree that gives mkosi's apt its sources; return folder.
 
     A mkosi.sources in a sandbox tree replaces mkosi's own, which adds a debug suite that few
     mirrors carry. Credentials for the archive and for proxies are in files that only this user can
-    read; so are copies of the machine's own.
+    read; so are copies of the machine's own. An index that has expired is refused unless any_age is
+    true, and one of another release always.
     """
-    apt = folder / "etc/apt"
-    shutil.rmtree(apt, ignore_errors=True)
-    _write(apt / "apt.conf.d/90-finch.conf", APT_CONF)
+    etc = folder / "etc/apt"
+    shutil.rmtree(etc, ignore_errors=True)
+    settings = apt.CAREFUL | (apt.ANY_AGE if any_age else {})
+    _write(etc / "apt.conf.d/90-finch.conf", APT_CONF + apt.text(settings) + apt.SAME_RELEASE)
     if archive:
-        _write(apt / "sources.list.d/mkosi.sources", archive.sources(release))
-    _write_rules(apt / "auth.conf.d", archive, proxies)
+        _write(etc / "sources.list.d/mkosi.sources", archive.sources(release))
+    _write_rules(etc / "auth.conf.d", archive, proxies)
     return folder
 
 
@@ -125,16 +137,7 @@ def _rule(url: Url) -> str:
 def _of_this_machine() -> Archive | None:
     codename = _debian_codename()
     try:
-        targets = run(
-            [
-                # Only apt's configuration counts. Its downloaded lists are empty in a fresh
-                # container and take half a second to read anywhere else.
-                "apt-get", "indextargets", "--no-release-info",
-                *(f"--option={name}={value}" for name, value in NO_CACHE.items()),
-                "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
-                "Created-By: Packages",
-            ]
-        ).stdout  # fmt: skip
+        targets = _targets()
     except FileNotFoundError:
         return None
     except CommandError as error:
@@ -152,6 +155,18 @@ def _of_this_machine() -> Archive | None:
     return Archive(main=uris[codename], security=uris.get(f"{codename}-security"))
 
 
+def _targets() -> str:
+    """Return what this machine's sources offer, in lines of release, component and URI."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Apt.configured(Path(folder, "apt.conf"), NO_CACHE).run(
+            [
+                "apt-get", "indextargets", "--no-release-info",
+                "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+                "Created-By: Packages",
+            ]
+        )  # fmt: skip
+
+
 def _debian_codename() -> str:
     """The codename of this machine's release, from os-release(5) ("" unless it is Debian)."""
     try:
@@ -162,10 +177,32 @@ def _debian_codename() -> str:
 
 
 def download(
-    package: str, suites: list[str], folder: Path, *, arch: str = "", archive: Archive | None = None
+    package: str,
+    suites: list[str],
+    folder: Path,
+    *,
+    arch: str = "",
+    archive: Archive | None = None,
+    sha256: str = "",
 ) -> Path:
-    """Download package as `download_all` does and return its .deb."""
-    [path] = download_all([package], suites, folder, arch=arch, archive=archive)
+    """Download package as `download_all` does and return its .deb.
+
+    If the archive's index has expired, the package is accepted only with the digest sha256: it is
+    then the wanted one, however old the index. Raises HarnessError if it is another one.
+    """
+    try:
+        [path] = download_all([package], suites, folder, arch=arch, archive=archive)
+    except CommandError as error:
+        expired = apt.EXPIRED.search(error.output)
+        if not (sha256 and expired):
+            raise
+        [path] = download_all([package], suites, folder, arch=arch, archive=archive, any_age=True)
+        if file_digest(path) != sha256:
+            raise HarnessError(
+                f"{path.name} is not the pinned package, and the archive's index is too old to "
+                f"trust in another one: {expired[1]}",
+                hint="use another mirror, or try again later",
+            ) from error
     return path
 
 
@@ -176,13 +213,15 @@ def download_all(
     *,
     arch: str = "",
     archive: Archive | None = None,
+    any_age: bool = False,
 ) -> list[Path]:
     """Download packages from the first of suites that has each, and return their .debs.
 
-    apt authenticates them. arch is Debian's name of their architecture, "" for this machine's.
-    archive replaces the machine's own. apt keeps its configuration, lists and cache below folder,
-    so that it neither reads nor changes the machine's. Raises MachineError if there is no archive,
-    no apt or no key to authenticate with, and CommandError if apt fails.
+    apt authenticates them, and refuses an index that has expired unless any_age is true. arch is
+    Debian's name of their architecture, "" for this machine's. archive replaces the machine's own.
+    apt keeps its configuration, lists and cache below folder, so that it neither reads nor changes
+    the machine's. Raises MachineError if there is no archive, no apt or no key to authenticate
+    with, HarnessError if the index is that of another release, and CommandError if apt fails.
     """
     archive = archive or _of_this_machine()
     if not archive or not shutil.which("apt-get"):
@@ -191,30 +230,32 @@ def download_all(
         raise MachineError("this machine lacks the keys of Debian's archive", hint=KEYRING_MEND)
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    stanza = _stanza(archive.main, suites)
-    _write(folder / "debian.sources", stanza)
+    _write(folder / "debian.sources", _stanza(archive.main, suites))
     _write_rules(folder / "auth.conf.d", archive)
-    options = {
+    settings = _settings(folder, arch) | (apt.ANY_AGE if any_age else {})
+    own = Apt.configured(folder / "apt.conf", settings)
+    own.update()
+    own.run(["apt-get", "--quiet", "download", *packages], cwd=folder)
+    return [next(folder.glob(f"{package}_*.deb")) for package in packages]
+
+
+def _settings(folder: Path, arch: str) -> dict[str, Arg]:
+    """Return the settings of an apt that keeps everything below folder."""
+    return {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": folder / "parts",
         "Dir::Etc::netrcparts": folder / "auth.conf.d",
         "Dir::State::Lists": folder / "lists",
+        "Dir::State::Status": "/dev/null",
         "Dir::Cache": folder / "cache",
         "APT::Sandbox::User": "root",
+        # apt would otherwise go on with the lists of the suites that it could get.
+        "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
         # Otherwise apt knows a foreign package only if dpkg was told of its architecture.
         **({"APT::Architecture": arch, "APT::Architectures": arch} if arch else {}),
-        "Dir::State::Status": "/dev/null",
     }
-    apt = [
-        "apt-get",
-        "--quiet",
-        *(arg for key in options for arg in ("-o", f"{key}={options[key]}")),
-    ]
-    run([*apt, "update"])
-    run([*apt, "download", *packages], cwd=folder)
-    return [next(folder.glob(f"{package}_*.deb")) for package in packages]
 
 
 def _stanza(uri: Url, suites: list[str]) -> str:

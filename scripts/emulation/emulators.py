@@ -23,8 +23,9 @@ from scripts.distributions.debian import Archive
 from scripts.mkosi import source as mkosis
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
+from scripts.system.extraction import extract
 from scripts.system.files import write_text
-from scripts.system.process import CommandError, last_line, run
+from scripts.system.process import CommandError, last_line
 from scripts.system.progress import Progress
 from scripts.system.url import Url
 
@@ -216,7 +217,7 @@ def _unpack(table: EmulationTable, arch: Arch, archive: Archive, scratch: Path) 
             arch=arch.debian,
             archive=archive,
         )
-        run(["dpkg-deb", "--extract", package, scratch / "tree"])
+        extract(package, scratch / "tree")
     except CommandError as error:
         cause = last_line(error.output) or str(error)
         raise HarnessError(

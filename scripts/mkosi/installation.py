@@ -8,28 +8,39 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from scripts.mkosi import package
 from scripts.mkosi.source import Mkosi
+from scripts.system.errors import HarnessError
 
 
 def install(mkosi: Mkosi, site: Path | None = None) -> None:
     """Put mkosi into site (by default this environment's site-packages), unless it is there.
 
-    Builds in several checkouts may share an environment, hence the lock.
+    What is there counts only if all of it is as it should be. Builds in several checkouts may share
+    an environment, hence the lock.
     """
     site = site or Path(sysconfig.get_paths()["purelib"])
+    installed = site / "mkosi"
     with FileLock(site / ".mkosi.lock"):
-        stamp = site / "mkosi" / ".digest"
-        if not stamp.exists() or stamp.read_text() != mkosi.digest:
+        package.drop_bytecode(installed)
+        if installed.is_symlink() or package.digest(installed) != mkosi.digest:
             _replace(mkosi, site)
 
 
 def _replace(mkosi: Mkosi, site: Path) -> None:
-    """Replace whatever mkosi is in site. The folder appears under its name when it is complete."""
+    """Replace whatever mkosi is in site. The folder appears under its name when it is complete.
+
+    Raises HarnessError if the mkosi to install was changed meanwhile.
+    """
     new = site / ".mkosi.new"
     for old in (new, site / "mkosi", *site.glob("mkosi-*.dist-info")):
+        if old.is_symlink():
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(mkosi.folder / "mkosi", new, ignore=shutil.ignore_patterns("__pycache__"))
-    (new / ".digest").write_text(mkosi.digest)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(mkosi.folder / "mkosi", new, symlinks=True, ignore=ignored)
+    if package.digest(new) != mkosi.digest:
+        raise HarnessError(f"{mkosi.folder} was changed while mkosi was installed from it")
     info = site / f"mkosi-{mkosi.version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from scripts.mkosi.pin import Pin, version_of
+from scripts.system import git
+from scripts.system.digests import describe
 from scripts.system.errors import HarnessError
-from scripts.system.process import last_line, run
+from scripts.system.process import last_line
 
 
 def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
@@ -30,22 +32,42 @@ def apply_series(folder: Path, pin: Pin, tree: Path) -> list[Path]:
 def apply_patch(patch: Path, tree: Path) -> None:
     """Apply a patch in git's format to tree, without fuzz.
 
-    Raises HarnessError that names each hunk that does not apply, with its file. The tree is then
-    half patched and of no use.
+    Raises HarnessError that names each hunk that does not apply, with its file, or a file that the
+    patch did not change although git reported no failure. The tree is then of no use.
     """
-    result = run(
-        ["git", "apply", "--reject", "--verbose", "--whitespace=nowarn", patch.absolute()],
-        cwd=tree,
-        # Inside a checkout, git would read the paths as relative to the checkout.
-        env={"GIT_CEILING_DIRECTORIES": str(tree.absolute().parent)},
-        check=False,
+    names = _touched(patch, tree)
+    before = {name: _state(tree / name) for name in names}
+    result = git.run_outside(
+        tree, "apply", "--reject", "--verbose", "--whitespace=nowarn", patch.absolute()
     )
     if result.returncode:
-        rejected = _rejected_hunks(result.stderr) or [last_line(result.stderr)]
-        raise HarnessError(
-            f"{patch.name} does not apply to mkosi {version_of(tree)}: {'; '.join(rejected)}",
-            hint=f"refresh {patch.name}, or pin the mkosi that it was made for",
-        )
+        raise _refused(patch, tree, _rejected_hunks(result.stderr) or [last_line(result.stderr)])
+    same = [name for name in names if _state(tree / name) == before[name]]
+    if skipped := same + re.findall(r"Skipped patch '(.+)'", result.stderr):
+        raise _refused(patch, tree, [f"git left {name} as it was" for name in skipped])
+
+
+def _touched(patch: Path, tree: Path) -> list[str]:
+    """Return the files of tree that patch changes. Raises HarnessError if it is not a patch."""
+    result = git.run_outside(tree, "apply", "--numstat", "-z", patch.absolute())
+    # Each entry: lines added, lines removed, and the name.
+    names = [entry.split("\t", 2)[2] for entry in result.stdout.split("\0") if entry]
+    if result.returncode or not names:
+        raise _refused(patch, tree, [last_line(result.stderr) or "it changes no file"])
+    return names
+
+
+def _state(path: Path) -> str:
+    """Return a description of the file at path that changes with it, "" if there is none."""
+    return describe(path) if path.is_symlink() or path.is_file() else ""
+
+
+def _refused(patch: Path, tree: Path, reasons: list[str]) -> HarnessError:
+    """Return the error of a patch that tree does not take."""
+    return HarnessError(
+        f"{patch.name} does not apply to mkosi {version_of(tree)}: {'; '.join(reasons)}",
+        hint=f"refresh {patch.name}, or pin the mkosi that it was made for",
+    )
 
 
 def _rejected_hunks(report: str) -> list[str]:

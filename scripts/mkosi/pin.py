@@ -9,6 +9,9 @@ from pathlib import Path
 
 from scripts.system.errors import UsageError
 
+# The tables of the sources that have a pinned version, in the order in which they are asked.
+SOURCES = ("upstream", "debian")
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -21,6 +24,9 @@ class Pin:
         newest: upstream's newest source tree, whose digest cannot be pinned.
         package: the name of Debian's package.
         suites: the suites of the Debian archive to look for it in.
+        digests: the digests that the package mkosi/ of that version may have with our patches, one
+            for each source; they are equal unless a source packages it differently.
+        package_sha256: the digest of the package of that version, "" if it is not known.
         full_tree: the names of the patches that change files which a package does not have.
 
     """
@@ -31,7 +37,9 @@ class Pin:
     newest: str
     package: str
     suites: tuple[str, ...]
+    digests: frozenset[str]
     full_tree: tuple[str, ...] = ()
+    package_sha256: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Pin:
@@ -45,15 +53,16 @@ class Pin:
                 newest=data["upstream"]["newest"],
                 package=data["debian"]["package"],
                 suites=tuple(data["debian"]["suites"]),
+                digests=frozenset(str(data[name]["patched"]) for name in SOURCES),
+                package_sha256=data["debian"].get("sha256", ""),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
-        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is not a pin of mkosi: {error!r}") from error
 
 
 def version_of(tree: Path) -> str:
     """Return the version of the mkosi in tree, "unknown" if it does not say."""
-    match = re.search(
-        r'^__version__ = "(.+)"$', (tree / "mkosi/sandbox.py").read_text(), re.MULTILINE
-    )
+    text = (tree / "mkosi/sandbox.py").read_text(errors="replace")
+    match = re.search(r'^__version__ = "([\w.~+-]+)"$', text, re.MULTILINE | re.ASCII)
     return match[1] if match else "unknown"

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts import catalog
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
+from scripts.mkosi import package
 from scripts.mkosi.patches import apply_series
 from scripts.mkosi.pin import Pin, version_of
 from scripts.mkosi.unpacking import digest_of, unpack
-from scripts.system.digests import file_digest, text_digest, tree_digest
+from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, DigestError, fetch
+from scripts.system.files import write_text
 from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
 from scripts.system.url import Url
@@ -29,6 +32,9 @@ RECORD = "mkosi.json"
 
 # The value of `Mkosi.source` for the pinned tarball.
 UPSTREAM = "upstream's tarball"
+
+# How the value begins for the Debian archive, from which apt takes the pinned version.
+DEBIAN = "the Debian archive ("
 
 # Prints the URL of the Debian archive that mkosi uses for images made without --mirror.
 ARCHIVE = """
@@ -44,7 +50,7 @@ class Mkosi:
     """A patched mkosi.
 
     Attributes:
-        folder: the folder that holds the Python package mkosi/.
+        folder: the folder that holds the Python package mkosi/, and no other.
         version: its version.
         source: where it came from, in words.
         digest: the digest of the patched package, which is the same wherever it came from.
@@ -72,19 +78,13 @@ class Mkosi:
         url = run([sys.executable, "-c", ARCHIVE], env={"PYTHONPATH": os.fspath(self.folder)})
         return Archive(Url(url.stdout.strip()))
 
-    @classmethod
-    def read(cls, home: Path) -> Mkosi:
-        """Return the mkosi that `write` recorded in home.
 
-        Raises OSError, ValueError or TypeError if there is no record, or a damaged one.
-        """
-        mkosi = cls(**json.loads((home / RECORD).read_text()))
-        return replace(mkosi, folder=home / mkosi.folder)
+def is_pinned(source: str) -> bool:
+    """Whether source, which a `Mkosi` names, is where the pinned mkosi comes from.
 
-    def write(self, home: Path) -> None:
-        """Record this mkosi, whose folder is below home, so that home can be moved."""
-        record = asdict(self) | {"folder": self.folder.relative_to(home).as_posix()}
-        (home / RECORD).write_text(json.dumps(record, indent=2))
+    The other sources are absolute paths that a user named in MKOSI_SOURCE.
+    """
+    return source == UPSTREAM or source.startswith(DEBIAN)
 
 
 def obtain(
@@ -95,31 +95,57 @@ def obtain(
     given: Path | None = None,
     offline: bool = False,
 ) -> Mkosi:
-    """Return the mkosi that folder (pin.toml and *.patch) asks for, unpacked below work.
+    """Return the mkosi that folder (pin.toml and *.patch) asks for, below work.
 
-    given is a folder or archive to use instead of the pinned sources (MKOSI_SOURCE). An mkosi that
-    an earlier call made is used again, without any download, unless it was changed since. Raises
-    HarnessError if no source answers, a digest differs or a patch does not apply.
+    given is a folder or archive to use instead of the pinned sources (MKOSI_SOURCE). A pinned mkosi
+    that an earlier call made is used again, without any download, as long as its digest is the
+    pinned one; any other mkosi is made anew. Raises HarnessError if no source answers, a digest
+    differs or a patch does not apply.
     """
     pin = Pin.read(folder / "pin.toml")
     home = work / "mkosi" / _identity(folder, pin, given)[:16]
-    if kept := _kept(home):
+    if not given and (kept := _kept(home, folder, pin)):
         return kept
     home.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(home.parent) as scratch:
         tree, source = _unpack_first(pin, scratch, progress, given=given, offline=offline)
         made = _patched(folder, pin, tree, source)
-        made.write(scratch)
-        shutil.rmtree(home, ignore_errors=True)
-        scratch.rename(home)
-    progress.say(f"mkosi {made.version} from {source}")
-    return Mkosi.read(home)
+        if not given:
+            _require_pinned(made, pin)
+        _keep(made, home, scratch)
+    progress.say(f"mkosi {made.version} from {made.source}")
+    return replace(made, folder=home)
+
+
+def make_from(name: str, folder: Path) -> Mkosi:
+    """Make the pinned version of mkosi anew from one of `pin.SOURCES`; its folder is gone already.
+
+    The digest is what it is. Raises HarnessError or CommandError if the source does not answer or
+    has another version, or if a patch does not apply.
+    """
+    pin = Pin.read(folder / "pin.toml")
+    unpack_from = {"upstream": _unpack_upstream, "debian": _unpack_debian}[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        made = _patched(folder, pin, *unpack_from(pin, Path(scratch)))
+    if made.version != pin.version:
+        raise HarnessError(f"{made.source} has mkosi {made.version}, but {pin.version} is pinned")
+    return made
+
+
+def digest_of_release(folder: Path, archive: Path) -> str:
+    """Return the digest of the mkosi in archive, a new release, with the patches in folder.
+
+    Raises HarnessError if a patch does not apply.
+    """
+    pin = Pin.read(folder / "pin.toml")
+    with tempfile.TemporaryDirectory() as scratch:
+        return _patched(folder, pin, unpack(archive, Path(scratch)), "a release").digest
 
 
 def _identity(folder: Path, pin: Pin, given: Path | None) -> str:
     """Return a digest of everything that decides which mkosi it is."""
     patches = [file_digest(patch) for patch in sorted(folder.glob("*.patch"))]
-    own = [digest_of(given)] if given else []
+    own = [digest_of(given)] if given else sorted(pin.digests)
     return text_digest("\n".join([pin.version, pin.url, pin.sha256, *patches, *own]))
 
 
@@ -130,9 +156,31 @@ def _patched(folder: Path, pin: Pin, tree: Path, source: str) -> Mkosi:
         folder=tree,
         version=version_of(tree),
         source=source,
-        digest=tree_digest(tree / "mkosi"),
+        digest=package.digest(tree / "mkosi"),
         patches={patch.name: file_digest(patch) for patch in applied},
     )
+
+
+def _require_pinned(made: Mkosi, pin: Pin) -> None:
+    """Raise HarnessError unless made is what the pin says, or a newer one that apt vouches for."""
+    is_pinned = made.source == UPSTREAM or made.version == pin.version
+    if is_pinned and made.digest not in pin.digests:
+        renew = catalog.command("patch-check", catalog.flag("pin"))
+        raise HarnessError(
+            f"mkosi {made.version} from {made.source}, with our patches, has the digest "
+            f"{made.digest}, but {' or '.join(sorted(pin.digests))} is pinned",
+            hint=f"if you changed a patch, renew the pin: {renew}",
+        )
+    if _order(made.version) < _order(pin.version):
+        raise HarnessError(
+            f"{made.source} is older than mkosi {pin.version}, which is pinned",
+            hint="check the date of the Debian mirror, or set MKOSI_SOURCE",
+        )
+
+
+def _order(version: str) -> list[int]:
+    """Return what to sort versions by: all numbers in version."""
+    return [int(part) for part in re.findall(r"[0-9]+", version)]
 
 
 def _unpack_first(
@@ -172,20 +220,65 @@ def _unpack_upstream(pin: Pin, scratch: Path) -> tuple[Path, str]:
 
 
 def _unpack_debian(pin: Pin, scratch: Path) -> tuple[Path, str]:
-    package = debian.download(pin.package, list(pin.suites), scratch / "apt")
-    return unpack(package, scratch), f"the Debian archive ({package.name})"
+    package = debian.download(
+        pin.package, list(pin.suites), scratch / "apt", sha256=pin.package_sha256
+    )
+    return unpack(package, scratch), f"{DEBIAN}{package.name})"
 
 
-def _kept(home: Path) -> Mkosi | None:
-    """Return the mkosi that an earlier call left in home, None if it is gone or was changed.
+def _kept(home: Path, folder: Path, pin: Pin) -> Mkosi | None:
+    """Return the pinned mkosi that an earlier call left in home, None if it is not there whole.
 
-    To read the whole package takes 20 ms.
+    The pin decides, not what the record in home says. To read the whole package takes 20 ms.
+    """
+    digest = _held(home)
+    if digest not in pin.digests:
+        return None
+    patches = {patch.name: file_digest(patch) for patch in sorted(folder.glob("*.patch"))}
+    in_package = {name: found for name, found in patches.items() if name not in pin.full_tree}
+    try:
+        record = json.loads((home / RECORD).read_text())
+        source, names = str(record["source"]), set(record["patches"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    applied = next((one for one in (patches, in_package) if one.keys() == names), None)
+    if applied is None or not source.isprintable():
+        return None
+    return Mkosi(home, pin.version, source, digest, applied)
+
+
+def _keep(made: Mkosi, home: Path, scratch: Path) -> None:
+    """Make home hold the package of made, which is in scratch, and the record of it.
+
+    A home that holds it already stays in place, as a running build may use it.
+    """
+    record = json.dumps({"source": made.source, "patches": made.patches}, indent=2)
+    if _held(home) == made.digest:
+        write_text(home / RECORD, record)
+        return
+    new = scratch / "new"
+    new.mkdir()
+    (made.folder / "mkosi").rename(new / "mkosi")
+    (new / RECORD).write_text(record)
+    if home.is_symlink():
+        home.unlink()
+    shutil.rmtree(home, ignore_errors=True)
+    new.rename(home)
+
+
+def _held(home: Path) -> str:
+    """Return the digest of the package that home holds, "" if it holds anything else as well.
+
+    home is put on Python's path, so that a module beside the package would be run, too.
     """
     try:
-        kept = Mkosi.read(home)
-    except (OSError, ValueError, TypeError):
-        return None
-    return kept if tree_digest(kept.folder / "mkosi") == kept.digest else None
+        is_plain = {path.name for path in home.iterdir()} <= {"mkosi", RECORD}
+    except OSError:
+        return ""
+    if not is_plain or home.is_symlink() or (home / "mkosi").is_symlink():
+        return ""
+    package.drop_bytecode(home / "mkosi")
+    return package.digest(home / "mkosi")
 
 
 @contextmanager

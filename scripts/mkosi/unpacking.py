@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import lzma
+import re
 import shutil
-import tarfile
-import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from scripts.system.digests import file_digest, tree_digest
+from scripts.mkosi import package
+from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.process import CommandError, last_line, run
+from scripts.system.extraction import extract
 
 # Where the package mkosi/ is in a source tree, in a tarball and in Debian's package.
 PLACES = (".", "*", "usr/lib/python3/dist-packages")
 
-# What a folder in use holds that is not part of the program.
-IGNORED = {".git", "__pycache__", "mkosi.cache", "mkosi.tools"}
+# What a folder in use holds that is not part of the program. Python would run bytecode instead of
+# the source that can be read.
+IGNORED = {"__pycache__", "mkosi.cache", "mkosi.tools"}
+
+# What belongs to version control and could tell it what to do, such as .git and .gitattributes.
+VERSION_CONTROL = (".git", ".hg", ".svn", ".bzr", ".jj")
+
+# Manual pages that Debian's package has in their built form, too. Without them the package is the
+# same wherever it comes from.
+MANUALS = "mkosi/resources/man"
+MANUAL = re.compile(r".+\.[0-9]")
+
+# More than mkosi's sources have once they are decompressed: 5 MB.
+BYTES = 256 << 20
 
 
 def unpack(source: Path, scratch: Path) -> Path:
     """Copy or extract source below scratch and return the folder that holds the package mkosi/.
 
-    Raises UsageError if source does not exist, HarnessError if it does not hold mkosi.
+    Version control's files, bytecode and built manual pages are left out. Raises UsageError if
+    source does not exist, HarnessError if it does not hold mkosi or may not be unpacked.
     """
     tree = scratch / "tree"
     if source.is_dir():
-        shutil.copytree(find_package(source), tree, symlinks=True, ignore=_ignored)
+        try:
+            shutil.copytree(find_package(source), tree, symlinks=True, ignore=_ignored)
+        except shutil.Error as error:
+            raise HarnessError(f"{source} cannot be copied: {error.args[0][0][2]}") from error
         return tree
     _check_existence(source)
-    tree.mkdir()
-    try:
-        if source.suffix == ".deb":
-            run(["dpkg-deb", "--extract", source.absolute(), tree])
-        else:
-            with tarfile.open(source) as archive:
-                archive.extractall(tree, filter="data")
-    except (CommandError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        cause = last_line(getattr(error, "output", "")) or str(error)
-        raise HarnessError(f"{source} is not an archive of mkosi: {cause}") from error
+    extract(source, tree, skip=_is_ignored_below, limit=BYTES)
     return find_package(tree)
 
 
@@ -49,7 +55,8 @@ def find_package(folder: Path) -> Path:
     """
     for pattern in PLACES:
         for candidate in [folder] if pattern == "." else sorted(folder.glob(pattern)):
-            if (candidate / "mkosi/sandbox.py").exists():
+            found = candidate / "mkosi"
+            if (found / "sandbox.py").is_file() and not found.is_symlink():
                 return candidate
     raise HarnessError(
         f"{folder} does not contain mkosi",
@@ -60,7 +67,7 @@ def find_package(folder: Path) -> Path:
 def digest_of(given: Path) -> str:
     """Return a digest that changes whenever the mkosi in given (a folder or an archive) does."""
     if given.is_dir():
-        return tree_digest(find_package(given) / "mkosi")
+        return package.digest(find_package(given) / "mkosi")
     _check_existence(given)
     return file_digest(given)
 
@@ -72,5 +79,17 @@ def _check_existence(given: Path) -> None:
         )
 
 
-def _ignored(_folder: str, names: list[str]) -> set[str]:
-    return IGNORED & set(names)
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    """Return which of names in folder are not copied."""
+    return {name for name in names if _is_ignored(PurePosixPath(folder), name)}
+
+
+def _is_ignored_below(path: str) -> bool:
+    """Return whether a member of an archive, or a folder that it is in, is left out."""
+    whole = PurePosixPath(path)
+    return any(_is_ignored(one.parent, one.name) for one in (whole, *whole.parents))
+
+
+def _is_ignored(folder: PurePosixPath, name: str) -> bool:
+    is_manual = MANUAL.fullmatch(name) and folder.as_posix().endswith(MANUALS)
+    return bool(is_manual) or name in IGNORED or name.startswith(VERSION_CONTROL)

@@ -37,18 +37,23 @@ class SourceRepository:
     """A repository of source RPMs, and the key they are signed with.
 
     option is the option of dnf that takes the urls. dnf asks the next of them when one fails.
+    signs_metadata tells whether the key signs repomd.xml too.
     """
 
     option: str
     urls: tuple[Url, ...]
     key: Path
+    signs_metadata: bool = False
 
     def repository(self, name: str, *, check: bool) -> str:
         """Return the configuration of a dnf repository called name (dnf.conf(5)).
 
-        check says whether dnf checks the signatures of its RPMs. There are no credentials in it.
+        check says whether dnf checks the signatures of its RPMs, and of its metadata if it has one.
+        There are no credentials in the text.
         """
         gpg = "gpgcheck=1\ngpgkey=file:///build/repositories/key\n" if check else "gpgcheck=0\n"
+        if check and self.signs_metadata:
+            gpg += "repo_gpgcheck=1\n"
         urls = " ".join(url.bare for url in self.urls)
         return f"[{name}]\nname={name}\n{self.option}={urls}\n{gpg}{PATIENCE}"
 

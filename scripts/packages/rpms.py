@@ -198,7 +198,9 @@ def _repositories(
     if not amazonlinux.is_repository(base):
         tree = base / f"core/mirrors/{place.release}"
         own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
-        binary = SourceRepository("mirrorlist", (tree / f"{place.arch.name}/mirror.list",), key)
+        urls = (tree / f"{place.arch.name}/mirror.list",)
+        signed = amazonlinux.signs_metadata(place.release)
+        binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
         return binary, {AMAZON: own, **pins.sources}
     if AMAZON not in pins.sources:
         raise UsageError(
@@ -279,9 +281,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
-    Record(
-        stage.key, stage.inputs, seconds, tuple(artifacts.describe(fresh, names)), packages
-    ).write(fresh)
+    Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)
     shutil.rmtree(planned.finished, ignore_errors=True)
     fresh.rename(planned.finished)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ from defusedxml import DefusedXmlException, ElementTree
 from scripts.arch import ARCHES, X86_64
 from scripts.catalog import DISTRIBUTIONS
 from scripts.distributions import amazonlinux as releases
+from scripts.mkosi.pin import SOURCES
 from scripts.mkosi.pin import Pin as MkosiPin
+from scripts.mkosi.source import digest_of_release
 from scripts.packages import thirdparty
 from scripts.packages.recipes import base_urls
 from scripts.packages.thirdparty import NOARCH, SHA256, PinnedFile
@@ -98,7 +101,8 @@ class Lookups:
         yield "Amazon Linux", partial(self.amazonlinux, **sources["amazonlinux"])
         for pin in thirdparty.read_pins(self.root / thirdparty.PINS):
             yield pin.name, partial(self.third_party, pin)
-        yield "base image", partial(self.base_image, **sources["base-image"])
+        for name, table in {"base image": "base-image", "CI's container": "ci-container"}.items():
+            yield name, partial(self.container_image, name, **sources[table])
         for name, source in sources["source-rpms"].items():
             yield name, partial(self.source_rpm, name, **source)
         for name, source in sources["amazon-source-rpms"].items():
@@ -107,17 +111,30 @@ class Lookups:
     def mkosi(self, *, releases: str, url: str) -> Update:
         """Look up mkosi: releases is GitHub's API, url the tarball of a {version}."""
         file = self.root / "mkosi/pin.toml"
-        pinned = MkosiPin.read(file).version
+        pin = MkosiPin.read(file)
+        pinned = pin.version
         newest = self._newest_release(releases)
         if not _is_newer(newest, pinned):
             return Update("mkosi", pinned, newest)
         address = url.format(version=newest)
+        archive = read(address, settings=self.settings)
+        patched = self._patched(archive)
         changes = (
             Edit(file, "version", newest),
             Edit(file, "upstream.url", address),
-            Edit(file, "upstream.sha256", self._digest_of(address)),
+            Edit(file, "upstream.sha256", hashlib.sha256(archive).hexdigest()),
+            *(Edit(file, f"{source}.patched", patched) for source in SOURCES),
+            # Debian may not have that version yet.
+            *([Edit(file, "debian.sha256", "")] if pin.package_sha256 else []),
         )
         return Update("mkosi", pinned, newest, changes, COMPUTED)
+
+    def _patched(self, archive: bytes) -> str:
+        """Return the digest of the mkosi in a tarball with our patches, which must apply to it."""
+        with tempfile.TemporaryDirectory() as folder:
+            tarball = Path(folder, "mkosi.tar.gz")
+            tarball.write_bytes(archive)
+            return digest_of_release(self.root / "mkosi", tarball)
 
     def amazonlinux(self, *, cdn: str) -> Update:
         """Look up the release of Amazon Linux that cdn has."""
@@ -173,13 +190,13 @@ class Lookups:
             if version != pin.version or not pin.sha256.get(arch)
         }
 
-    def base_image(self, *, manifest: str, file: str, table: str) -> Update:
+    def container_image(self, name: str, *, manifest: str, file: str, table: str) -> Update:
         """Look up which image the pinned tag names now. manifest is its URL, with a {tag}."""
         path = self.root / file
         tag, pinned = (str(edits.value(path, f"{table}.{key}")) for key in ("tag", "digest"))
         newest = registry.digest(manifest.format(tag=tag), settings=self.settings)
         changes = () if newest == pinned else (Edit(path, f"{table}.digest", newest),)
-        return Update("base image", f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", changes)
+        return Update(name, f"{tag} {_short(pinned)}", f"{tag} {_short(newest)}", changes)
 
     def source_rpm(
         self, name: str, *, repository: str, folder: str, only: str, file: str, key: str

@@ -16,7 +16,8 @@ from pathlib import Path
 from scripts.distributions import debian
 from scripts.system.digests import text_digest
 from scripts.system.errors import MachineError
-from scripts.system.process import Arg, CommandError, last_line, run
+from scripts.system.extraction import extract_packages
+from scripts.system.process import Arg, CommandError, last_line
 from scripts.system.progress import Progress
 
 SUITE = "trixie"
@@ -34,6 +35,12 @@ def known() -> Mapping[str, Source]:
     """Return the programs that publishing needs, by name."""
     data = tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
     return {name: Source(entry["path"], entry["packages"]) for name, entry in data.items()}
+
+
+def prepare(work: Path, progress: Progress) -> None:
+    """Obtain all programs, so that publishing downloads none. Raises as `obtain` does."""
+    for name, source in known().items():
+        obtain(name, source, work, progress)
 
 
 def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Arg]:
@@ -62,8 +69,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
     partial = root.with_name(f".{root.name}.{os.getpid()}")
     debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
     try:
-        for deb in debian.download_all(source.packages, [SUITE], debs):
-            run(["dpkg-deb", "--extract", deb, partial])
+        extract_packages(debian.download_all(source.packages, [SUITE], debs), partial)
         partial.replace(root)
     except CommandError as error:
         raise MachineError(

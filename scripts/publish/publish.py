@@ -7,17 +7,17 @@ not taken yet. The release manifest, through which others find them, comes last.
 from __future__ import annotations
 
 import contextlib
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.filesize import decimal
 
 from scripts import catalog
-from scripts.publish import programs, push, release, s3
+from scripts.publish import announcement, booted, layout, programs, push, release, s3
+from scripts.publish.announcement import Validity
 from scripts.publish.push import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.s3 import Bucket
@@ -75,19 +75,28 @@ class Plan:
 def publish(wanted: Wanted, progress: Progress) -> None:
     """Publish what wanted asks for, or only show it. Raises HarnessError."""
     builds = [Build.load(out) for out in wanted.outs]
+    qemu_img = programs.obtain("qemu-img", programs.known()["qemu-img"], wanted.work, progress)
     with progress.task("builds") as task:
         for build in builds:
             task.step(f"checking {build.out}")
             release.check(build, wanted.root, wanted.allowed)
-    found = [release.image(build, wanted.run) for build in builds]
-    plan = Plan(
-        builds,
-        [upload for build in builds for upload in release.uploads(build, wanted.run)],
-        [image for image in found if image],
-    )
+            if not wanted.allowed.unbooted:
+                booted.check(build)
+            booted.check_disks(build, qemu_img, wanted.work)
+        plan = _plan(builds, wanted)
     _show(plan, wanted)
     if not wanted.dry_run:
         _publish(plan, wanted, progress)
+
+
+def _plan(builds: Sequence[Build], wanted: Wanted) -> Plan:
+    files: list[Upload] = []
+    for build in builds:
+        own = release.uploads(build, wanted.run)
+        release.check_described(build, own)
+        files += own
+    images = [release.image(build, wanted.run) for build in builds]
+    return Plan(builds, files, [image for image in images if image])
 
 
 def _show(plan: Plan, wanted: Wanted) -> None:
@@ -108,7 +117,7 @@ def _show(plan: Plan, wanted: Wanted) -> None:
 def _names(plan: Plan, wanted: Wanted) -> list[str]:
     """Return the names of the files about the whole release."""
     own = [f"{plan.prefix}-{wanted.run}.{CHECKSUMS}", f"{plan.prefix}-manifest-{wanted.run}.json"]
-    names = [*own, *([release.LATEST] if wanted.latest else [])]
+    names = [*own, *([announcement.LATEST] if wanted.latest else [])]
     return [full for name in names for full in (name, *_bundle(name, wanted))]
 
 
@@ -129,15 +138,34 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         task.step("checking what is published already")
         new_images = [one for one in plan.images if place and not place.check(one)]
         new_files = [one for one in plan.files if bucket and not bucket.check(one)]
-        if bucket:
-            new_files += _release_files(plan, wanted, bucket, progress)
-        _send(new_files, new_images, bucket, place, task)
-    _tell(plan, wanted, len(new_files) + len(new_images))
+        about = _release_files(plan, wanted, bucket, progress) if bucket else []
+        copies = _copies(plan, new_images, wanted, stack)
+        _send(copies, new_files, bucket, place, task)
+        # The release manifest names the images by their digests and by their tags.
+        if place:
+            for image in plan.images:
+                place.confirm(image)
+        _send([], about, bucket, place, task)
+    _tell(plan, wanted, len(new_files) + len(new_images) + len(about))
+
+
+def _copies(
+    plan: Plan, images: Sequence[Image], wanted: Wanted, stack: contextlib.ExitStack
+) -> list[Image]:
+    """Return images with layouts that nobody else writes to, as long as stack is open."""
+    found = []
+    wanted.work.mkdir(parents=True, exist_ok=True)
+    for build in plan.builds:
+        for image in images:
+            if image.layout.parent == build.out:
+                folder = tempfile.TemporaryDirectory(dir=wanted.work, prefix="image-")
+                found.append(layout.copy(build, image, Path(stack.enter_context(folder))))
+    return found
 
 
 def _send(
-    files: Sequence[Upload],
     images: Sequence[Image],
+    files: Sequence[Upload],
     bucket: Bucket | None,
     place: Registry | None,
     task: Task,
@@ -154,40 +182,31 @@ def _send(
 def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> list[Upload]:
     """Return the files about the whole release that must be uploaded; the manifest comes last.
 
-    Files that are published already stay as they are, including their dates and signatures.
+    Their contents are always made here. Files that are published already stay as they are,
+    including their dates and signatures, if they have exactly these contents.
     """
     files = _write_release(plan, wanted, bucket)
     there = [bucket.check(file) for file in files]
-    if wanted.latest:
-        _check_latest(wanted, bucket)
+    newest = _check_latest(wanted, bucket) if wanted.latest else None
     found: list[Upload] = []
     for file, is_there in zip(files, there, strict=True):
         if wanted.is_signed:
             found.append(_signature(file, wanted, bucket, progress, is_there=is_there))
         found.append(file)
-    if wanted.latest:
-        found += _pointers(files[-1], wanted)
+    if newest:
+        found += _pointers(files[-1], newest)
     return [one for one in found if not bucket.check(one)]
 
 
 def _write_release(plan: Plan, wanted: Wanted, bucket: Bucket) -> list[Upload]:
     """Write the checksums and the manifest of the release to files, and return their uploads."""
-    data = release.manifest(
-        plan.builds,
-        plan.images,
-        run=wanted.run,
-        base_url=wanted.base_url,
-        repository=wanted.repository,
-        now=datetime.now(UTC),
-        days=wanted.days,
-    )
     sums, manifest = (
         f"{plan.prefix}-{wanted.run}.{CHECKSUMS}",
         f"{plan.prefix}-manifest-{wanted.run}.json",
     )
     texts = {
-        sums: release.checksums(plan.files).encode(),
-        manifest: _manifest(data, bucket, manifest),
+        sums: release.checksums(plan.files),
+        manifest: _manifest(plan, wanted, bucket, manifest),
     }
     folder = wanted.work / "release" / wanted.run
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,62 +221,85 @@ def _signature(
     """Return the signature of file: the published one if file is published, else a new one."""
     key = f"{file.key}.bundle"
     bundle = file.source.with_name(key)
+    signer = _signer(wanted, progress)
     # If the connection broke in between, the signature may be there without the file.
-    there = bucket.read(key) if is_there else None
-    if there is None:
-        _signer(wanted, progress).sign(file.source)
+    there = bucket.read(key)
+    if there and is_there:
+        bundle.write_bytes(there.data)
+        signer.check(file.source, bundle)
     else:
-        bundle.write_bytes(there)
-    return Upload.of(bundle, key, replaces=True)
+        signer.sign(file.source)
+    return Upload.of(bundle, key, replaces=there.etag if there else "")
 
 
-def _pointers(manifest: Upload, wanted: Wanted) -> list[Upload]:
-    """Return the uploads that make manifest.json a copy of manifest; its signature comes first."""
+def _pointers(manifest: Upload, newest: Mapping[str, str]) -> list[Upload]:
+    """Return the uploads that make manifest.json a copy of manifest; its signature comes first.
+
+    newest has the ETag, by suffix, of what each of them replaces.
+    """
     return [
         Upload.of(
             manifest.source.with_name(f"{manifest.key}{suffix}"),
-            f"{release.LATEST}{suffix}",
-            replaces=True,
+            f"{announcement.LATEST}{suffix}",
+            replaces=etag,
         )
-        for suffix in (*([".bundle"] if wanted.is_signed else []), "")
+        for suffix, etag in newest.items()
     ]
 
 
-def _check_latest(wanted: Wanted, bucket: Bucket) -> None:
-    """Raise HarnessError if manifest.json must not become this release's."""
-    latest = catalog.flag("latest")
-    there = release.newest_run(bucket.read(release.LATEST) or b"")
+def _check_latest(wanted: Wanted, bucket: Bucket) -> dict[str, str]:
+    """Return the ETags of manifest.json and of its signature ("" for no object), by suffix.
+
+    They make sure that no other publish comes between this look and our upload. Raises HarnessError
+    if manifest.json must not become this release's.
+    """
+    option, where = catalog.flag("latest"), f"s3://{bucket.name}/{announcement.LATEST}"
+    latest = bucket.read(announcement.LATEST)
+    there = announcement.newest_run(latest.data if latest else b"")
     if there > int(wanted.run):
         raise HarnessError(
-            f"s3://{bucket.name}/{release.LATEST} belongs to run {there}, which is newer than "
-            f"{wanted.run}",
-            hint=f"publish without {latest}, or with a larger {catalog.flag('run-id')}",
+            f"{where} belongs to run {there}, which is newer than {wanted.run}",
+            hint=f"publish without {option}, or with a larger {catalog.flag('run-id')}",
         )
-    if not wanted.is_signed and bucket.read(f"{release.LATEST}.bundle") is not None:
+    signature = bucket.read(f"{announcement.LATEST}.bundle")
+    if not wanted.is_signed and signature:
         raise UsageError(
-            f"s3://{bucket.name}/{release.LATEST} is signed, but this release would not be",
-            hint=f"sign it with {catalog.option('key')}, or publish without {latest}",
+            f"{where} is signed, but this release would not be",
+            hint=f"sign it with {catalog.option('key')}, or publish without {option}",
         )
+    signed = {".bundle": signature.etag if signature else ""} if wanted.is_signed else {}
+    return signed | {"": latest.etag if latest else ""}
 
 
-def _manifest(data: Mapping[str, Any], bucket: Bucket, key: str) -> bytes:
-    """Return the release manifest: the published one if there is one, else a new one.
+def _manifest(plan: Plan, wanted: Wanted, bucket: Bucket, key: str) -> bytes:
+    """Return the release manifest, made from the builds.
 
-    Raises HarnessError if the published one belongs to a different release.
+    If one is published already, only its dates are used again, so that it stays as it is. Raises
+    HarnessError if it is not the one that this release would have had on those dates.
     """
+    now = datetime.now(UTC)
     there = bucket.read(key)
-    if there is not None:
-        try:
-            known = json.loads(there)
-        except ValueError:
-            known = {}
-        if not (isinstance(known, dict) and release.same(data, known)):
-            raise HarnessError(
-                f"s3://{bucket.name}/{key} belongs to a different release",
-                hint=s3.OTHER_RUN,
-            )
-        return there
-    return (json.dumps(data, indent=2) + "\n").encode()
+    where = f"s3://{bucket.name}/{key}"
+    text = announcement.manifest(
+        plan.builds,
+        plan.images,
+        run=wanted.run,
+        base_url=wanted.base_url,
+        repository=wanted.repository,
+        validity=announcement.validity_of(there.data, where, now)
+        if there
+        else Validity.starting(now, wanted.days),
+    )
+    if there and there.data != text:
+        raise HarnessError(f"{where} belongs to a different release", hint=s3.OTHER_RUN)
+    # Our own manifest is never there without its signature, which is uploaded first. To sign this
+    # one would make the dates that somebody else has chosen ours.
+    if there and wanted.is_signed and not bucket.read(f"{key}.bundle"):
+        raise HarnessError(
+            f"{where} is published without a signature, so it cannot be signed any more",
+            hint=s3.OTHER_RUN,
+        )
+    return text
 
 
 def _signer(wanted: Wanted, progress: Progress) -> Signer:

@@ -85,18 +85,26 @@ class Registry:
 
     def push(self, image: Image) -> None:
         """Push image, unless it is there already. Raises HarnessError."""
-        source = f"oci:{image.layout}:{catalog.CONTAINER}"
+        # Relative, because skopeo takes what follows a colon in a path for the image's name.
+        source = f"oci:{image.layout.name}:{catalog.CONTAINER}"
         try:
             self._skopeo(
                 "copy", "--preserve-digests", "--retry-times", "3",
                 self._plain("dest-"), source, self._reference(image.tag),
+                cwd=image.layout.parent,
             )  # fmt: skip
         except CommandError as error:
             raise self._explain(error) from error
+        self.confirm(image)
+
+    def confirm(self, image: Image) -> None:
+        """Raise HarnessError unless the tag of image stands for image now."""
         there = self.digest(image.tag)
         if there != image.digest:
             raise HarnessError(
-                f"{self.repository}:{image.tag} arrived as {there} instead of {image.digest}"
+                f"{self.repository}:{image.tag} is {there or 'not there'} instead of "
+                f"{image.digest}",
+                hint="somebody else may have moved the tag; make tags immutable in the registry",
             )
 
     def _reference(self, tag: str) -> str:
@@ -106,10 +114,10 @@ class Registry:
         is_local = LOOPBACK.fullmatch(self.host) is not None
         return f"--{side}tls-verify={'false' if is_local else 'true'}"
 
-    def _skopeo(self, command: str, *args: str) -> str:
+    def _skopeo(self, command: str, *args: str, cwd: Path | None = None) -> str:
         known: list[Arg] = ["--authfile", self.authentication] if self.authentication else []
         # The policy says which images this machine may run. It does not matter for pushing ours.
-        return run([*self.skopeo, "--insecure-policy", command, *known, *args]).stdout
+        return run([*self.skopeo, "--insecure-policy", command, *known, *args], cwd=cwd).stdout
 
     def _explain(self, error: CommandError) -> HarnessError:
         said = MESSAGE.findall(error.output)

@@ -1,35 +1,34 @@
-"""What a release consists of: the builds that may be published, their names, and the manifest.
+"""What a release consists of: the builds that may be published, their files, and their names.
 
-The names and the release manifest are in the form that finch-core's updater reads.
+The names are in the form that finch-core's updater reads.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from scripts import catalog
 from scripts.arch import Arch
 from scripts.build import manifest as manifests
 from scripts.build.manifest import Manifest
 from scripts.catalog import Distribution
-from scripts.formats import oci_layout
+from scripts.mkosi import source
 from scripts.mkosi.pin import Pin
 from scripts.packages import recipes, thirdparty
+from scripts.publish import sources
+from scripts.publish.sources import AGAIN
 from scripts.stages import inputs, places, plan
-from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM, output_of
+from scripts.stages.artifacts import PROVENANCE, REPORT, SBOM, output_of
+from scripts.stages.inputs import Kind
 from scripts.stages.plan import StageTarget
 from scripts.stages.records import Record, outdated
+from scripts.system import strict_json
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
-
-# The name in the bucket of a copy of the newest release's manifest.
-LATEST = "manifest.json"
 
 # By description of a build: the template of its published name; see catalog.toml.
 DESCRIPTIONS: Mapping[str, str] = {
@@ -53,7 +52,14 @@ OWN = {
 RUN_ID = re.compile(r"[0-9]{1,20}")
 RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 
-AGAIN = "build it again"
+# What mkosi reads beside the configuration of the checkout: a user's own, which git ignores.
+LOCAL = {"mkosi.local.conf", "mkosi.local"}
+
+# What a release of a distribution is called; it becomes part of file names.
+RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+# The digest of a container image; skopeo and the registry take others, which we do not make.
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def published() -> Mapping[str, str]:
@@ -90,6 +96,7 @@ class Build:
             raise HarnessError(
                 f"{out} was built from an unknown distribution, {manifest.distribution!r}"
             )
+        _check_names(out, manifest)
         return cls(out, manifest)
 
     @property
@@ -116,7 +123,15 @@ class Build:
     def records(self) -> Mapping[str, Record]:
         """How each stage was built, by name, without artifacts."""
         return {
-            name: Record(image.stage_key, image.inputs, image.seconds, (), image.packages)
+            name: Record(
+                image.stage_key,
+                image.inputs,
+                image.seconds,
+                (),
+                image.packages,
+                image.digest,
+                image.built_from,
+            )
             for name, image in self.manifest.images.items()
         }
 
@@ -135,20 +150,22 @@ class Build:
 class Upload:
     """A file and the key in the bucket that it goes to; sha512 in hex, size in bytes.
 
-    replaces tells whether it may replace other bytes under its key.
+    replaces tells what may be under the key at that moment: None for a file that is published once
+    and for all, else the ETag of the object that it takes the place of ("" for no object).
     """
 
     source: Path
     key: str
     sha512: str
     size: int
-    replaces: bool = False
+    replaces: str | None = None
 
     @classmethod
-    def of(cls, source: Path, key: str, *, replaces: bool = False) -> Upload:
+    def of(cls, source: Path, key: str, *, replaces: str | None = None) -> Upload:
         """Return the upload of the file source. Reads the whole file."""
-        digest = file_digest(source, "sha512")
-        return cls(source, key, digest, source.stat().st_size, replaces)
+        with sources.opened(source.parent, source.name) as file:
+            digest = hashlib.file_digest(file, "sha512").hexdigest()
+            return cls(source, key, digest, file.tell(), replaces)
 
 
 @dataclass(frozen=True)
@@ -176,7 +193,7 @@ class Allowed:
 
 
 def check(build: Build, root: Path, allowed: Allowed) -> None:
-    """Raise HarnessError unless build is complete, up to date, unaltered and booted.
+    """Raise HarnessError unless build is complete, up to date and unaltered.
 
     Up to date means that the checkout at root, as it is now, would build the same: people will look
     there for how an image was made. The package sources are not compared, because they may
@@ -184,25 +201,28 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
     """
     _check_files(build)
     _check_fresh(build, root, allowed.release or places.release_of(root, build.distribution))
-    _check_described(build)
     if not allowed.altered:
         _check_unaltered(build)
-    if not allowed.unbooted:
-        _check_booted(build)
+
+
+def _check_names(out: Path, manifest: Manifest) -> None:
+    """Raise HarnessError if a name in manifest would lead out of the folder out, or of a bucket."""
+    odd = [one.name for one in manifest.artifacts if not sources.is_inside(one.name)]
+    odd += [] if RELEASE.fullmatch(manifest.release) else [manifest.release]
+    if odd:
+        raise HarnessError(
+            f"the manifest in {out} has a name that no build makes: {odd[0]!r}", hint=AGAIN
+        )
 
 
 def _check_files(build: Build) -> None:
     if published().keys().isdisjoint(build.sha512):
         raise HarnessError(f"{build.out} contains nothing to publish")
     for name, sha512 in build.sha512.items():
-        path = build.out / name
-        if _is_published(name) and not path.is_file():
-            raise HarnessError(f"{path} is missing", hint=AGAIN)
-        if _is_published(name) and file_digest(path, "sha512") != sha512:
-            raise HarnessError(f"{path} has been changed since it was built", hint=AGAIN)
+        if _is_published(name) and sources.digest(build.out, name) != sha512:
+            raise sources.changed(build.out / name)
     for name in DESCRIPTIONS:
-        if not (build.out / name).is_file():
-            raise HarnessError(f"{build.out / name} is missing", hint=AGAIN)
+        sources.opened(build.out, name).close()
 
 
 def _is_published(name: str) -> bool:
@@ -259,55 +279,51 @@ def _stale(what: str, reason: str) -> HarnessError:
 
 def _check_unaltered(build: Build) -> None:
     given, pins = build.manifest.options.to_json(), build.manifest.pins
-    for name in ALTERING:
-        if name in given and given[name] != pins.get(OWN.get(name, "")):
-            raise HarnessError(
-                f"{build.out} was built with {catalog.flag(name.replace('_', '-'))}, "
-                "so others would build something else from this checkout",
-                hint=f"build it without, or publish it with {catalog.option('allow-altered')}",
-            )
+    used = [
+        catalog.flag(name.replace("_", "-"))
+        for name in ALTERING
+        if name in given and given[name] != pins.get(OWN.get(name, ""))
+    ]
+    if not source.is_pinned(build.manifest.mkosi.source):
+        used.append("MKOSI_SOURCE")
+    used += _local_files(build)
+    if used:
+        raise HarnessError(
+            f"{build.out} was built with {used[0]}, "
+            "so others would build something else from this checkout",
+            hint=f"build it without, or publish it with {catalog.option('allow-altered')}",
+        )
 
 
-def _check_described(build: Build) -> None:
-    """Raise HarnessError unless the provenance describes exactly the files to be published."""
+def _local_files(build: Build) -> list[str]:
+    """Return the paths of the user's own mkosi configuration that took part in build."""
+    paths = {
+        path
+        for record in build.records.values()
+        for path in inputs.digests(record.inputs, Kind.CONFIGURATION)
+    }
+    return sorted(path for path in paths if not LOCAL.isdisjoint(PurePosixPath(path).parts))
+
+
+def check_described(build: Build, files: Iterable[Upload]) -> None:
+    """Raise HarnessError unless the provenance describes exactly the files to be published.
+
+    files are what `uploads` returned: the provenance that is read here is the one among them.
+    """
     path = build.out / PROVENANCE
     again = f"remove {path} and build again"
+    with sources.opened(build.out, PROVENANCE) as file:
+        text = file.read()
+    if hashlib.sha512(text).hexdigest() not in {one.sha512 for one in files if one.source == path}:
+        raise sources.changed(path)
     try:
-        subjects = json.loads(path.read_text())["subject"]
-        described = {subject["digest"]["sha512"] for subject in subjects}
+        subjects = strict_json.loads(text)["subject"]
+        described = {(subject["name"], subject["digest"]["sha512"]) for subject in subjects}
     except (ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"{path} is not a provenance: {error!r}", hint=again) from error
     for name, sha512 in build.sha512.items():
-        if _is_published(name) and sha512 not in described:
+        if _is_published(name) and (name, sha512) not in described:
             raise HarnessError(f"{path} describes a different {name}", hint=again)
-
-
-def _check_booted(build: Build) -> None:
-    disk = build.sha512.get(catalog.DISK_IMAGE)
-    if not disk:
-        return
-    again = catalog.command(
-        "boot-test",
-        catalog.flag("distribution"),
-        build.distribution.name,
-        arch=build.arch.name,
-    )
-    anyway = f"{catalog.option('allow-unbooted')} publishes it anyway"
-    try:
-        result = json.loads((build.out / BOOT_TEST).read_text())
-        passed, reason, booted = result["passed"], result["reason"], result["disk"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise HarnessError(
-            f"the {catalog.DISK} in {build.out} has not been booted", hint=f"{again}; {anyway}"
-        ) from None
-    if booted != disk:
-        raise HarnessError(
-            f"the boot test in {build.out} tested a different {catalog.DISK}", hint=again
-        )
-    if not passed:
-        raise HarnessError(
-            f"the {catalog.DISK} in {build.out} failed its boot test: {reason}", hint=anyway
-        )
 
 
 def uploads(build: Build, run: str) -> list[Upload]:
@@ -330,82 +346,35 @@ def uploads(build: Build, run: str) -> list[Upload]:
 
 
 def image(build: Build, run: str) -> Image | None:
-    """Return the container image of build, or None if it has none."""
-    layout = build.out / catalog.CONTAINER
+    """Return the container image of build, or None if it has none.
+
+    Raises HarnessError if its layout does not hold exactly one image.
+    """
     if not any(name.startswith(f"{catalog.CONTAINER}/") for name in build.sha512):
         return None
-    digest = oci_layout.Image.read(layout).manifest.digest
-    return Image(layout, build.named(TAG, run), build.arch, digest)
+    return Image(
+        build.out / catalog.CONTAINER,
+        build.named(TAG, run),
+        build.arch,
+        only_digest(build.out / catalog.CONTAINER),
+    )
 
 
-def checksums(files: Iterable[Upload]) -> str:
-    """Return the SHA512SUMS of files, under their published names."""
-    return "".join(f"{file.sha512}  {file.key}\n" for file in files)
+def only_digest(layout: Path) -> str:
+    """Return the digest of the only image in an OCI layout.
 
-
-def manifest(
-    builds: Iterable[Build],
-    images: Iterable[Image],
-    *,
-    run: str,
-    base_url: str,
-    repository: str,
-    now: datetime,
-    days: int,
-) -> dict[str, Any]:
-    """Return the release manifest, which expires in that number of days.
-
-    digest repeats sha512 in the form that finch-core's updater reads.
+    Raises HarnessError if it has none or several, or if its digest is no sha256.
     """
-    downloads = [
-        {
-            "platform": platform,
-            "arch": build.arch.debian,  # as Go's GOARCH
-            "url": f"{base_url.rstrip('/')}/{build.named(published()[name], run)}",
-            "sha512": build.sha512[name],
-            "digest": f"sha512:{build.sha512[name]}",
-        }
-        for build in builds
-        for name, platform in platforms().items()
-        if name in build.sha512
-    ]
-    return {
-        "published_at": _stamp(now),
-        "expires_at": _stamp(now + timedelta(days=days)),
-        "artifacts": downloads,
-        "container_images": [
-            {
-                "arch": one.arch.debian,
-                "image": f"{repository}:{one.tag}",
-                "digest": one.digest,
-            }
-            for one in images
-            if repository
-        ],
-    }
-
-
-def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether two release manifests are about the same release, apart from their dates."""
-    dates = ("published_at", "expires_at")
-    return _without(ours, dates) == _without(theirs, dates)
-
-
-def newest_run(text: bytes) -> int:
-    """Return the largest run number in the names that a release manifest lists, or 0."""
     try:
-        data = json.loads(text)
-        names = [one["url"] for one in data["artifacts"]]
-        names += [one["image"] for one in data["container_images"]]
-        found = [RUN_OF_NAME.search(name) for name in names]
+        with sources.opened(layout, "index.json") as file:
+            [entry] = strict_json.loads(file.read())["manifests"]
+        if DIGEST.fullmatch(entry["digest"]):
+            return str(entry["digest"])
     except (ValueError, KeyError, TypeError):
-        return 0
-    return max((int(match[1]) for match in found if match), default=0)
+        pass
+    raise HarnessError(f"{layout} is not an OCI image layout with one image", hint=AGAIN)
 
 
-def _without(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in names}
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def checksums(files: Iterable[Upload]) -> bytes:
+    """Return the SHA512SUMS of files, under their published names."""
+    return "".join(f"{file.sha512}  {file.key}\n" for file in files).encode()

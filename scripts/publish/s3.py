@@ -1,15 +1,20 @@
 """Uploads files to S3, where a published file is always complete and never changes.
 
-A large file is uploaded in parts, and S3 shows it once all of them have arrived. An interrupted
+Only bytes that have been hashed are sent, and a file appears under its name only once all of them
+together have the digest that was checked. S3 compares each transfer with a checksum of its own. A
+large file is uploaded in parts, and S3 shows it once all of them have arrived. An interrupted
 upload is resumed if this checkout began it; otherwise it is aborted.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from scripts import catalog
+from scripts.publish import sources
 from scripts.publish.release import Upload
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
@@ -34,9 +40,13 @@ SHA512 = "sha512"
 # The codes that mean "not found". HeadObject and HeadBucket answer with a status only.
 MISSING = ("404", "NoSuchKey", "NotFound")
 
-# The codes that mean "already published": somebody else has published the file in the meantime, or
-# the answer to our own upload was lost and botocore has repeated it.
-TAKEN = ("PreconditionFailed", "412", "NoSuchUpload")
+# The codes that mean "already published": somebody else has published the file in the meantime, is
+# doing so, or has removed what it replaces; or the answer to our own upload was lost and botocore
+# has repeated it.
+TAKEN = ("PreconditionFailed", "412", "NoSuchUpload", "ConditionalRequestConflict", "NoSuchKey")
+
+# What is read back whole: manifests, signatures and checksums have a few KB.
+SMALL = 1 << 20  # bytes
 
 # Without s3:ListBucket, S3 also answers 403 if an object does not exist.
 PERMISSIONS = (
@@ -46,6 +56,14 @@ PERMISSIONS = (
 
 AGAIN = "run the same command again; what has arrived is not sent again"
 OTHER_RUN = f"published files are never replaced; publish with another {catalog.flag('run-id')}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The contents of a small object, and the ETag of the version that was read."""
+
+    data: bytes
+    etag: str
 
 
 @dataclass(frozen=True)
@@ -89,67 +107,104 @@ class Bucket:
                     return False
                 raise
         found = (there["Metadata"].get(SHA512), there["ContentLength"])
-        is_same = found == (upload.sha512, upload.size)
-        if not is_same and not upload.replaces:
+        is_same = found == (upload.sha512, upload.size) and self._digest(upload.key) == found[0]
+        if not is_same and upload.replaces is None:
             raise _other(self.name, upload.key)
         return is_same
 
-    def read(self, key: str) -> bytes | None:
+    def _digest(self, key: str) -> str:
+        """Return the sha512 of an object's bytes: its metadata may say anything."""
+        found = hashlib.sha512()
+        with explained(f"the bucket {self.name}"):
+            body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
+            for chunk in body.iter_chunks(sources.CHUNK_BYTES):
+                found.update(chunk)
+        return found.hexdigest()
+
+    def read(self, key: str) -> Stored | None:
         """Return the contents of a small object, or None if there is no object called key."""
         with explained(f"the bucket {self.name}"):
             try:
-                body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+                there = self.client.get_object(Bucket=self.name, Key=key)
+                data: bytes = there["Body"].read(SMALL + 1)
             except aws.ClientError as error:
                 if error.response["Error"]["Code"] in MISSING:
                     return None
                 raise
-        return body
+        if len(data) > SMALL:
+            raise HarnessError(f"s3://{self.name}/{key} is larger than {SMALL} bytes")
+        return Stored(data, there["ETag"])
 
     def upload(self, upload: Upload, task: Task) -> None:
-        """Upload a file, unless somebody else has published it in the meantime."""
+        """Upload a file, unless somebody else has published it in the meantime.
+
+        Raises HarnessError, and publishes nothing, if the file is not the one that was checked, or
+        if somebody else has replaced what it was to replace.
+        """
         task.step(f"uploading {upload.key}")
-        with explained(f"the bucket {self.name}"):
+        folder, name = upload.source.parent, upload.source.name
+        with explained(f"the bucket {self.name}"), sources.opened(folder, name) as file:
             try:
                 if upload.size > self.part:
-                    self._upload_parts(upload, task)
+                    self._upload_parts(upload, file, task)
                 else:
-                    self._upload_whole(upload)
+                    self._upload_whole(upload, file)
             except aws.ClientError as error:
                 if error.response["Error"]["Code"] not in TAKEN:
                     raise
                 self._give_up(upload)
                 if not self.check(upload):
-                    raise
+                    if upload.replaces is None:
+                        raise
+                    raise _lost(self.name, upload.key) from None
 
-    def _upload_whole(self, upload: Upload) -> None:
-        with upload.source.open("rb") as file:
-            self.client.put_object(
-                Bucket=self.name,
-                Key=upload.key,
-                Body=file,
-                Metadata={SHA512: upload.sha512},
-                **_guard(upload),
-            )
+    def _upload_whole(self, upload: Upload, file: BufferedReader) -> None:
+        data = file.read(self.part + 1)
+        if hashlib.sha512(data).hexdigest() != upload.sha512:
+            raise sources.changed(upload.source)
+        self.client.put_object(
+            Bucket=self.name,
+            Key=upload.key,
+            Body=data,
+            Metadata={SHA512: upload.sha512},
+            ChecksumSHA256=_checksum(data),
+            **_guard(upload),
+        )
 
-    def _upload_parts(self, upload: Upload, task: Task) -> None:
+    def _upload_parts(self, upload: Upload, file: BufferedReader, task: Task) -> None:
         note = self._note(upload)
         where = {"Bucket": self.name, "Key": upload.key, "UploadId": self._begin(upload, note)}
         arrived = {part["PartNumber"]: part for part in self._parts(where)}
-        parts = []
-        with upload.source.open("rb") as file:
-            for number, start in enumerate(range(0, upload.size, self.part), 1):
-                if number not in arrived:
-                    file.seek(start)
-                    data = file.read(self.part)
-                    sent = self.client.upload_part(**where, PartNumber=number, Body=data)
-                    arrived[number] = sent
-                parts.append({"PartNumber": number, "ETag": arrived[number]["ETag"]})
-                percent = min(100, 100 * number * self.part // upload.size)
-                task.step(f"uploading {upload.key}: {percent} %")
+        parts, found = [], hashlib.sha512()
+        for number, start in enumerate(range(0, upload.size, self.part), 1):
+            # What is sent is what was hashed: a file that changes now cannot change these bytes.
+            data = file.read(min(self.part, upload.size - start))
+            if not data:  # the file has become shorter
+                break
+            found.update(data)
+            part = self._send_part(where, number, data, arrived.get(number))
+            parts.append(part)
+            percent = min(100, 100 * number * self.part // upload.size)
+            task.step(f"uploading {upload.key}: {percent} %")
+        if found.hexdigest() != upload.sha512:
+            self._give_up(upload)
+            raise sources.changed(upload.source)
         self.client.complete_multipart_upload(
             **where, MultipartUpload={"Parts": parts}, **_guard(upload)
         )
         note.unlink(missing_ok=True)
+
+    def _send_part(
+        self, where: dict[str, str], number: int, data: bytes, arrived: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Upload a part, unless it has arrived already, and return what S3 wants to know of it."""
+        checksum = _checksum(data)
+        if not (arrived and _is_part(arrived, data)):
+            arrived = self.client.upload_part(
+                **where, PartNumber=number, Body=data, ChecksumSHA256=checksum
+            )
+        assert arrived
+        return {"PartNumber": number, "ETag": arrived["ETag"], "ChecksumSHA256": checksum}
 
     def _begin(self, upload: Upload, note: Path) -> str:
         """Return the ID of an interrupted upload of exactly this file, or of a new one."""
@@ -161,7 +216,10 @@ class Bucket:
         if ours in open_:
             return str(ours)
         begun = self.client.create_multipart_upload(
-            Bucket=self.name, Key=upload.key, Metadata={SHA512: upload.sha512}
+            Bucket=self.name,
+            Key=upload.key,
+            Metadata={SHA512: upload.sha512},
+            ChecksumAlgorithm="SHA256",
         )
         write_text(note, json.dumps({"id": begun["UploadId"], "key": upload.key}))
         return str(begun["UploadId"])
@@ -187,8 +245,28 @@ class Bucket:
 
 
 def _guard(upload: Upload) -> dict[str, str]:
-    """Return the arguments that make S3 refuse to replace a file, unless upload may do so."""
-    return {} if upload.replaces else {"IfNoneMatch": "*"}
+    """Return the arguments that make S3 refuse to replace anything but what upload may replace."""
+    return {"IfMatch": upload.replaces} if upload.replaces else {"IfNoneMatch": "*"}
+
+
+def _checksum(data: bytes) -> str:
+    """Return the sha256 of data as S3 takes it."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def _is_part(arrived: dict[str, Any], data: bytes) -> bool:
+    """Whether a part that S3 lists has these bytes; an ETag is their MD5 if there is no sha256."""
+    if checksum := arrived.get("ChecksumSHA256"):
+        return bool(checksum == _checksum(data))
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return bool(arrived["ETag"].strip('"') == md5)
+
+
+def _lost(bucket: str, key: str) -> HarnessError:
+    return HarnessError(
+        f"somebody else has changed s3://{bucket}/{key} in the meantime",
+        hint="look at what was published, then run the same command again",
+    )
 
 
 def _other(bucket: str, key: str) -> HarnessError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts import catalog
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, CommandError, last_line, run
 
@@ -38,6 +39,31 @@ class Signer:
                 hint="if the key has a password, set COSIGN_PASSWORD",
             ) from error
         return bundle
+
+    def check(self, path: Path, bundle: Path) -> None:
+        """Raise HarnessError unless bundle is a signature of the file at path, made with the key.
+
+        A signature by identity is not looked at: it is verified against the name of a workflow,
+        which those who download the file know better than the environment of this process.
+        """
+        if not self.key:
+            return
+        public = bundle.with_name(f"{bundle.name}.pub")
+        try:
+            public.write_text(run([*self.cosign, "public-key", "--key", self.key]).stdout)
+            run(
+                [*self.cosign, "verify-blob", "--key", public, "--insecure-ignore-tlog",
+                 "--bundle", bundle, path]
+            )  # fmt: skip
+        except CommandError as error:
+            raise HarnessError(
+                f"the published signature of {path.name} was not made with {self.key}: "
+                f"{last_line(error.output) or error}",
+                hint="if the key has a password, set COSIGN_PASSWORD; else publish with another "
+                f"{catalog.flag('run-id')}",
+            ) from error
+        finally:
+            public.unlink(missing_ok=True)
 
 
 def has_identity(environ: Mapping[str, str]) -> bool:

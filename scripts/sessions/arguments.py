@@ -17,6 +17,7 @@ from scripts.catalog import ROOT, Distribution, flag
 from scripts.options import (
     ACCELERATORS,
     BASE_IMAGE,
+    EPOCH,
     NO_PROXY,
     PACKAGES,
     PROXIES,
@@ -139,6 +140,10 @@ def _add_sources(group: Group) -> None:
     )
     group.add("third-party-pins", "file to use instead of third-party/pins.toml", type=Path)
     group.add("offline", "use only what has been downloaded already")
+    group.add(
+        "allow-older-index",
+        "accept a mirror's index that has expired, or is older than one that it had before",
+    )
 
 
 def _add_packages(group: Group) -> None:
@@ -299,6 +304,7 @@ def options_of(
             mkosi_source=Path(source).absolute() if source else None,
             offline=given.offline,
             proxies=_proxies(environ),
+            allow_older_index=given.allow_older_index,
         ),
         packages=PackageBuild(
             recipes=_recipes(given.packages, root),
@@ -307,7 +313,7 @@ def options_of(
             layer_cache=_layer_cache(given.layer_cache or environ.get("ECR_CACHE_REPO")),
             buildx_builder=environ.get("BUILDX_BUILDER", ""),
         ),
-        build=BuildOptions(force=given.force, jobs=given.jobs, binfmt=not given.no_binfmt),
+        build=BuildOptions(given.force, given.jobs, not given.no_binfmt, _epoch(environ)),
         boot=BootOptions(given.accel),
         folders=Folders(
             root,
@@ -417,6 +423,18 @@ def _proxies(environ: Mapping[str, str]) -> Proxies:
 
     urls = {name: _proxy(name, text) for name, text in found(*PROXIES).items()}
     return Proxies(urls, found(NO_PROXY))
+
+
+def _epoch(environ: Mapping[str, str]) -> int | None:
+    text = environ.get(EPOCH)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(
+            f"{EPOCH} must be a number of seconds since 1970, not {text!r}",
+            hint="git log -1 --format=%ct prints the time of the newest commit",
+        )
+    return int(text)
 
 
 def _proxy(name: str, text: str) -> Url:

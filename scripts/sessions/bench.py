@@ -25,10 +25,10 @@ from scripts.build import build, ingredients, runner
 from scripts.build.workshop import Workshop
 from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
-from scripts.system import errors
+from scripts.system import errors, git
 from scripts.system.files import remove
 from scripts.system.locks import only_build
-from scripts.system.process import Arg, run, running, start, stream
+from scripts.system.process import Arg, running, start, stream
 from scripts.system.progress import Progress
 
 IMAGE = catalog.DISK
@@ -108,12 +108,10 @@ class _Bench:
         return measured
 
     def _copy_checkout(self) -> None:
-        files = run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=self.opts.folders.root,
-        ).stdout
+        root = self.opts.folders.root
+        files = git.read(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in filter(None, files.split("\0")):
-            source, target = self.opts.folders.root / name, self.checkout / name
+            source, target = root / name, self.checkout / name
             if source.exists() or source.is_symlink():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,10 @@ from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
+
+CONTAINER = Path(__file__).with_name("container.toml")
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 RUNNERS = Path(__file__).with_name("runners.toml")
 
@@ -37,7 +42,15 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="print a job for each image instead, to spread the work",
     )
+    parser.add_argument(
+        "--container",
+        action="store_true",
+        help="print the container image of the jobs, with its digest, and nothing else",
+    )
     given = parser.parse_args(argv)
+    if given.container:
+        print(container(tomllib.loads(CONTAINER.read_text())["container"]))
+        return
     try:
         listed = run([given.python, "-m", "nox", "--list", "--json"], cwd=ROOT).stdout
     except CommandError as error:
@@ -46,6 +59,19 @@ def main(argv: Sequence[str]) -> None:
     matrix = {"include": jobs(json.loads(listed), runners, by_image=given.by_image)}
     json.dump(matrix, sys.stdout)
     print()
+
+
+def container(pin: Mapping[str, str]) -> str:
+    """The container image of the jobs, by its digest. Raises HarnessError if pin has none.
+
+    A tag can be moved, so whoever owns it would decide what a job runs.
+    """
+    if not DIGEST.fullmatch(pin["digest"]):
+        raise HarnessError(
+            f"{CONTAINER.name} has no digest of {pin['name']}:{pin['tag']}",
+            hint=f"{catalog.command('update-pins')} adds it, with access to the internet",
+        )
+    return f"{pin['name']}:{pin['tag']}@{pin['digest']}"
 
 
 def jobs(

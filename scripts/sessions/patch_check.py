@@ -17,12 +17,13 @@ from scripts import arch, catalog
 from scripts.arch import Arch
 from scripts.build.workshop import obtain_mkosi
 from scripts.distributions import debian
-from scripts.mkosi import patches
+from scripts.mkosi import patches, source
 from scripts.mkosi import pin as pins
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
 from scripts.mkosi.unpacking import unpack
 from scripts.options import Folders, Options, Sources
+from scripts.pins.edits import Edit
 from scripts.sessions import arguments
 from scripts.stages import places
 from scripts.system import errors
@@ -45,8 +46,17 @@ def main(argv: Sequence[str]) -> None:
         "Checks that the patches on mkosi apply and that mkosi reads our configuration.",
         (Sources, Folders),
     )
-    opts = arguments.parse(argv, os.environ, using=parser)
+    parser.add_argument(
+        catalog.flag("pin"),
+        action="store_true",
+        help="pin the digests that mkosi has with the patches as they are now, and do no more",
+    )
+    given = parser.parse_args(argv)
+    opts = arguments.options_of(given, os.environ)
     progress = Progress()
+    if given.pin:
+        pin_digests(opts.folders.root / "mkosi", progress)
+        return
     using = obtain_mkosi(opts, progress)
     _say_applied(progress, using.version, f"from {using.source}", list(using.patches))
     check_newest(opts, progress)
@@ -57,6 +67,27 @@ def main(argv: Sequence[str]) -> None:
                     using, opts.folders.root, distribution.mkosi, arch.parse(name), task
                 )
     progress.say(f"mkosi {using.version} accepts all of mkosi.images/")
+
+
+def pin_digests(folder: Path, progress: Progress) -> None:
+    """Pin the digest that the patched mkosi of each source has, in the pin.toml in folder.
+
+    The pin of a source that does not answer stays. Raises HarnessError if none answers.
+    """
+    failures = []
+    for name in pins.SOURCES:
+        try:
+            made = source.make_from(name, folder)
+        except (HarnessError, CommandError) as error:
+            cause = last_line(getattr(error, "output", "")) or str(error)
+            failures.append(f"{name}: {cause}")
+            continue
+        Edit(folder / "pin.toml", f"{name}.patched", made.digest).apply()
+        progress.say(f"mkosi {made.version} from {made.source} is pinned: {made.digest}")
+    for failure in failures:
+        progress.say(f"not pinned: {failure}")
+    if len(failures) == len(pins.SOURCES):
+        raise HarnessError("no digest was pinned, as no source of mkosi could be used")
 
 
 def check_newest(opts: Options, progress: Progress) -> None:
@@ -75,19 +106,19 @@ def check_newest(opts: Options, progress: Progress) -> None:
         ),
         "upstream's main branch": lambda scratch: _download(pin.newest, scratch),
     }
-    for source, download in newest.items():
-        with tempfile.TemporaryDirectory() as name:
-            scratch = Path(name)
+    for name, download in newest.items():
+        with tempfile.TemporaryDirectory() as folder_name:
+            scratch = Path(folder_name)
             try:
                 archive = download(scratch)
             except (MachineError, CommandError, HarnessError) as error:
                 cause = last_line(getattr(error, "output", "")) or str(error)
-                progress.say(f"the newest mkosi of {source} cannot be downloaded: {cause}")
+                progress.say(f"the newest mkosi of {name} cannot be downloaded: {cause}")
                 continue
             tree = unpack(archive, scratch)
             version = pins.version_of(tree)
             applied = [path.name for path in patches.apply_series(folder, pin, tree)]
-        _say_applied(progress, version, f"the newest one of {source}", applied)
+        _say_applied(progress, version, f"the newest one of {name}", applied)
 
 
 def check_configuration(

@@ -10,7 +10,8 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import push, release, signing
+from scripts.publish import programs, push, release, signing
+from scripts.publish.announcement import LONGEST
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
 from scripts.sessions import arguments
@@ -21,12 +22,13 @@ from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 from scripts.system.url import Url, shown
 
-# Half a year, as for finch-core's releases; Finch tells users who have not updated by then.
-DAYS = 183
-
 
 def main(argv: Sequence[str]) -> None:
-    """Publish what argv asks for."""
+    """Publish what argv asks for, or only prepare for it."""
+    given = _parser(ROOT).parse_args(argv)
+    if given.prepare:
+        programs.prepare((given.work or ROOT / catalog.WORK).absolute(), Progress())
+        return
     wanted = parse(argv, os.environ)
     # No build may change files that have been checked and are being uploaded.
     with only_build(wanted.work):
@@ -51,8 +53,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
             f"the run ID must be a number, not {run!r}",
             hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
         )
-    if given.expires_days < 1:
-        raise UsageError(f"--expires-days must be 1 or more, not {given.expires_days}")
+    if not 1 <= given.expires_days <= LONGEST:
+        raise UsageError(f"--expires-days must be 1 to {LONGEST}, not {given.expires_days}")
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
     out = arguments.folder(given.out, root, "out")
@@ -110,7 +112,7 @@ def _add_what(group: Group) -> None:
     group.add("allow-unbooted", "publish images that were not boot-tested, or failed the test")
     group.add(
         "allow-altered",
-        "publish a build with a key, pins or packages of your own, or without some of ours",
+        "publish a build with a key, pins, packages or mkosi of your own, or without some of ours",
     )
     group.add(
         "release",
@@ -131,9 +133,13 @@ def _add_where(group: Group) -> None:
 
 def _add_how(group: Group) -> None:
     group.add("dry-run", "only show what would be published")
+    group.add("prepare", "only download the programs that publishing needs; takes no credentials")
     group.add("key", "cosign key to sign with (default: CI's identity, if there is one)", type=Path)
     group.add(
-        "expires-days", f"days until the release expires (default: {DAYS})", type=int, default=DAYS
+        "expires-days",
+        f"days until the release expires, at most {LONGEST} (default: {LONGEST})",
+        type=int,
+        default=LONGEST,
     )
     group.add("latest", "make the bucket's manifest.json describe this release")
     group.add("out", f"where the artifacts are (default: {group.root / catalog.OUT})", type=Path)

@@ -11,7 +11,7 @@ from scripts.arch import AARCH64, Arch, native
 from scripts.catalog import Distribution
 from scripts.distributions import amazonlinux, debian
 from scripts.options import Options, Proxies
-from scripts.stages import additions, plan
+from scripts.stages import additions, configuration, plan
 from scripts.system.digests import text_digest
 from scripts.system.errors import UsageError
 from scripts.system.process import Arg
@@ -123,12 +123,19 @@ class Places:
     images: Place
     tools: Place
 
+    @property
+    def configuration(self) -> Path:
+        """The folder with the copy of the configuration that mkosi builds from."""
+        return _configuration(self.images.folder)
+
     @classmethod
     def prepare(cls, opts: Options) -> Places:
-        """Make the folders and sandbox trees for what opts asks for."""
+        """Make the folders and sandbox trees for what opts asks for, and copy the configuration."""
         target = opts.target
-        release = target.release or release_of(opts.folders.root, target.distribution)
         name = f"{target.distribution}/{target.arch}"
+        copy = _configuration(opts.folders.work / name)
+        configuration.copy(opts.folders.root, copy)
+        release = target.release or release_of(copy, target.distribution)
         images = _place(opts, target.distribution, release, target.arch, name)
         # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without;
         # a QEMU and its firmware is as much.
@@ -138,7 +145,7 @@ class Places:
         )
         source = catalog.TOOLS_DISTRIBUTION
         name = "-".join((f"tools/{source}", *profiles))
-        release = release_of(opts.folders.root, source)
+        release = release_of(copy, source)
         return cls(images, _place(opts, source, release, native(), name, profiles))
 
     def of_stage(self, name: str) -> Place:
@@ -171,6 +178,11 @@ class Places:
         return self.stage(catalog.TOOLS_TREE) / catalog.TOOLS_TREE
 
 
+def _configuration(folder: Path) -> Path:
+    """The copy of the configuration for the images that are built in folder."""
+    return folder / "configuration"
+
+
 def _place(
     opts: Options,
     distribution: Distribution,
@@ -189,8 +201,10 @@ def _place(
             sandbox, opts.sources.signing_key, mirror, opts.sources.proxies.first
         )
     else:
-        proxies = opts.sources.proxies.urls.values()
-        debian.write_sandbox_tree(sandbox, debian.find(mirror), release, proxies)
+        proxies, any_age = opts.sources.proxies, opts.sources.allow_older_index
+        debian.write_sandbox_tree(
+            sandbox, debian.find(mirror), release, proxies.urls.values(), any_age=any_age
+        )
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.arch import Arch
+from scripts.stages import configuration
+from scripts.stages.configuration import IMAGES, File
 from scripts.stages.inputs import Input, Kind, to_labels
-from scripts.system.digests import describe, describe_tree, text_digest
+from scripts.system.digests import text_digest
 from scripts.system.errors import UsageError
-
-# What mkosi reads for every image besides the image's own folder. The local files are the user's.
-ROOT_FILES = ("mkosi.conf", "mkosi.local.conf")
-ROOT_FOLDERS = ("mkosi.conf.d", "mkosi.local", "mkosi.profiles")
 
 # A value in [Match] that names one thing; "!" negates a value and "|" makes it an alternative.
 NAME = re.compile(r"[a-z0-9-]+")
@@ -65,9 +63,10 @@ def plan(root: Path, wanted: Iterable[str], target: StageTarget) -> list[Stage]:
     """Return the wanted stages and all their dependencies, each after its dependencies.
 
     root is the folder of mkosi.conf. Raises UsageError if an image is not in mkosi.images/ or
-    depends on itself.
+    depends on itself, or as `configuration.read` does.
     """
     stages: dict[str, Stage] = {}
+    files = configuration.read(root)
 
     def add(name: str, path: tuple[str, ...]) -> None:
         if name in path:
@@ -78,7 +77,7 @@ def plan(root: Path, wanted: Iterable[str], target: StageTarget) -> list[Stage]:
         for need in needs:
             add(need, (*path, name))
         below = [Input(Kind.STAGE, need, stages[need].key) for need in needs]
-        inputs = (*_inputs(root, name, target), *below)
+        inputs = (*_inputs(files, name, target), *below)
         stages[name] = Stage(name, needs, inputs, _installs(root, name))
 
     for name in wanted:
@@ -133,32 +132,31 @@ def of_checkout(inputs: Iterable[Input]) -> tuple[Input, ...]:
     return tuple(one for one in inputs if one.kind is Kind.CONFIGURATION)
 
 
-def _inputs(root: Path, name: str, target: StageTarget) -> tuple[Input, ...]:
-    """Return what decides the output of an image, apart from the stages that it depends on."""
+def _inputs(files: Iterable[File], name: str, target: StageTarget) -> tuple[Input, ...]:
+    """Return what decides the output of an image, apart from the stages that it depends on.
+
+    files are those of the configuration. Every image has those that are of no image.
+    """
     settings = {
         "distribution": target.distribution,
         "architecture": target.arch.name,
         **target.values,
     }
-    image = f"mkosi.images/{name}"
-    files = {file: describe(root / file) for file in ROOT_FILES if (root / file).exists()}
-    for folder in (*ROOT_FOLDERS, image):
-        files |= {f"{folder}/{path}": text for path, text in describe_tree(root / folder).items()}
+    own = f"{IMAGES}/{name}/"
     return (
         *(Input.setting(name, value) for name, value in settings.items()),
         *target.of_stage.get(name, ()),
         *(
-            Input(Kind.CONFIGURATION, path, text)
-            for path, text in files.items()
-            if _concerns(root / path, target)
+            Input(Kind.CONFIGURATION, file.name, file.describe())
+            for file in files
+            if (file.name.startswith(own) or not file.name.startswith(f"{IMAGES}/"))
+            and _concerns(file.path, target)
         ),
     )
 
 
 def _concerns(path: Path, target: StageTarget) -> bool:
-    """Whether a file can matter to target: not a README, nor for another distribution."""
-    if path.name == "README.md" and path.parent.name == "mkosi.conf.d":
-        return False
+    """Whether a file can matter to target: it may be a drop-in for another distribution."""
     if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
         return True
     match = read_conf(path).get("Match", {})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from scripts import catalog
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import Input, Kind
+from scripts.stages.inputs import Input
 from scripts.stages.plan import Stage
+from scripts.system.digests import text_digest
 
 NAME = "stage.json"
 
@@ -30,7 +32,9 @@ class Record:
     """How a stage was last built.
 
     key and inputs are those of `plan.Stage`. seconds is how long the build took. artifacts went to
-    out/, and packages are the ones in the image.
+    out/, and packages are the ones in the image. digest names this very build, because the same key
+    can be built again and come out differently. built_from has the digests of the stages that were
+    built upon, by name.
     """
 
     key: str
@@ -38,11 +42,32 @@ class Record:
     seconds: float
     artifacts: tuple[Artifact, ...]
     packages: tuple[Package, ...]
+    digest: str = ""
+    built_from: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        stage: Stage,
+        seconds: float,
+        artifacts: Iterable[Artifact],
+        packages: Iterable[Package],
+        built_from: Mapping[str, str],
+    ) -> Record:
+        """Return the record of a stage that has just been built, with a digest of its own."""
+        made = cls(
+            stage.key, stage.inputs, seconds, tuple(artifacts), tuple(packages), "", built_from
+        )
+        return replace(made, digest=text_digest(f"{made.to_json()} {time.time_ns()}"))
+
+    def to_json(self) -> str:
+        """Return what stage.json holds."""
+        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        return json.dumps(data, indent=1)
 
     def write(self, folder: Path) -> None:
         """Write the record to stage.json in folder."""
-        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
-        (folder / NAME).write_text(json.dumps(data, indent=1))
+        (folder / NAME).write_text(self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
@@ -55,6 +80,8 @@ class Record:
                 seconds=data["seconds"],
                 artifacts=tuple(Artifact(**entry) for entry in data["artifacts"]),
                 packages=tuple(Package(**entry) for entry in data["packages"]),
+                digest=data["digest"],
+                built_from=dict(data["built_from"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -77,6 +104,21 @@ def why_due(stage: Stage, kept: Path, out: Path, *, forced: bool) -> str:
     return f"{changed[0]} is gone or was written to" if changed else ""
 
 
+def why_dependent(
+    record: Record, needs: Iterable[str], records: Mapping[str, Record], due: Container[str]
+) -> str:
+    """Why the stage with record must be built because of a stage that it needs ("" if it need not).
+
+    records are those of finished stages by name, and due the names of stages that will be built.
+    """
+    for need in needs:
+        if need in due:
+            return f"{need} is built again"
+        if need not in records or record.built_from.get(need) != records[need].digest:
+            return f"{need} was built again"
+    return ""
+
+
 def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
     """Yield the stages that were made from something that is no longer kept.
 
@@ -84,8 +126,7 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
     name of the dependency that has been rebuilt since. root is the folder of mkosi.conf.
     """
     for need in plan.dependencies(root, name):
-        made_from = inputs.digests(records[name].inputs, Kind.STAGE)
-        if need in records and made_from.get(need) == records[need].key:
+        if need in records and records[name].built_from.get(need) == records[need].digest:
             yield from outdated(root, need, records)
         else:
             yield name, need

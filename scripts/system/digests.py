@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import stat
 from pathlib import Path
 
 
@@ -20,10 +20,13 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def describe(path: Path) -> str:
-    """Describe a file as a build sees it: a link's target, or contents and executability."""
+    """Describe a file as a build sees it: a link's target, or contents and executability.
+
+    A file is executable if its owner may execute it.
+    """
     if path.is_symlink():
         return f"-> {path.readlink()}"
-    runs = "x" if os.access(path, os.X_OK) else "-"
+    runs = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
     return f"{runs} {file_digest(path)}"
 
 

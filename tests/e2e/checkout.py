@@ -159,7 +159,7 @@ class Copy:
 def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
     """Copy the checkout with its changes, and the files in work that match the patterns wanted.
 
-    The copy shares data with the original by reflink where it can, and never writes to it.
+    Its files have the modes of a clone under umask 077, which must not reach an image. The copy shares data with the original by reflink where it can, and never writes to it.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -169,6 +169,8 @@ def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
         if (checkout / name).exists() or (checkout / name).is_symlink():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(checkout / name, root / name, follow_symlinks=False)
+            if not (root / name).is_symlink():
+                (root / name).chmod((root / name).stat().st_mode & ~0o077)
     for pattern in wanted:
         for source in work.glob(pattern):
             copy_tree(source, root / ".work" / source.relative_to(work))

@@ -22,7 +22,7 @@ from scripts.mkosi.sandbox import Tools
 from tests import manifests, wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
 from tests.e2e.surgery import Patient
-from tests.lab import tampering
+from tests.lab import repository, tampering
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
 from tests.lab.tampering import Tampering
@@ -339,6 +339,61 @@ def test_a_package_that_is_not_what_was_signed_never_reaches_an_image(
     assert lab.url in sentence
     after = build_base(forgetful, lab, made)
     assert after.process.returncode == 0, after.output
+
+
+UNSIGNED = "is not signed, and nothing was installed from it"
+UNTRUSTED = "is not signed with the key that is trusted, and nothing was installed from it"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (Tampering.ALTERED, UNTRUSTED),
+        (Tampering.FOREIGN, UNTRUSTED),
+        (Tampering.UNSIGNED, UNSIGNED),
+    ],
+    ids=lambda value: value.value if isinstance(value, Tampering) else "",
+)
+def test_metadata_that_is_not_what_was_signed_stops_the_build(
+    forgetful: Copy, lab: LabServer, made: World, wrong: Tampering, words: str
+) -> None:
+    instead = tampering.repository_with(made, wrong, tampering.METADATA)
+    with lab.broken(Fault(Kind.STALE, r"mirror\.list$", instead=instead)):
+        sentence = failed_cleanly(build_base(forgetful, lab, made), forgetful)
+    assert f"repomd.xml of the repository amazonlinux at {lab.url}" in sentence
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [(1, "the packages of the repository amazonlinux at "), (-1, UNSIGNED)],
+    ids=["signed", "of before metadata was signed"],
+)
+def test_a_list_of_mirrors_that_leads_to_an_older_release_is_refused(
+    forgetful: Copy, lab: LabServer, made: World, index: int, words: str
+) -> None:
+    older = made.releases[index]
+    with lab.broken(Fault(Kind.STALE, r"mirror\.list$", instead=repository.guid(older))):
+        sentence = failed_cleanly(build_base(forgetful, lab, made), forgetful)
+    assert words in sentence
+
+
+def test_a_release_of_before_metadata_was_signed_is_still_built(
+    forgetful: Copy, lab: LabServer, made: World
+) -> None:
+    lab.requests.clear()
+    build = build_base(forgetful, lab, made, *WITHOUT, "--release", made.releases[-1])
+    assert build.process.returncode == 0, build.output
+    assert not [path for path in lab.requests if path.endswith(".asc")]
+
+
+def test_a_single_repository_need_not_sign_its_metadata(
+    forgetful: Copy, lab: LabServer, made: World
+) -> None:
+    plain = made.repository(made.releases[0]).relative_to(made.www).as_posix()
+    with lab.broken(Fault(Kind.NOT_FOUND, r"\.asc$")):
+        build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
+    assert build.process.returncode == 0, build.output
 
 
 def test_a_release_that_does_not_exist_lists_the_nearest(

@@ -14,6 +14,22 @@ from pathlib import Path
 import pytest
 
 from tests.integration.answers import Server
+from tests.publishing import (  # noqa: F401 - fixtures
+    aws,
+    bucket,
+    built_from,
+    cosign,
+    key,
+    out,
+    qemu_img,
+    registry_host,
+    repository,
+    s3_url,
+    skopeo,
+    tell,
+    upload,
+    work,
+)
 
 # The variables that a session of Nox sets for the programs it starts.
 FOREIGN = ("CI", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV")

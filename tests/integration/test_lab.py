@@ -177,11 +177,18 @@ def test_a_third_party_release_is_in_no_repository(names: set[str]) -> None:
     assert not {"cosign", "pass", "docker-credential-helpers"} & names
 
 
-def test_the_metadata_is_signed_with_the_labs_key(made: World, tmp_path: Path) -> None:
+def test_the_metadata_is_signed_with_the_labs_key_where_amazon_s_is(
+    made: World, tmp_path: Path
+) -> None:
     gpg = ["gpg", "--homedir", os.fspath(tmp_path), "--batch", "--no-autostart"]
     subprocess.run([*gpg, "--import", made.key_file], check=True)
+    signed = [name for name in made.releases if amazonlinux.signs_metadata(name)]
+    assert 0 < len(signed) < len(made.releases)
     for release in made.releases:
         repomd = made.repository(release) / "repodata/repomd.xml"
+        if release not in signed:
+            assert not repomd.with_name("repomd.xml.asc").exists()
+            continue
         done = subprocess.run(
             [*gpg, "--status-fd=1", "--verify", f"{repomd}.asc", repomd],
             capture_output=True, text=True, check=False,
@@ -218,6 +225,20 @@ def test_what_is_tampered_with_is_that_package_alone(
     paths = [made.base / "blobstore" / blob for blob in listed.splitlines()[1:]]
     [complaint] = check_signatures(made.key_file, paths, tmp_path / "db").splitlines()
     assert re.search(r"/chrony-[^/]*\.rpm: ", complaint)
+
+
+@pytest.mark.parametrize("wrong", Tampering, ids=lambda wrong: wrong.value)
+def test_where_the_metadata_is_tampered_with_every_package_is_genuine(
+    made: World, wrong: Tampering
+) -> None:
+    guid = tampering.repository_with(made, wrong, tampering.METADATA)
+    folder = made.base / f"core/guids/{guid}/{ARCH}"
+    signature = folder / "repodata/repomd.xml.asc"
+
+    assert (folder / repository.MARK).read_text() == (
+        made.repository(RELEASE) / repository.MARK
+    ).read_text()
+    assert signature.exists() == (wrong is not Tampering.UNSIGNED)
 
 
 def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(

@@ -60,6 +60,39 @@ def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) ->
     assert result.returncode == 0, result.stdout
 
 
+# Prints whether the tools tree argv[1] has a gpgme with which librepo refuses valid signatures.
+HAS_GPGME_2 = """
+import sys
+from pathlib import Path
+from mkosi.installer.dnf import has_gpgme_2
+print(has_gpgme_2(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "found"),
+    [
+        ("usr/lib/x86_64-linux-gnu/libgpgme.so.11", "False"),
+        ("usr/lib64/libgpgme.so.11", "False"),
+        ("usr/lib/aarch64-linux-gnu/libgpgme.so.45", "True"),
+        ("usr/lib64/libgpgme.so.45", "True"),
+    ],
+)
+def test_only_a_tools_tree_with_gpgme_2_leaves_metadata_unchecked(
+    checkout: Path, tmp_path: Path, library: str, found: str
+) -> None:
+    using = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
+    (tmp_path / library).parent.mkdir(parents=True)
+    (tmp_path / library).touch()
+    done = subprocess.run(
+        [sys.executable, "-c", HAS_GPGME_2, tmp_path],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.fspath(using.folder)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.strip() == found
+
+
 def test_every_line_of_a_patch_has_the_style_of_mkosi(checkout: Path) -> None:
     """Upstream's ruff and editorconfig ask for 109 columns, no tabs and no trailing spaces."""
     for patch in (checkout / "mkosi").glob("*.patch"):

@@ -3,181 +3,50 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import hashlib
-import io
 import json
-import os
 import shutil
 import subprocess
-import sys
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from scripts import catalog
 from scripts.build import manifest
 from scripts.build.manifest import Given, Manifest
 from scripts.catalog import ROOT
-from scripts.formats import oci_layout
-from scripts.publish import programs, push, release, s3, signing
-from scripts.publish import publish as publishing
+from scripts.publish import push, release, s3, signing
 from scripts.publish.s3 import Bucket
 from scripts.sessions import publish
 from scripts.stages import artifacts
 from scripts.system import locks
+from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import run
 from scripts.system.progress import Progress
 from tests import builds, services
-
-WORK = ROOT / ".work"
-
-RUN = "4711"
-
-QCOW2 = "finch-debian-trixie-os-image-x86-64-4711.qcow2"
-ROOTFS = "common/x86-64/finch-debian-trixie-rootfs-x86-64-4711.tar.gz"
-SUMS = "finch-debian-trixie-4711.SHA512SUMS"
-MANIFEST = "finch-debian-trixie-manifest-4711.json"
-
-IMAGES = {
-    name: {"bash": "5.2"}
-    for name in (
-        "base", "base-with-kernel", "initrd", "os-image", "container-with-kernel", "wsl-rootfs",
-    )
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def skopeo() -> list[Any]:
-    return programs.obtain("skopeo", programs.known()["skopeo"], WORK, Progress(live=False))
-
-
-@pytest.fixture(scope="module")
-def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with services.docker_registry(tmp_path_factory.mktemp("registry"), WORK) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    with services.s3(Path(sys.executable)) as url:
-        yield url
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch, s3_url: str, tmp_path: Path) -> Any:
-    """A client of the S3 server; the environment points the harness to the same server."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "ACTIONS_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    return boto3.client("s3", config=Config(retries={"max_attempts": 1}))
-
-
-@pytest.fixture
-def bucket(aws: Any, tmp_path: Path) -> str:
-    name = "finch-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
-    aws.create_bucket(Bucket=name)
-    return name
-
-
-@pytest.fixture
-def repository(registry_host: str, bucket: str) -> str:
-    return f"{registry_host}/{bucket}"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A copy of the configuration in the checkout."""
-    root = tmp_path / "checkout"
-    for name in ("mkosi.images", "mkosi.conf.d", "mkosi.profiles", "mkosi", "binfmt"):
-        shutil.copytree(ROOT / name, root / name, symlinks=True)
-    shutil.copy(ROOT / "mkosi.conf", root)
-    return root
-
-
-@pytest.fixture
-def out(root: Path) -> Path:
-    """A finished and booted build of that checkout, with small files."""
-    out = root / "out/debian/x86_64"
-    out.mkdir(parents=True)
-    builds.write_rootfs(out, {"etc/hostname": "finch"})
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("etc"))
-    builds.write_layout(out / "container-with-kernel", layer.getvalue())
-    oci_layout.pack_oci(out / "container-with-kernel")
-    (out / "os-image.raw").write_bytes(b"raw" * 100)
-    (out / "os-image.qcow2").write_bytes(b"qcow2" * 1000)
-    (out / artifacts.REPORT).write_text("<!doctype html>")
-    (out / artifacts.SBOM).write_text("{}")
-    builds.write_manifest(
-        out,
-        IMAGES,
-        "os-image.raw", "os-image.qcow2", "container-with-kernel", "container-with-kernel.tar",
-        "wsl-rootfs.tar.gz", "wsl-rootfs.wsl",
-        root=root,
-    )  # fmt: skip
-    builds.write_provenance(out)
-    boot(out)
-    return out
-
-
-def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
-    """Write the result of a boot test of the os-image in out."""
-    sha512 = hashlib.sha512((out / "os-image.raw").read_bytes()).hexdigest()
-    (out / "boot-test").mkdir(exist_ok=True)
-    result = {"passed": passed, "reason": reason, "disk": sha512}
-    (out / artifacts.BOOT_TEST).write_text(json.dumps(result))
-
-
-@pytest.fixture
-def tell(root: Path, out: Path, bucket: str, repository: str) -> Callable[..., None]:
-    """Publishes the build as the session does."""
-    assert out.exists()
-
-    def tell(*more: str, **environ: str) -> None:
-        argv = ["--distribution", "debian", "--run-id", RUN, "--bucket", bucket,
-                "--repository", repository, "--work", str(WORK), *more]  # fmt: skip
-        wanted = publish.parse(argv, environ, root=root)
-        publishing.publish(wanted, Progress(live=False))
-
-    return tell
-
-
-@contextlib.contextmanager
-def told(out: Path) -> Iterator[dict[str, Any]]:
-    """What manifest.json in out says, to be changed in the with block."""
-    path = out / manifest.NAME
-    data: dict[str, Any] = json.loads(path.read_text())
-    yield data
-    path.write_text(json.dumps(data))
-
-
-def keys(aws: Any, bucket: str) -> set[str]:
-    return {one["Key"] for one in aws.list_objects_v2(Bucket=bucket).get("Contents", [])}
-
-
-def fetch(aws: Any, bucket: str, key: str) -> bytes:
-    body: bytes = aws.get_object(Bucket=bucket, Key=key)["Body"].read()
-    return body
+from tests.publishing import (
+    IMAGES,
+    MANIFEST,
+    MIB,
+    OUTPUTS,
+    QCOW2,
+    ROOTFS,
+    RUN,
+    SUMS,
+    boot,
+    fetch,
+    keys,
+    open_uploads,
+    told,
+)
 
 
 def test_files_come_back_under_finch_s_names_with_their_checksums(
-    tell: Callable[..., None], aws: Any, bucket: str, tmp_path: Path
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str, tmp_path: Path
 ) -> None:
     tell()
 
@@ -195,7 +64,7 @@ def test_files_come_back_under_finch_s_names_with_their_checksums(
     }
     qcow2 = next(one for one in manifest["artifacts"] if one["platform"] == "darwin")
     assert qcow2["url"] == f"https://{bucket}.s3.amazonaws.com/{QCOW2}"
-    assert qcow2["digest"] == "sha512:" + hashlib.sha512(b"qcow2" * 1000).hexdigest()
+    assert qcow2["digest"] == "sha512:" + file_digest(out / "os-image.qcow2", "sha512")
     assert manifest["published_at"] < manifest["expires_at"]
 
 
@@ -226,18 +95,6 @@ def test_the_tar_is_taken_as_an_oci_archive_and_as_docker_s(out: Path, skopeo: l
     for kind in ("oci-archive", "docker-archive"):
         told = json.loads(run([*skopeo, "inspect", f"{kind}:{tar}"]).stdout)
         assert (told["Architecture"], told["Os"], len(told["Layers"])) == ("amd64", "linux", 1)
-
-
-@pytest.fixture(scope="module")
-def cosign() -> list[Any]:
-    return programs.obtain("cosign", programs.known()["cosign"], WORK, Progress(live=False))
-
-
-@pytest.fixture
-def key(cosign: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COSIGN_PASSWORD", "secret")
-    run([*cosign, "generate-key-pair"], cwd=tmp_path)
-    return tmp_path / "cosign.key"
 
 
 def test_manifest_and_checksums_are_signed_so_that_cosign_verifies_them(
@@ -352,9 +209,7 @@ def test_another_image_under_a_published_tag_is_refused(
     published = keys(aws, bucket)
     shutil.rmtree(out / "container-with-kernel")
     builds.write_layout(out / "container-with-kernel", b"")
-    builds.write_manifest(
-        out, IMAGES, "container-with-kernel", "container-with-kernel.tar", root=root
-    )
+    builds.write_manifest(out, IMAGES, *OUTPUTS, root=root)
     builds.write_provenance(out)
     with pytest.raises(HarnessError, match="is already there, but it is another image"):
         tell()
@@ -375,22 +230,6 @@ def test_a_dry_run_tells_the_plan_without_credentials_or_a_server(
     assert f"{repository}:x86-64-with-kernel-4711" in told
     assert "nothing is signed" in told
     monkeypatch.undo()
-
-
-MIB = 1 << 20
-
-
-@pytest.fixture
-def upload(tmp_path: Path) -> release.Upload:
-    """An upload in three parts."""
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(12 * MIB))
-    return release.Upload.of(path, "large-4711")
-
-
-def open_uploads(aws: Any, bucket: str) -> list[Any]:
-    found: list[Any] = aws.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-    return found
 
 
 def test_an_upload_whose_connection_was_cut_goes_on_where_it_broke(
@@ -663,7 +502,7 @@ def test_an_image_that_still_stands_on_an_older_base_is_stale(
 ) -> None:
     with told(out) as data:
         images = data["images"]
-        images["base"]["stage_key"] = images["base-with-kernel"]["inputs"]["stage base"] = "new"
+        images["base"]["digest"] = images["base-with-kernel"]["built_from"]["base"] = "0" * 64
     with pytest.raises(HarnessError, match=r"rootfs in .* is stale: base has been rebuilt since"):
         tell()
 
@@ -671,9 +510,11 @@ def test_an_image_that_still_stands_on_an_older_base_is_stale(
 def test_a_provenance_of_other_artifacts_is_refused(
     tell: Callable[..., None], out: Path, root: Path, aws: Any, bucket: str
 ) -> None:
-    (out / "os-image.qcow2").write_bytes(b"built anew")
-    builds.write_manifest(out, IMAGES, "os-image.qcow2", "wsl-rootfs.tar.gz", root=root)
-    with pytest.raises(HarnessError, match=r"json describes a different os-image\.qcow2"):
+    (out / "container-with-kernel.tar").write_bytes(b"built anew")
+    builds.write_manifest(out, IMAGES, *OUTPUTS, root=root)
+    with pytest.raises(
+        HarnessError, match=r"json describes a different container-with-kernel\.tar"
+    ):
         tell()
     assert keys(aws, bucket) == set()
 
@@ -700,7 +541,8 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
         (["--bucket", "b", "--run-id", "1", "--distribution", "arch"], "unknown distribution"),
         (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
-        (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "must be 1 or more"),
+        (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "must be 1 to 183, not 0"),
+        (["--bucket", "b", "--run-id", "1", "--expires-days", "184"], "must be 1 to 183, not 184"),
         (["--repository", "finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "owner/finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "ghcr.io/", "--run-id", "1"], "does not name a registry"),

@@ -16,7 +16,7 @@ import pytest
 from scripts import arch, catalog
 from scripts.distributions import amazonlinux
 from scripts.mkosi import installation, source
-from scripts.stages import places, plan
+from scripts.stages import configuration, places, plan
 from scripts.stages.additions import NONE, Additions
 from scripts.system.errors import HarnessError
 from scripts.system.progress import Progress
@@ -221,3 +221,79 @@ def test_mkosi_says_which_archive_it_takes_debian_from(checkout: Path) -> None:
 
     assert archive.main.bare.startswith(("http://", "https://"))
     assert archive.main.bare.endswith("/debian")
+
+
+# Prints what mkosi calls the files and folders that it finds without being told of them.
+NAMES = """
+from mkosi.config import SETTINGS
+for setting in SETTINGS:
+    for suffix in (*setting.path_suffixes, *setting.recursive_path_suffixes):
+        print(f"mkosi.{suffix.partition('/')[0]}")
+"""
+
+
+def test_all_that_mkosi_finds_by_its_name_is_in_the_stage_keys(site: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", NAMES], env={"PYTHONPATH": os.fspath(site)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    names = {*result.stdout.split(), "mkosi.conf", "mkosi.local.conf", "mkosi.tools.conf"}
+    assert len(names) > 30
+    outputs = names & configuration.WRITTEN
+    for name in names:
+        (tmp_path / name).write_text(name)
+
+    assert {file.name for file in configuration.read(tmp_path)} == names - outputs
+    assert outputs < {"mkosi.builddir", "mkosi.cache", "mkosi.output", "mkosi.pkgcache"} | {
+        "mkosi.tools", "mkosi.workspace",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("distribution", "arch_name", "image"), TARGETS)
+def test_every_file_of_configuration_that_mkosi_reads_is_in_the_stages_key(
+    root: Path, site: Path, distribution: str, arch_name: str, image: str
+) -> None:
+    summary = summarize(root, site, distribution, arch_name, image, "--profile", "staged")
+    target = plan.StageTarget(distribution, arch.parse(arch_name), {})
+    stage = plan.plan(root, [image], target)[-1]
+    inputs = {one.name for one in plan.of_checkout(stage.inputs)}
+
+    read = {Path(file) for entry in summary.values() for file in entry["Files"]}
+    added = {file for file in read if (root / "additions") in file.parents}
+    assert {file.relative_to(root).as_posix() for file in read - added} <= inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mkosi.local.conf", "[Content]\nKernelCommandLine=planted\n"),
+        ("mkosi.version", "42\n"),
+        ("mkosi.rootpw", "planted"),
+        ("mkosi.crt", "planted"),
+        ("mkosi.sandbox/etc/planted", "planted"),
+        ("mkosi.pkgmngr/etc/planted", "planted"),
+        ("mkosi.packages/planted.deb", "planted"),
+        ("mkosi.images/base/mkosi.local.conf", "[Content]\nPackages=planted\n"),
+    ],
+)
+def test_what_changes_mkosis_summary_changes_the_stages_key(
+    root: Path, site: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(root, checkout, symlinks=True)
+    target = plan.StageTarget("debian", arch.X86_64, {})
+
+    def look() -> tuple[Summary, str]:
+        [stage] = plan.plan(checkout, ["base"], target)
+        return summarize(checkout, site, "debian", "x86_64", "base", "--profile", "staged"), (
+            stage.key
+        )
+
+    summary, key = look()
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / name).touch(0o600)
+    (checkout / name).write_text(text)
+    after, new_key = look()
+
+    assert after != summary
+    assert new_key != key

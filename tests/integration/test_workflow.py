@@ -58,13 +58,61 @@ def test_it_keeps_to_github_s_schema(checkout: Path) -> None:
     )  # fmt: skip
 
 
-def test_zizmor_finds_nothing(checkout: Path) -> None:
-    zizmor = Path(sys.executable).parent / "zizmor"
-    answer = subprocess.run(
-        [zizmor, "--offline", "--no-progress", "--format=plain", WORKFLOW],
-        cwd=checkout, capture_output=True, text=True, check=False,
+def zizmor(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run zizmor over everything in folder, as strictly as it can be without a network."""
+    program = Path(sys.executable).parent / "zizmor"
+    return subprocess.run(
+        [program, "--offline", "--no-progress", "--persona=pedantic", "--format=plain", "."],
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_zizmor_at_its_most_pedantic_finds_nothing(checkout: Path) -> None:
+    answer = zizmor(checkout / ".github")
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("permissions: {}\n\nconcurrency", "permissions: write-all\n\nconcurrency"),
+        ("persist-credentials: false", "fetch-depth: 1"),
+        ("@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0", "@v5"),
+        ("${{ needs.plan.outputs.container }} # zizmor", "debian:trixie-slim # "),
+        ("run: .ci/step ./nox -s tests\n", "run: echo ${{ github.head_ref }}\n"),
+    ],
+    ids=["permissions", "credentials", "action", "image", "injection"],
+)
+def test_a_change_that_weakens_the_workflow_is_found(
+    checkout: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    text = (checkout / WORKFLOW).read_text()
+    assert before in text
+    (tmp_path / ".github/workflows").mkdir(parents=True)
+    (tmp_path / WORKFLOW).write_text(text.replace(before, after, 1))
+
+    assert zizmor(tmp_path).returncode != 0
+
+
+def test_a_finding_that_is_ignored_has_a_reason(checkout: Path) -> None:
+    ignored = re.findall(r"# zizmor: ignore\[([\w-]+)\](.*)", (checkout / WORKFLOW).read_text())
+
+    assert {name for name, _ in ignored} == {"unpinned-images"}
+    assert all(len(reason.split()) >= 3 for _, reason in ignored)
+
+
+def test_every_container_is_the_one_that_is_handed_on_with_its_digest(
+    workflow: dict[str, Any],
+) -> None:
+    """The plan fails if there is no digest: tests/unit/sessions/test_ci_matrix.py."""
+    jobs = workflow["jobs"]
+    images = {name: job.get("container", {}).get("image") for name, job in jobs.items()}
+
+    assert images.pop("plan") is None
+    assert set(images.values()) == {"${{ needs.plan.outputs.container }}"}
+    assert all("plan" in jobs[name]["needs"] for name in images)
+    [step] = [step for step in jobs["plan"]["steps"] if step.get("id") == "plan"]
+    assert "container=$(./nox -s ci-matrix -- --container)" in step["run"].splitlines()
 
 
 def test_every_session_it_names_exists(
@@ -73,12 +121,12 @@ def test_every_session_it_names_exists(
     known = {name for one in listed for name in (one["name"], one["session"])}
     named = set()
     for _, step in steps(workflow):
-        for words in map(shlex.split, step.get("run", "").splitlines()):
+        # Each command within $( ) on a line of its own.
+        run = re.sub(r"\$\(([^()]*)\)", r"\n\1\n", step.get("run", ""))
+        for words in map(shlex.split, run.splitlines()):
             if "-s" in words and any(word.endswith("./nox") for word in words):
                 rest = words[words.index("-s") + 1 :]
                 named |= set(rest[: rest.index("--")] if "--" in rest else rest)
-    named = {name.rstrip(")") for name in named}
-
     assert {"lint", "typecheck", "tests", "ci-matrix", "publish", "$SESSION", "$BOOT_TEST"} == named
     assert {name for name in named if not name.startswith("$")} <= known
 
@@ -99,7 +147,56 @@ def test_actions_are_pinned_by_commit_and_say_their_version(checkout: Path) -> N
 
     assert len(uses) > 5
     for line in uses:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+        assert re.fullmatch(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+
+TOKENS = {"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL"}
+
+INSTALLING = re.compile(r"apt-get|pip|--prepare|\./nox (?!-R )")
+
+
+def test_the_publish_job_installs_before_there_are_credentials(workflow: dict[str, Any]) -> None:
+    steps = workflow["jobs"]["publish"]["steps"]
+    uses = [step.get("uses", "").partition("@")[0] for step in steps]
+    credentials = uses.index("aws-actions/configure-aws-credentials")
+    before, [last] = steps[:credentials], steps[credentials + 1 :]
+
+    installing = [step["run"].splitlines() for step in before if "run" in step]
+    assert [".ci/step ./nox -s publish -- --prepare" in lines for lines in installing] == [
+        False,
+        True,
+    ]
+    for first, *_ in installing:
+        assert first.split()[0] == "unset"
+        assert set(first.split()[1:]) == TOKENS
+    assert not any("secrets." in json.dumps(step) for step in before)
+    assert last["run"].startswith(".ci/step ./nox -R -s publish -- ")
+    assert not INSTALLING.search(last["run"])
+
+
+def cache_steps(workflow: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The steps that read or write a cache, by what they use."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for _, step in steps(workflow):
+        action = step.get("uses", "").partition("@")[0]
+        if action.startswith("actions/cache") or "cache" in step.get("with", {}):
+            found.setdefault(action, []).append(step)
+    return found
+
+
+def test_caches_are_written_on_main_only(workflow: dict[str, Any]) -> None:
+    found = cache_steps(workflow)
+
+    assert set(found) == {"actions/cache/restore", "actions/cache/save"}
+    [save] = found["actions/cache/save"]
+    assert save["if"] == "github.ref == 'refs/heads/main'"
+
+
+def test_the_publish_job_reads_and_writes_no_cache(workflow: dict[str, Any]) -> None:
+    publish = {"jobs": {"publish": workflow["jobs"]["publish"]}}
+
+    assert cache_steps(publish) == {}
+    assert "cache" not in json.dumps(publish)
 
 
 def test_credentials_and_their_permission_are_in_the_publish_job_alone(
@@ -118,8 +215,8 @@ def test_every_harness_command_goes_to_the_summary_where_it_fails(
     for _, step in steps(workflow):
         lines = step.get("run", "").splitlines()
         for line in lines:
-            if "./nox -s" in line and "ci-matrix" not in line:
-                assert line.startswith(".ci/step ./nox -s "), line
+            if "./nox " in line and "ci-matrix" not in line:
+                assert re.match(r"\.ci/step \./nox (-R )?-s ", line), line
 
 
 def test_reports_are_kept_where_a_job_failed(workflow: dict[str, Any]) -> None:
@@ -132,9 +229,21 @@ def test_reports_are_kept_where_a_job_failed(workflow: dict[str, Any]) -> None:
     assert {"out/*/*/boot-test/", "out/*/*/*.log"} <= set(kept[0].split())
 
 
+def test_publishing_gets_the_results_of_boot_tests_with_the_images(
+    workflow: dict[str, Any],
+) -> None:
+    # What booted is known by digests, so only the raw disk can stay behind.
+    [kept] = [
+        step["with"]["path"].split()
+        for name, step in steps(workflow)
+        if name == "build" and step.get("with", {}).get("name", "").startswith("images-")
+    ]
+    assert kept == ["out/", "!out/*/*/os-image.raw"]
+
+
 def test_nothing_is_published_before_everything_was_tested(workflow: dict[str, Any]) -> None:
     assert ".ci/step ./nox -s tests" in [step.get("run") for _, step in steps(workflow)]
-    assert set(workflow["jobs"]["publish"]["needs"]) == {"build", "tests"}
+    assert set(workflow["jobs"]["publish"]["needs"]) == {"plan", "build", "tests"}
 
 
 def step(checkout: Path, summary: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from scripts import catalog
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
-from tests.lab import switches, world
+from tests.lab import switches, tampering, world
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.workshop import Workshop, workshop
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="lead builds to a repository where PACKAGE is not what it should be; KIND is one of "
-        f"{', '.join(switches.TAMPERINGS)}",
+        f"{', '.join(switches.TAMPERINGS)}; {tampering.METADATA} stands for the metadata",
     )
     parser.add_argument(
         "--make-only", action="store_true", help="make the lab, but do not serve it"

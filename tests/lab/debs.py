@@ -11,9 +11,10 @@ from pathlib import Path
 
 from scripts.arch import Arch
 from scripts.distributions import debian
+from scripts.distributions.apt import Apt
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
-from scripts.system.process import Arg, CommandError, last_line, run
+from scripts.system.process import Arg, CommandError, last_line
 
 RELEASE = "trixie"
 
@@ -127,10 +128,10 @@ class _Apt:
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
         }
-        self._options = [arg for name in settings for arg in ("-o", f"{name}={settings[name]}")]
+        self._apt = Apt.configured(folder / "apt.conf", settings)
 
     def _run(self, program: str, *args: str, cwd: Path | None = None) -> str:
-        return run([program, "--quiet", *self._options, *args], cwd=cwd).stdout
+        return self._apt.run([program, "--quiet", *args], cwd=cwd)
 
     @property
     def has_lists(self) -> bool:
@@ -141,7 +142,7 @@ class _Apt:
         """Refresh the lists if they are older than LISTS_AGE."""
         if self.has_lists and time.time() - self._updated.stat().st_mtime < LISTS_AGE:
             return
-        self._run("apt-get", "update")
+        self._apt.update()
         self._updated.touch()
 
     def obtain(self, roots: Sequence[str]) -> list[dict[str, str]]:

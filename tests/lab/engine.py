@@ -21,6 +21,7 @@ import requests
 
 from scripts.distributions import debian
 from scripts.system.errors import HarnessError, MachineError
+from scripts.system.extraction import extract_packages
 from scripts.system.process import CommandError, run, running, start
 
 # The engine in bookworm is too old to export BuildKit's cache.
@@ -66,9 +67,10 @@ def obtain(work: Path) -> Programs:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         suites = [(name, RELEASE) for name in PACKAGES] + [(NATIVE, _release())]
-        for name, suite in suites:
-            deb = debian.download(name, [suite], work / f"engine/apt-{suite}")
-            run(["dpkg-deb", "--extract", deb, partial])
+        debs = [
+            debian.download(name, [suite], work / f"engine/apt-{suite}") for name, suite in suites
+        ]
+        extract_packages(debs, partial)
     except CommandError as error:
         raise HarnessError(
             f"apt cannot download the engine's packages: {error.output.strip()}",

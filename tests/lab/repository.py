@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.arch import Arch
+from scripts.distributions import amazonlinux
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.process import run
 from tests.lab.keys import Key
@@ -62,9 +63,9 @@ class World:
         """The path of the third-party releases' pins."""
         return self.www / "third-party-pins.toml"
 
-    def repository(self, release: str) -> Path:
-        """Return the folder of release's repository."""
-        return self.base / f"core/guids/{guid(release)}/{self.arch}"
+    def repository(self, name: str) -> Path:
+        """Return the folder of the repository called name; a release's has the release's name."""
+        return self.base / f"core/guids/{guid(name)}/{self.arch}"
 
 
 def guid(name: str) -> str:
@@ -79,14 +80,19 @@ def publish(
     key: Key,
     sources: Sequence[Path] = (),
 ) -> World:
-    """Lay out packages by release, newest first, as the CDN does; every release gets sources."""
+    """Lay out packages by release, newest first, as the CDN does; every release gets sources.
+
+    Like Amazon's, releases before `amazonlinux.FIRST_SIGNED` have unsigned metadata.
+    """
     world = World(work, arch, tuple(packages), key)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
     for release, paths in packages.items():
-        write_repository(world, release, [store(world, path) for path in paths])
+        signed = amazonlinux.signs_metadata(release)
+        blobs = [store(world, path) for path in paths]
         source_blobs = [store(world, path) for path in sources]
-        _write(world, world.repository(release).with_name("SRPMS"), source_blobs)
+        _write(world, world.repository(release).with_name("SRPMS"), source_blobs, signed=signed)
+        write_repository(world, release, blobs, signed=signed)
         _write_mirror_lists(world, release, release)
     _write_mirror_lists(world, "latest", world.releases[0])
     (world.base / "core/releasemd.xml").write_text(_release_list(world.releases))
@@ -109,9 +115,13 @@ def store(world: World, path: Path) -> str:
 
 
 def publish_fedora(world: World, sources: Sequence[Path], key: Key) -> None:
-    """Lay out sources, which are signed with key, as a release of Fedora does."""
+    """Lay out sources, which are signed with key, as a release of Fedora does.
+
+    Fedora does not sign metadata.
+    """
     (world.www / FEDORA_KEY_NAME).write_text(key.public)
-    _write(world, world.www / FEDORA_SOURCES, [store(world, path) for path in sources])
+    blobs = [store(world, path) for path in sources]
+    _write(world, world.www / FEDORA_SOURCES, blobs, signed=False)
 
 
 def fedora_sources(world: World) -> dict[str, str]:
@@ -121,22 +131,25 @@ def fedora_sources(world: World) -> dict[str, str]:
     return {nevra.rsplit("-", 2)[0]: nevra for nevra in nevras}
 
 
-def write_repository(world: World, name: str, blobs: Sequence[str]) -> None:
+def write_repository(world: World, name: str, blobs: Sequence[str], *, signed: bool = True) -> None:
     """Write the repository called name with blobs, unless it holds exactly these already."""
-    target = world.base / f"core/guids/{guid(name)}/{world.arch}"
-    _write(world, target, blobs)
+    target = world.repository(name)
+    _write(world, target, blobs, signed=signed)
     if not target.with_name("SRPMS").exists():
         _write(world, target.with_name("SRPMS"), [])
 
 
-def _write(world: World, target: Path, blobs: Sequence[str]) -> None:
-    listed = "\n".join([world.key.fingerprint, *sorted(blobs)])
+def _write(world: World, target: Path, blobs: Sequence[str], *, signed: bool = True) -> None:
+    signature = world.key.fingerprint if signed else f"{world.key.fingerprint}, metadata unsigned"
+    listed = "\n".join([signature, *sorted(blobs)])
     mark = target / MARK
     if mark.exists() and mark.read_text() == listed:
         return
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         made = Path(scratch) / "made"
         _createrepo(world, blobs, made, Path(scratch), _blobs_from(world, target))
+        if signed:
+            world.key.sign_detached(made / "repodata/repomd.xml")
         (made / MARK).write_text(listed)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +177,6 @@ def _createrepo(
         ]
     )  # fmt: skip
     list_.unlink()
-    world.key.sign_detached(target / "repodata/repomd.xml")
 
 
 def _release_list(releases: Sequence[str]) -> str:

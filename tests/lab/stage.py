@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.system import git
 from scripts.system.errors import HarnessError
-from scripts.system.process import CommandError, run, running, start
+from scripts.system.process import running, start
 from tests.lab.debs import Deb
 from tests.lab.tables import Recipe, glob
 
@@ -208,18 +209,12 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _apply(patch: Path, folder: Path) -> None:
-    try:
-        # Without the ceiling, git would resolve the paths against the surrounding checkout.
-        run(
-            ["git", "apply", patch],
-            cwd=folder,
-            env={"GIT_CEILING_DIRECTORIES": os.fspath(folder.parent)},
-        )
-    except CommandError as error:
+    result = git.run_outside(folder, "apply", patch)
+    if result.returncode:
         raise HarnessError(
-            f"{patch} does not apply: {error.output.strip()}",
+            f"{patch} does not apply: {result.stderr.strip()}",
             hint="Debian's package has changed: adapt the patch",
-        ) from error
+        )
 
 
 def _edit(path: Path, pattern: str, replacement: str) -> None:

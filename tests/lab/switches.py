@@ -44,7 +44,7 @@ def fault(text: str) -> Fault:
 
 
 def tampered(text: str) -> tuple[Tampering, str]:
-    """Return the tampering and the package that text (KIND=PACKAGE) describes."""
+    """Return the tampering and the package (or METADATA) that text (KIND=PACKAGE) describes."""
     name, _, package = text.partition("=")
     kind = _named(TAMPERINGS, name)
     if not package:

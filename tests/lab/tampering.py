@@ -1,4 +1,4 @@
-"""Makes repositories with an RPM that no build may install, described by correct metadata."""
+"""Makes repositories that no build may use: one RPM, or the metadata, is not what was signed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from pathlib import Path
 from scripts.system.errors import UsageError
 from scripts.system.process import run
 from tests.lab import keys, repository
+from tests.lab.keys import Key
 from tests.lab.repository import World
+
+# Takes the place of a package's name: the metadata is tampered with, and all RPMs are genuine.
+METADATA = "repomd.xml"
 
 
 class Tampering(Enum):
-    """The ways in which a package differs from what Amazon would have signed."""
+    """The ways in which a package or the metadata differs from what Amazon would have signed."""
 
     UNSIGNED = "unsigned"
     FOREIGN = "signed by another key"
@@ -26,10 +30,15 @@ class Tampering(Enum):
 def repository_with(world: World, tampering: Tampering, package: str) -> str:
     """Copy the newest release's repository, tamper with package there, and return the copy's guid.
 
-    Raises UsageError if that release has no such package.
+    The package METADATA stands for the metadata. Raises UsageError if that release has no such
+    package.
     """
     name = f"{world.releases[0]} {package} {tampering.value}"
     blobs = repository.packages_of(world, world.releases[0])
+    if package == METADATA:
+        repository.write_repository(world, name, blobs)
+        _tamper_with_metadata(world, world.repository(name) / "repodata" / METADATA, tampering)
+        return repository.guid(name)
     blob = blob_of(blobs, package)
     with tempfile.TemporaryDirectory(dir=world.www) as scratch:
         copy = Path(shutil.copy(world.base / "blobstore" / blob, scratch))
@@ -59,4 +68,17 @@ def _tamper(world: World, path: Path, tampering: Tampering) -> None:
         return
     run(["rpmsign", "--delsign", path])
     if tampering is Tampering.FOREIGN:
-        keys.obtain(world.work / "keys", "Somebody else").sign_packages([path])
+        _somebody_else(world).sign_packages([path])
+
+
+def _tamper_with_metadata(world: World, path: Path, tampering: Tampering) -> None:
+    if tampering is Tampering.ALTERED:
+        path.write_text(f"{path.read_text()}<!-- altered -->\n")
+    elif tampering is Tampering.FOREIGN:
+        _somebody_else(world).sign_detached(path)
+    else:
+        path.with_name(f"{METADATA}.asc").unlink(missing_ok=True)
+
+
+def _somebody_else(world: World) -> Key:
+    return keys.obtain(world.work / "keys", "Somebody else")

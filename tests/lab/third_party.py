@@ -14,7 +14,7 @@ import tomlkit
 from scripts.catalog import ROOT
 from scripts.packages import thirdparty
 from scripts.system.digests import file_digest
-from scripts.system.process import run
+from scripts.system.extraction import extract
 from tests.lab.debs import Deb
 from tests.lab.repository import World
 
@@ -39,7 +39,7 @@ def publish(world: World, rpm: Path, debs: Sequence[Deb]) -> None:
         releases = {COSIGN: (rpm.name.split("-")[1], rpm)}
         for name, (package, path) in PROGRAMS.items():
             folder = Path(scratch) / name
-            run(["dpkg-deb", "--extract", by_name[package].path, folder])
+            extract(by_name[package].path, folder)
             releases[name] = (by_name[package].version.split("+")[0].split("-")[0], folder / path)
         _lay_out(world, releases)
 

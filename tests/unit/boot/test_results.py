@@ -33,6 +33,7 @@ def test_a_result_passes_only_if_every_check_was_made_and_held() -> None:
     assert result(GOOD).passed
     assert not result(GOOD, BAD).passed
     assert not result(GOOD, SKIPPED).passed
+    assert not result().passed
 
 
 def test_the_reason_is_that_of_the_first_failed_check() -> None:

@@ -65,7 +65,8 @@ def mkosi() -> None:
     given = {path.name: path.read_text() for path in output.iterdir() if path.is_file()}
     packages = Path(value("--package-cache-dir"))
     cached = sorted(path.name for path in packages.rglob("*.deb"))
-    note("start", stage, argv=sys.argv, env=dict(os.environ), given=given, cached=cached)
+    here = os.fspath(Path.cwd())
+    note("start", stage, argv=sys.argv, env=dict(os.environ), given=given, cached=cached, cwd=here)
     for line in told.get("prints", []):
         print(line, flush=True)
     if other := told.get("waits_for"):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +54,7 @@ class Play:
         self.fake = FakeMkosi.make(folder / "fake")
         self.at = Places(images=self._place("images"), tools=self._place("tools"))
         (self.at.tools_tree / "usr").mkdir(parents=True)
+        self.at.configuration.mkdir()
         self.options = self._options()
 
     def _place(self, name: str) -> Place:
@@ -62,24 +63,30 @@ class Play:
             (folder / part).mkdir(parents=True)
         return Place(folder, DISTRIBUTIONS["debian"], "trixie", arch.native(), folder / "sandbox")
 
-    def _options(self, *argv: str) -> Options:
+    def _options(self, *argv: str, environ: Mapping[str, str] | None = None) -> Options:
         folders = ("--out", f"{self.folder}/out", "--work", f"{self.folder}/work")
-        return arguments.parse(["--distribution", "debian", *folders, *argv], {}, root=self.folder)
+        given = ["--distribution", "debian", *folders, *argv]
+        return arguments.parse(given, environ or {}, root=self.folder)
 
     @property
     def out(self) -> Path:
         """The folder of the artifacts."""
         return self.options.artifacts
 
-    def runner(self, *argv: str) -> Runner:
+    def runner(self, *argv: str, environ: Mapping[str, str] | None = None) -> Runner:
         """The runner under test, with the options in argv: the one place that makes one."""
-        shop = Workshop(self._options(*argv), self.at, Progress(live=False))
+        shop = Workshop(self._options(*argv, environ=environ), self.at, Progress(live=False))
         vars(shop)["mkosi"] = self.fake
         return Runner(shop)
 
-    def build(self, *planned: Stage, argv: Sequence[str] = ()) -> None:
+    def build(
+        self,
+        *planned: Stage,
+        argv: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         """Build planned, one after the other unless argv says otherwise."""
-        self.runner(*(argv or ("--jobs", "1"))).build(planned)
+        self.runner(*(argv or ("--jobs", "1")), environ=environ).build(planned)
 
     def tell(self, stage: Stage, *attempts: dict[str, Any]) -> None:
         """Tell the fake what to do for stage, each time that it is called."""
@@ -203,6 +210,29 @@ def test_mkosi_is_told_which_image_to_build_and_where(play: Play) -> None:
     assert "--image-id base --distribution debian --release trixie" in base
     assert f"--tools-tree {play.at.tools_tree} " in base
     assert base.endswith(" build")
+
+
+def test_mkosi_reads_the_copy_of_the_configuration(play: Play) -> None:
+    play.build(BASE)
+
+    [event] = play.events("start")
+    assert event.more["cwd"] == str(play.at.configuration)
+
+
+def test_mkosi_is_told_the_time_that_files_get_at_most(play: Play) -> None:
+    play.build(BASE, environ={"SOURCE_DATE_EPOCH": "86400"})
+
+    [event] = play.events("start")
+    assert "--source-date-epoch 86400" in " ".join(event.more["argv"])
+
+
+def test_a_record_names_the_builds_that_its_stage_was_built_from(play: Play) -> None:
+    play.build(BASE, KERNEL)
+    base, kernel = play.record(BASE), play.record(KERNEL)
+    play.build(BASE)
+
+    assert kernel.built_from == {"base": base.digest}
+    assert play.record(BASE).digest != base.digest
 
 
 def test_only_the_base_is_given_packages_of_our_own(play: Play) -> None:

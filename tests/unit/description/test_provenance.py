@@ -28,14 +28,11 @@ MANIFEST = Manifest(
     artifacts=(),
 )
 
-GITHUB = {
-    "GITHUB_ACTIONS": "true",
-    "GITHUB_SERVER_URL": "https://github.com",
-    "GITHUB_REPOSITORY": "owner/finch",
-    "GITHUB_WORKFLOW_REF": "owner/finch/.github/workflows/build-os.yaml@refs/heads/main",
-    "GITHUB_RUN_ID": "42",
-    "GITHUB_RUN_ATTEMPT": "1",
-}
+CI = Builder(
+    "https://github.com/owner/finch/.github/workflows/build-os.yaml@refs/heads/main",
+    "https://github.com/owner/finch/actions/runs/42/attempts/1",
+    "git+https://github.com/owner/finch",
+)
 
 
 def statement(source: Checkout, builder: Builder, manifest: Manifest = MANIFEST) -> dict[str, Any]:
@@ -100,17 +97,11 @@ def test_a_mkosi_from_elsewhere_is_not_said_to_be_the_pinned_tarball() -> None:
 
 
 def test_github_s_runner_is_named_by_workflow_and_run() -> None:
-    predicate = statement(Checkout("c0ffee"), Builder.of(GITHUB))["predicate"]
+    predicate = statement(Checkout("c0ffee"), CI)["predicate"]
 
-    assert predicate["runDetails"]["builder"]["id"] == (
-        "https://github.com/owner/finch/.github/workflows/build-os.yaml@refs/heads/main"
-    )
-    assert predicate["runDetails"]["metadata"]["invocationId"].endswith(
-        "/actions/runs/42/attempts/1"
-    )
-    assert predicate["buildDefinition"]["resolvedDependencies"][0]["uri"] == (
-        "git+https://github.com/owner/finch"
-    )
+    assert predicate["runDetails"]["builder"]["id"] == CI.id
+    assert predicate["runDetails"]["metadata"]["invocationId"] == CI.invocation
+    assert predicate["buildDefinition"]["resolvedDependencies"][0]["uri"] == CI.repository
 
 
 def test_a_person_s_machine_says_so_and_no_more() -> None:
@@ -121,7 +112,7 @@ def test_a_person_s_machine_says_so_and_no_more() -> None:
 
 
 def test_git_tells_the_commit_and_what_differs_from_it(tmp_path: Path) -> None:
-    assert Checkout.of(tmp_path) == Checkout("")
+    assert Checkout.of(tmp_path).reason == "it is not a git checkout"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=T", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     (tmp_path / "file ä").write_text("1")

@@ -68,12 +68,13 @@ def records(opts: Options) -> dict[str, Record]:
     opts.artifacts.mkdir(parents=True)
     (opts.artifacts / "os-image.raw").write_text("disk")
     made = (Artifact.of(opts.artifacts, "os-image.raw"),)
-    inputs = from_labels({"stage base": "b", "stage initrd": "i"})
     added = from_labels({"file /usr/bin/helper": "ab" * 32})
     return {
-        "base": Record("b", added, 1, (), (Package("bash", "1", "amd64"),)),
-        "initrd": Record("i", (), 1, (), (Package("kmod", "2", "amd64"),)),
-        "os-image": Record("o", inputs, 1, made, (Package("grown", "3", "amd64"),)),
+        "base": Record("key", added, 1, (), (Package("bash", "1", "amd64"),), "b"),
+        "initrd": Record("key", (), 1, (), (Package("kmod", "2", "amd64"),), "i"),
+        "os-image": Record(
+            "key", (), 1, made, (Package("grown", "3", "amd64"),), "o", {"base": "b", "initrd": "i"}
+        ),
     }
 
 
@@ -118,7 +119,7 @@ def test_an_image_of_an_older_base_keeps_the_description_that_it_has(
     before = (opts.artifacts / "os-image.sbom.cdx.json").read_text()
     status = at.images.stage("base") / "base/var/lib/dpkg/status"
     status.write_text(STATUS.format(name="zsh"))
-    write(opts, at, records | {"base": Record("b2", (), 1, (), ())})
+    write(opts, at, records | {"base": Record("key", (), 1, (), (), "b2")})
 
     assert (opts.artifacts / "os-image.sbom.cdx.json").read_text() == before
 

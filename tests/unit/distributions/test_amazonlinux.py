@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from scripts import catalog
@@ -168,6 +170,80 @@ def test_a_mirror_that_lists_no_release_has_no_latest(
         amazonlinux.newest(mirror)
 
     assert "--release" in caught.value.hint
+
+
+def latest(mirror: Url, seen: Path, *listed: str, server: Server, allow_older: bool = False) -> str:
+    """The latest release of a mirror that lists listed."""
+    text = "".join(f'<release version="{name}"/>' for name in listed)
+    server.files["/al2023/core/releasemd.xml"] = text.encode()
+    return amazonlinux.latest(mirror, seen, allow_older=allow_older)
+
+
+OLDER = "2023.12.20260831"
+
+
+def test_a_mirror_that_goes_back_behind_its_newest_release_is_refused(
+    mirror: Url, server: Server, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen.json"
+    assert latest(mirror, seen, OLDER, server=server) == OLDER
+    assert latest(mirror, seen, OLDER, RELEASE, server=server) == RELEASE
+    with pytest.raises(HarnessError, match=f"lists {OLDER} .* but {RELEASE} before") as caught:
+        latest(mirror, seen, OLDER, server=server)
+
+    assert "--allow-older-index" in caught.value.hint
+    assert latest(mirror, seen, OLDER, server=server, allow_older=True) == OLDER
+    assert latest(mirror, seen, OLDER, server=server) == OLDER
+
+
+def test_what_one_mirror_had_says_nothing_about_another(
+    mirror: Url, server: Server, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen.json"
+    latest(mirror, seen, RELEASE, server=server)
+    server.files["/other/core/releasemd.xml"] = f'<release version="{OLDER}"/>'.encode()
+
+    assert amazonlinux.latest(Url(f"{server.url}/other"), seen) == OLDER
+    with pytest.raises(HarnessError, match="before"):
+        latest(Url(f"{mirror}/"), seen, OLDER, server=server)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', '{"x": "2023.1.20269999"}'])
+def test_a_damaged_memory_of_releases_is_no_error(
+    mirror: Url, server: Server, tmp_path: Path, text: str
+) -> None:
+    seen = tmp_path / "seen.json"
+    seen.write_text(text)
+
+    assert latest(mirror, seen, RELEASE, server=server) == RELEASE
+
+
+def test_no_address_of_a_mirror_is_written_down(
+    mirror: Url, server: Server, tmp_path: Path
+) -> None:
+    latest(mirror, tmp_path / "seen.json", RELEASE, server=server)
+
+    assert "127.0.0.1" not in (tmp_path / "seen.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("release", "signed"),
+    [
+        ("latest", True),
+        (RELEASE, True),
+        ("2023.11.20260406", True),
+        ("2023.10.20260405", False),
+        ("2023.9.20251208", False),
+    ],
+)
+def test_metadata_is_signed_since_a_release(release: str, *, signed: bool) -> None:
+    assert amazonlinux.signs_metadata(release) == signed
+
+
+def test_mkosi_and_the_harness_agree_on_the_first_release_with_signed_metadata() -> None:
+    [patch] = ROOT.glob("mkosi/0001-*.patch")
+
+    assert f'FIRST_RELEASE_WITH_SIGNED_METADATA = "{amazonlinux.FIRST_SIGNED}"' in patch.read_text()
 
 
 def test_the_release_that_is_built_is_a_known_one() -> None:

@@ -120,8 +120,9 @@ def test_a_package_is_downloaded_into_the_folder_by_an_apt_of_its_own(
     update, download = apt.asked
     assert update.endswith(" update")
     assert download.endswith(" download mkosi")
-    for option in (f"Dir::State::Lists={folder}/lists", "APT::Architecture=arm64"):
-        assert f"-o {option} " in update
+    configuration = (folder / "apt.conf").read_text()
+    for option in (f'Dir::State::Lists "{folder}/lists"', 'APT::Architecture "arm64"'):
+        assert f"{option};\n" in configuration
     assert "Suites: testing sid" in (folder / "debian.sources").read_text()
 
 

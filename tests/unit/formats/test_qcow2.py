@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from scripts.formats import qcow2
+from scripts.formats.qcow2 import Qcow2Error
 from scripts.mkosi.sandbox import Tools
 from scripts.system.process import Arg, CommandError
+
+MIB = 1 << 20
 
 # Writes its output when it converts, and fails where its first argument is told to.
 PROGRAM = """\
@@ -80,3 +84,50 @@ def test_a_disk_image_that_cannot_be_converted_or_is_damaged_afterwards_is_an_er
         qcow2.to_qcow2(tmp_path / "os-image.raw", replace(tools, fails=action))
 
     assert caught.value.output.strip() == f"{action} failed"
+
+
+def header(**fields: int) -> bytes:
+    """The header of a version 3 image with a disk of 1 MiB and the features of ours."""
+    known = {"version": 3, "backing": 0, "size": MIB, "encrypted": 0, "snapshots": 0}
+    given = {**known, "features": 1 << 3, **fields}
+    return struct.pack(
+        ">4sIQIIQIIQQIIQQ", b"QFI\xfb", given["version"], given["backing"], 0, 16, given["size"],
+        given["encrypted"], 1, 1 << 16, 1 << 17, 1, given["snapshots"], 0, given["features"],
+    ) + bytes(32)  # fmt: skip
+
+
+def test_the_size_of_the_disk_is_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "os-image.qcow2"
+    path.write_bytes(header())
+    assert qcow2.disk_size(path) == MIB
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "it is not a qcow2 image"),
+        (header()[:79], "it is not a qcow2 image"),
+        (b"x" + header()[1:], "it is not a qcow2 image"),
+        (header(version=2), "it is of version 2, not 3"),
+        (header(backing=104), "it has a backing file"),
+        (header(encrypted=2), "it is encrypted"),
+        (header(snapshots=1), "it has snapshots"),
+        (header(features=1), "it is incomplete, or keeps its data in another file"),
+        (header(features=1 << 2 | 1 << 3), "it is incomplete, or keeps its data in another file"),
+        (header(features=1 << 63), "it is incomplete, or keeps its data in another file"),
+    ],
+)
+def test_an_image_that_needs_more_than_itself_is_no_disk(
+    tmp_path: Path, data: bytes, complaint: str
+) -> None:
+    path = tmp_path / "os-image.qcow2"
+    path.write_bytes(data)
+    with pytest.raises(Qcow2Error, match=complaint):
+        qcow2.disk_size(path)
+
+
+def test_a_disk_of_another_size_is_not_even_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "os-image.qcow2"
+    path.write_bytes(header(size=1 << 60))
+    with pytest.raises(Qcow2Error, match=f"its disk has {1 << 60} bytes, not {MIB}"):
+        qcow2.disk_digest(path, MIB, ["/no/qemu-img"], tmp_path)

@@ -23,6 +23,12 @@ SIGNS_EXAMPLES = [
     "cp: error writing 'sh': Disk quota exceeded",
     "E: Failed to fetch http://mirror/InRelease  404  Not Found",
     "Err:1 http://mirror trixie InRelease\n  404  Not Found",
+    "E: Release file for http://mirror/InRelease is expired (invalid since 9d). Updates for this",
+    "E: Problem executing scripts APT::Update::Post-Invoke 'x'\nW: Conflicting distribution: "
+    "http://mirror/debian trixie InRelease (expected trixie but got bookworm)",
+    f"{METADATA}repomd.xml GPG signature verification error: Bad GPG signature",
+    f"{METADATA}GPG verification is enabled, but GPG signature is not available. This may be an "
+    "error: Status code: 404 for http://mirror/repomd.xml.asc (IP: 192.0.2.7)",
     f"{METADATA}Cannot download repodata/repomd.xml: All mirrors were tried",
     f"{METADATA}Cannot prepare internal mirrorlist",
     "[FAILED] bash.rpm: No more mirrors to try",
@@ -32,6 +38,7 @@ SIGNS_EXAMPLES = [
     "dpkg: error processing package hello (--configure):\n script failed",
     "error: %pre(bash-5.2) scriptlet failed, exit status 1",
     "warning: %post(bash-5.2) scriptlet failed, signal 6\nError: Transaction failed",
+    "Error: Unable to find a match: system-release-2023.12.20260930",
     "Error: Unable to find a match: bsah",
     "Error: \n Problem: conflicting requests\n  - nothing provides udev needed by x",
     "Error: \n Problem 1: nothing provides udev needed by x",

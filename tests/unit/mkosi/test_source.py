@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import shutil
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scripts.distributions import debian
-from scripts.mkosi import installation, source
+from scripts.mkosi import installation, package, source
+from scripts.mkosi.patches import apply_series
+from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
@@ -86,13 +91,26 @@ def pin(folder: Path, server: Server, sha256: str) -> None:
     (folder / "pin.toml").write_text(
         f'version = "27.1"\n'
         f'[upstream]\nurl = "{server.url}/v27.1.tar.gz"\nsha256 = "{sha256}"\n'
-        f'newest = "{server.url}/main.tar.gz"\n'
-        f'[debian]\npackage = "mkosi"\nsuites = ["testing"]\n'
+        f'newest = "{server.url}/main.tar.gz"\npatched = ""\n'
+        f'[debian]\npackage = "mkosi"\nsuites = ["testing"]\npatched = ""\n'
         f'[patches]\nfull-tree = ["0002-Test.patch"]\n'
     )
 
 
+def renew(asked_for: Path) -> None:
+    """Pin the digest that the tarball has with the patches as they are now, if they apply."""
+    path = asked_for / "pin.toml"
+    with contextlib.suppress(HarnessError):
+        digest = source.digest_of_release(asked_for, asked_for.parent / "v27.1.tar.gz")
+        path.write_text(re.sub('patched = ".*"', f'patched = "{digest}"', path.read_text()))
+
+
 def obtain(asked_for: Path, given: Path | None = None, *, offline: bool = False) -> Mkosi:
+    renew(asked_for)
+    return obtain_as_pinned(asked_for, given, offline=offline)
+
+
+def obtain_as_pinned(asked_for: Path, given: Path | None = None, *, offline: bool = False) -> Mkosi:
     work = asked_for.parent / "work"
     return source.obtain(asked_for, work, Progress(live=False), given=given, offline=offline)
 
@@ -118,7 +136,7 @@ def test_a_second_time_nothing_is_downloaded(asked_for: Path, server: Server) ->
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("name", ["tree/mkosi-27.1/mkosi/config.py", "mkosi.json"])
+@pytest.mark.parametrize("name", ["mkosi/config.py", "mkosi.json"])
 def test_what_was_written_to_since_is_not_used_again(
     asked_for: Path, server: Server, name: str
 ) -> None:
@@ -150,7 +168,7 @@ def test_where_no_source_answers_each_is_told(
 ) -> None:
     server.files.clear()
 
-    def no_debian(*_: object) -> Path:
+    def no_debian(*_: object, **__: object) -> Path:
         raise MachineError("this machine has no Debian archive")
 
     monkeypatch.setattr(debian, "download", no_debian)
@@ -210,9 +228,10 @@ def test_a_patch_of_the_source_tree_is_applied_to_a_full_one(asked_for: Path, tr
     (tree / "tests/config.py").write_text(CONFIG)
     (asked_for / "0002-Test.patch").write_text(PATCH.replace("mkosi/config.py", "tests/config.py"))
     made = obtain(asked_for, given=tree)
+    apply_series(asked_for, Pin.read(asked_for / "pin.toml"), tree)
 
     assert list(made.patches) == ["0002-Test.patch"]
-    assert "line two\n" in (made.folder / "tests/config.py").read_text()
+    assert "line two\n" in (tree / "tests/config.py").read_text()
 
 
 def test_another_patch_makes_another_mkosi(asked_for: Path) -> None:
@@ -322,7 +341,7 @@ def test_an_archive_that_is_none_is_named(asked_for: Path, tree: Path, name: str
     whole = pack(tree, given).read_bytes()
     given.write_bytes(whole[:50_000] if "truncated" in name else b"<html>")
 
-    with pytest.raises(HarnessError, match=f"{name} is not an archive of mkosi"):
+    with pytest.raises(HarnessError, match=f"{name} cannot be unpacked: "):
         obtain(asked_for, given)
 
 
@@ -361,10 +380,10 @@ def test_mkosi_is_installed_as_a_distribution_that_runs(asked_for: Path, tmp_pat
 def test_the_same_mkosi_is_not_installed_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
     installation.install(made, tmp_path)
-    (tmp_path / "mkosi/untouched").touch()
+    before = (tmp_path / "mkosi/config.py").stat()
     installation.install(made, tmp_path)
 
-    assert (tmp_path / "mkosi/untouched").exists()
+    assert (tmp_path / "mkosi/config.py").stat() == before
 
 
 def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_path: Path) -> None:
@@ -382,7 +401,6 @@ def test_another_mkosi_takes_the_place_of_the_one_before(asked_for: Path, tmp_pa
 def test_an_installation_that_broke_off_is_made_again(asked_for: Path, tmp_path: Path) -> None:
     made = obtain(asked_for)
     installation.install(made, tmp_path)
-    (tmp_path / "mkosi/.digest").unlink()
     (tmp_path / "mkosi/config.py").unlink()
     installation.install(made, tmp_path)
 
@@ -395,6 +413,7 @@ def test_builds_that_share_a_venv_do_not_disturb_each_other(
     made = obtain(asked_for)
     for number in range(200):
         (made.folder / f"mkosi/module{number}.py").touch()
+    made = replace(made, digest=package.digest(made.folder / "mkosi"))
     site = tmp_path / "site"
     site.mkdir()
     with ThreadPoolExecutor(4) as pool:

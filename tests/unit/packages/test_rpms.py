@@ -63,7 +63,9 @@ def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
     release = f"https://cdn.amazonlinux.com/al2023/core/mirrors/{RELEASE}"
     assert f"mirrorlist={release}/x86_64/mirror.list\n" in text
-    assert "gpgcheck=1\n" in text
+    assert "\ngpgcheck=1\nrepo_gpgcheck=1\n" in text.replace(
+        "gpgkey=file:///build/repositories/key\n", ""
+    )
     source = (plan.context / "packages/cloud-init/source/source.repo").read_text()
     assert f"mirrorlist={release}/SRPMS/mirror.list\n" in source
     key = (plan.context / "packages/cloud-init/source/key").read_text()
@@ -71,6 +73,16 @@ def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     for recipe in plan.pins.recipes:
         nevra = plan.context / "packages" / recipe.name / "nevra"
         assert nevra.read_text() == f"{recipe.nevra}\n"
+
+
+def test_the_metadata_of_a_release_from_before_amazon_signed_it_is_taken_as_it_is(
+    tmp_path: Path,
+) -> None:
+    plan = rpms.plan(opts(tmp_path), place(tmp_path, release="2023.10.20260202"))
+    assert plan
+    text = (plan.context / "repositories/amazonlinux.repo").read_text()
+    assert "\ngpgcheck=1\n" in text
+    assert "repo_gpgcheck" not in text
 
 
 def test_another_release_has_another_version_of_amazons_sources(tmp_path: Path) -> None:
@@ -97,6 +109,7 @@ def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path)
     assert plan
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
     assert "baseurl=http://mirror.invalid/x86_64\n" in text
+    assert "repo_gpgcheck" not in text
 
 
 def test_the_key_covers_all_that_a_build_sees(tmp_path: Path) -> None:

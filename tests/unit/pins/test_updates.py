@@ -18,12 +18,14 @@ from rich.console import Console
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64
 from scripts.mkosi.pin import Pin as MkosiPin
+from scripts.mkosi.source import digest_of_release
 from scripts.packages import thirdparty
 from scripts.pins import lookups, registry, updates
 from scripts.sessions import update_pins
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
+from tests.unit.mkosi.test_source import PATCH, make_package, pack
 from tests.unit.server import Server
 
 QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
@@ -31,6 +33,7 @@ QUICK = Settings(attempts=1, pause=0.01, connect=1, stall=1)
 # Where it is looked up what is newer: as in the checkout.
 ADDRESSES = "scripts/pins/updates.toml"
 OURS = "al2023-package-build/packages.toml"
+CONTAINER = "scripts/sessions/container.toml"
 
 MANIFEST = b'{"schemaVersion": 2, "manifests": []}'
 DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
@@ -46,10 +49,13 @@ version = "27.1"
 url = "https://github.com/systemd/mkosi/archive/refs/tags/v27.1.tar.gz"
 sha256 = "{"3" * 64}"  # of that tag
 newest = "https://github.com/systemd/mkosi/archive/refs/heads/main.tar.gz"
+patched = "{"6" * 64}"
 
 [debian]
 package = "mkosi"
 suites = ["testing"]
+sha256 = "{"9" * 64}"
+patched = "{"6" * 64}"
 """,
     "mkosi.conf.d/amazonlinux.conf": """\
 [Match]
@@ -100,6 +106,13 @@ releases = "https://api.github.com/repos/zx2c4/password-store/tags"
 [pass.sha256]
 noarch = "{"8" * 64}"
 """,
+    CONTAINER: f"""\
+# Whatever else stands here stays.
+[container]
+name = "public.ecr.aws/docker/library/debian"
+tag = "trixie-slim"
+digest = "{DIGEST}"
+""",
     OURS: f"""\
 # Whatever else stands here stays.
 [base-image]
@@ -123,6 +136,7 @@ HELPERS = "/github.com/docker/docker-credential-helpers/releases/download/v{}/ch
 FOLDER = "Packages/f/"
 LISTING = f"/dl.fedoraproject.org/fedora/43/source/tree/{FOLDER}"
 MANIFEST_PATH = "/public.ecr.aws/v2/amazonlinux/amazonlinux/manifests/2023"
+CONTAINER_PATH = "/public.ecr.aws/v2/docker/library/debian/manifests/trixie-slim"
 CDN = "/cdn.amazonlinux.com/al2023"
 RELEASES = f"{CDN}/core/releasemd.xml"
 SRPMS = f"{CDN}/core/guids/0123/SRPMS"
@@ -167,7 +181,7 @@ def publish(root: Path, server: Server) -> None:
     listed(server, HELPERS, helper, known)
     release = places.release_of(root, catalog.DISTRIBUTIONS["amazonlinux"])
     server.files[RELEASES] = f'<release version="{release}"/>'.encode()
-    server.files[MANIFEST_PATH] = MANIFEST
+    server.files[MANIFEST_PATH] = server.files[CONTAINER_PATH] = MANIFEST
     have_sources(server, release, "22.2.2-1.amzn2023.1.16")
     packages = tomllib.loads((root / OURS).read_text())
     pinned = packages["package"]["fuse-sshfs"]["nevra"]
@@ -269,7 +283,7 @@ def test_where_nothing_is_newer_a_check_succeeds_and_a_run_changes_nothing(root:
 def test_a_check_fails_on_a_difference_and_changes_nothing(root: Path) -> None:
     before = contents(root)
 
-    with pytest.raises(HarnessError, match=r"^1 of 8 .*: docker-credential-pass$") as caught:
+    with pytest.raises(HarnessError, match=r"^1 of 9 .*: docker-credential-pass$") as caught:
         run(root, check=True)
     assert caught.value.exit_code == 1
     assert contents(root) == before
@@ -333,15 +347,44 @@ def test_without_checksums_the_digest_is_that_of_the_download(root: Path, server
     assert pin(root, "pass").sha256 == {"noarch": hashlib.sha256(script).hexdigest()}
 
 
-def test_mkosi_is_pinned_with_version_address_and_digest(root: Path, server: Server) -> None:
+def test_mkosi_is_pinned_with_version_address_and_digests(
+    root: Path, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("mkosi")
+    archive = pack(make_package(folder / "source", "28"), folder / "v28.tar.gz").read_bytes()
     server.files[LATEST.format("systemd/mkosi")] = answer({"tag_name": "v28"})
-    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = b"a tarball"
+    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = archive
+    (root / "mkosi/0001-Know.patch").write_text(PATCH)
     run(root)
 
     pinned = MkosiPin.read(root / "mkosi/pin.toml")
     assert pinned.version == "28"
     assert pinned.url.endswith("/v28.tar.gz")
-    assert pinned.sha256 == hashlib.sha256(b"a tarball").hexdigest()
+    assert pinned.sha256 == hashlib.sha256(archive).hexdigest()
+    with_patch = digest_of_release(root / "mkosi", folder / "v28.tar.gz")
+    assert pinned.digests == {with_patch}
+    assert pinned.package_sha256 == "", "the digest of an older package vouches for no newer one"
+    (root / "mkosi/0001-Know.patch").unlink()
+    assert with_patch != digest_of_release(root / "mkosi", folder / "v28.tar.gz")
+
+
+def test_a_mkosi_that_the_patches_do_not_apply_to_is_not_pinned(
+    root: Path,
+    server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("mkosi")
+    tree = make_package(folder / "source", "28")
+    (tree / "mkosi/config.py").write_text("rewritten\n")
+    server.files[LATEST.format("systemd/mkosi")] = answer({"tag_name": "v28"})
+    server.files["/github.com/systemd/mkosi/archive/refs/tags/v28.tar.gz"] = pack(
+        tree, folder / "v28.tar.gz"
+    ).read_bytes()
+    (root / "mkosi/0001-Know.patch").write_text(PATCH)
+    with pytest.raises(HarnessError, match="could not be looked up: mkosi"):
+        run(root)
+
+    assert MkosiPin.read(root / "mkosi/pin.toml").version == "27.1"
 
 
 def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Server) -> None:
@@ -472,6 +515,7 @@ def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server:
         (LATEST.format("sigstore/cosign"), "cosign"),
         (RELEASES, "Amazon Linux"),
         (MANIFEST_PATH, "base image"),
+        (CONTAINER_PATH, "CI's container"),
         (LISTING, "fuse-sshfs"),
     ],
 )
@@ -505,6 +549,7 @@ def test_the_projects_own_pins_are_all_found(
 
     assert pin(tmp_path, "docker-credential-pass").digest(AARCH64)
     assert DIGEST in ours(tmp_path)
+    assert DIGEST in (tmp_path / CONTAINER).read_text()
 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:

@@ -35,5 +35,16 @@ def test_a_program_that_is_nowhere_is_named(elsewhere: Path) -> None:
 
 def test_the_package_of_a_program_comes_with_it() -> None:
     for name, source in programs.known().items():
-        assert name in source.packages
+        assert {"qemu-img": "qemu-utils"}.get(name, name) in source.packages
         assert source.path == f"usr/bin/{name}"
+
+
+def test_whoever_prepares_has_all_programs_before_there_are_credentials(elsewhere: Path) -> None:
+    names = [*programs.known()]
+    for name in names[1:]:
+        (elsewhere / name).touch(mode=0o755)
+    with pytest.raises(MachineError, match=f"{names[0]} is not installed"):
+        programs.prepare(elsewhere / "work", Progress(live=False))
+    (elsewhere / names[0]).touch(mode=0o755)
+
+    programs.prepare(elsewhere / "work", Progress(live=False))

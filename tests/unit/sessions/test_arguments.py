@@ -339,3 +339,13 @@ def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters()
 def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a file"):
         arguments.parse(["--packages", str(tmp_path / "none.toml")], {})
+
+
+@pytest.mark.parametrize("text", ["yesterday", "-1", "1.5", "1 2", "١"])  # noqa: RUF001
+def test_a_time_for_files_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH must be a number of seconds"):
+        arguments.parse([], {"SOURCE_DATE_EPOCH": text})
+
+
+def test_without_a_time_for_files_there_is_none() -> None:
+    assert arguments.parse([], {"SOURCE_DATE_EPOCH": ""}).build.epoch is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
@@ -52,3 +53,29 @@ def test_by_image_each_has_its_job_and_the_disk_is_booted() -> None:
 def test_an_architecture_without_a_runner_is_named() -> None:
     with pytest.raises(HarnessError, match="no runner for aarch64"):
         ci_matrix.jobs(LISTED, {"x86_64": "intel"}, by_image=False)
+
+
+PIN = {"name": "registry.example.org/debian", "tag": "trixie-slim", "digest": f"sha256:{'a' * 64}"}
+
+
+def test_the_container_of_the_jobs_is_named_by_its_digest() -> None:
+    image = ci_matrix.container(PIN)
+
+    assert image == f"registry.example.org/debian:trixie-slim@sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", f"sha256:{'a' * 63}", f"sha256:{'A' * 64}", f"sha256:{'a' * 64}\n"]
+)
+def test_a_container_that_only_a_tag_names_stops_every_job(digest: str) -> None:
+    with pytest.raises(HarnessError, match="has no digest of registry") as caught:
+        ci_matrix.container({**PIN, "digest": digest})
+
+    assert "update-pins" in caught.value.hint
+
+
+def test_the_pin_of_the_container_is_one_that_can_be_read() -> None:
+    pin = tomllib.loads(ci_matrix.CONTAINER.read_text())["container"]
+
+    assert set(pin) == set(PIN)
+    assert ci_matrix.container({**pin, "digest": PIN["digest"]})

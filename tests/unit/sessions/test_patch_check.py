@@ -26,10 +26,12 @@ version = "27.1"
 url = "{url}/27.1.tar.gz"
 sha256 = "{digest}"
 newest = "{url}/main.tar.gz"
+patched = "{digest}"
 
 [debian]
 package = "mkosi"
 suites = ["unstable"]
+patched = "{digest}"
 """
 
 

@@ -25,7 +25,7 @@ KEYS = {
 }
 STANDINS = "e049f6572ff8b4ca892e19468c06b75cc2bf1829bc22ad0ecfb55ca8515cdfc7"
 
-# The record of `planned`'s base, as the code before Input wrote it.
+# The record of `planned`'s base, with the digests of the test below.
 STAGE_JSON = Path(__file__).with_name("golden-stage.json")
 
 INPUTS = {
@@ -88,7 +88,7 @@ def test_the_stand_ins_are_what_they_were_before_inputs_had_a_type() -> None:
     assert standins.DIGEST == STANDINS
 
 
-def test_a_record_of_before_is_read_and_written_as_it_was(
+def test_a_record_is_written_byte_for_byte_as_others_read_it(
     planned: list[Stage], tmp_path: Path
 ) -> None:
     base = next(stage for stage in planned if stage.name == "base")
@@ -98,6 +98,8 @@ def test_a_record_of_before_is_read_and_written_as_it_was(
         1.5,
         (Artifact("os-image.raw", 3, 4, "ff"),),
         (Package("bash", "5.2", "amd64"),),
+        "12" * 32,
+        {"below": "34" * 32},
     )
     now.write(tmp_path)
     assert (tmp_path / NAME).read_bytes() == STAGE_JSON.read_bytes()

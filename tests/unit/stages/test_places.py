@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_amazon_linux_comes_from_amazon_unless_a_mirror_is_named(
     assert images.mirror is None
     assert "--mirror" not in images.arguments()
     assert images.repository == "amazonlinux at https://cdn.amazonlinux.com/al2023"
+
+
+def test_a_configuration_that_is_edited_during_a_build_is_built_as_it_was(
+    checkout: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(checkout / "mkosi.conf.d", root / "mkosi.conf.d")
+    prepared = make(root, tmp_path / "work")
+    (root / "mkosi.conf.d/amazonlinux.conf").write_text("edited")
+
+    copy = prepared.configuration / "mkosi.conf.d/amazonlinux.conf"
+    assert copy.read_text() == (checkout / "mkosi.conf.d/amazonlinux.conf").read_text()
 
 
 def test_mkosi_is_given_the_mirror_of_amazon_linux_as_its_own(

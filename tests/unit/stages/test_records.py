@@ -7,7 +7,7 @@ import pytest
 
 from scripts.stages import records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import Input, Kind, from_labels
+from scripts.stages.inputs import from_labels
 from scripts.stages.records import Package, Record
 
 RECORD = Record(
@@ -16,6 +16,8 @@ RECORD = Record(
     seconds=1.5,
     artifacts=(Artifact("os-image.raw", 3, 4, "ff"),),
     packages=(Package("bash", "5.2", "amd64"),),
+    digest="cd",
+    built_from={"base": "ef"},
 )
 
 
@@ -73,10 +75,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(key: str, **made_from: str) -> Record:
-    """The record of a stage that has this key, made from stages that had those."""
-    stages = tuple(Input(Kind.STAGE, name, stage_key) for name, stage_key in made_from.items())
-    return Record(key, stages, 1.5, (), ())
+def built(digest: str, **built_from: str) -> Record:
+    """The record of a stage that has this digest, built from stages that had those."""
+    return Record("key", (), 1.5, (), (), digest, built_from)
 
 
 def test_stages_made_from_what_is_kept_are_not_outdated(root: Path) -> None:

@@ -1,0 +1,41 @@
+"""mkosi's Python package: its digest, and the bytecode that Python leaves in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+from scripts.system.digests import file_digest, text_digest
+
+
+def digest(package: Path) -> str:
+    """Return the sha256 of the folder: of names, contents and executability of all files in it.
+
+    Bytecode counts as well, since Python would run it instead of the source. A folder that does not
+    exist is like an empty one.
+    """
+    found = {
+        path.relative_to(package).as_posix(): _describe(path)
+        for path in sorted(package.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }
+    return text_digest(json.dumps(found))
+
+
+def _describe(path: Path) -> str:
+    """Describe a file in a way that says everything about what it does."""
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):  # to read a FIFO would wait forever
+        return "special"
+    return f"{'x' if mode & stat.S_IXUSR else '-'} {file_digest(path)}"
+
+
+def drop_bytecode(package: Path) -> None:
+    """Remove the bytecode in the folder, which nothing vouches for; Python makes it again."""
+    for cache in [*package.rglob("__pycache__")]:
+        if not cache.is_symlink():
+            shutil.rmtree(cache, ignore_errors=True)
