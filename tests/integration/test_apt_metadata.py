@@ -31,9 +31,10 @@ DOWNLOAD = """
 import sys
 from pathlib import Path
 from scripts.distributions import debian
+from scripts.system.url import Url
 keyring, url, package, folder = sys.argv[1:]
 debian.KEYRING = Path(keyring)
-print(debian.download(package, ["trixie"], Path(folder), archive=debian.Archive(url)))
+print(debian.download(package, ["trixie"], Path(folder), archive=debian.Archive(Url(url))))
 """
 
 # Prints apt-get's command line as the patched mkosi has it, after writing apt's files to argv[1].
