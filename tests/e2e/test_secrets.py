@@ -14,26 +14,26 @@ from tests.unit.asking import Server, basic
 from tests.unit.sampling import sampling
 
 # Of the mirror, and of the proxy.
-MIRRORS, PROXYS = "MARKEDMIRROR", "MARKEDPROXY"
+MIRROR_MARK, PROXY_MARK = "MARKEDMIRROR", "MARKEDPROXY"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the environment of mkosi's children")
 def test_mkosi_and_apt_get_the_passwords_and_nobody_else(checkout: Path, tmp_path: Path) -> None:
     copied = copy(checkout, tmp_path / "finch ä images", checkout / ".work", TOOLS)
     with Server().running() as server, sampling() as samples:
-        server.wants = basic("me", PROXYS)
+        server.wants = basic("me", PROXY_MARK)
         variables = {
-            "FINCH_MIRROR": f"http://me:{MIRRORS}@mirror.invalid",
-            "http_proxy": server.with_password(PROXYS),
-            "HTTPS_PROXY": server.with_password(PROXYS),
+            "FINCH_MIRROR": f"http://me:{MIRROR_MARK}@mirror.invalid",
+            "http_proxy": server.with_password(PROXY_MARK),
+            "HTTPS_PROXY": server.with_password(PROXY_MARK),
         }
         command = [sys.executable, "-m", "scripts.sessions.build", *DEBIAN, "--image", "base"]
         build = Build(command, copied.root, environ() | variables)
         build.wait()
 
     mirrors = [shown for path, shown in server.asked if path.startswith("http://mirror.invalid/")]
-    assert basic("me", MIRRORS) in mirrors
-    assert basic("me", PROXYS) in server.as_proxy
+    assert basic("me", MIRROR_MARK) in mirrors
+    assert basic("me", PROXY_MARK) in server.as_proxy
     assert "could not fetch" in build.output
     found = {
         path.name: stat.S_IMODE(path.stat().st_mode)
@@ -46,5 +46,5 @@ def test_mkosi_and_apt_get_the_passwords_and_nobody_else(checkout: Path, tmp_pat
     assert samples.commands("MARKED") == []
     assert any(b"/buildroot" in command for command in samples.seen)
     assert any(b"-m\0mkosi\0" in command for command in samples.seen)
-    assert samples.environments(PROXYS, of="/buildroot") == []
-    assert samples.environments(PROXYS, of="-m\0mkosi\0") == []
+    assert samples.environments(PROXY_MARK, of="/buildroot") == []
+    assert samples.environments(PROXY_MARK, of="-m\0mkosi\0") == []
