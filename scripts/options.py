@@ -13,6 +13,7 @@ from scripts import catalog
 from scripts.arch import Arch
 from scripts.catalog import Distribution
 from scripts.origin import Builder
+from scripts.system.url import Url
 
 # What --allow-missing calls the image that packages are built in.
 BASE_IMAGE = "base-image"
@@ -22,10 +23,10 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 # Says which packages are built in Docker; relative to the checkout.
 PACKAGES = "al2023-package-build/packages.toml"
 
-# The variables that name a proxy, and the one that names hosts to reach without; programs also
+# The variable that names hosts to reach without a proxy, and those that name a proxy; programs also
 # read them in capital letters.
 NO_PROXY = "no_proxy"
-PROXIES = ("http_proxy", "https_proxy", NO_PROXY)
+PROXIES = ("http_proxy", "https_proxy")
 
 # The variable for BuildOptions.epoch: https://reproducible-builds.org/specs/source-date-epoch
 EPOCH = "SOURCE_DATE_EPOCH"
@@ -51,22 +52,45 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Proxies:
+    """The proxies that the environment names.
+
+    urls has them by the name of their variable, and exceptions the hosts to reach without, by the
+    name of theirs.
+    """
+
+    urls: Mapping[str, Url] = field(default_factory=dict)
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables without any credentials, for programs that get those from a file."""
+        return {**{name: url.bare for name, url in self.urls.items()}, **self.exceptions}
+
+    @property
+    def first(self) -> Url | None:
+        """The proxy for programs that know only one."""
+        return next(iter(self.urls.values()), None)
+
+
+@dataclass(frozen=True)
 class Sources:
     """Where everything comes from; None means the project's own choice.
 
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
     third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
     place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
-    downloads. allow_older_index accepts an index of packages that has expired, or is older than one
-    that was seen before.
+    downloads. proxies are on the way to all of them. allow_older_index accepts an index of packages
+    that has expired, or is older than one that was seen before.
     """
 
-    mirror: str | None = None
+    mirror: Url | None = None
     signing_key: Path | None = None
-    third_party_mirror: str | None = None
+    third_party_mirror: Url | None = None
     third_party_pins: Path | None = None
     mkosi_source: Path | None = None
     offline: bool = False
+    proxies: Proxies = field(default_factory=Proxies)
     allow_older_index: bool = False
 
 
@@ -77,7 +101,6 @@ class PackageBuild:
     recipes is the file that lists them; skipped means that none are built. allow_missing names what
     may be left out if its digest is not known. layer_cache is a repository of a registry, a folder,
     or None. buildx_builder is the name of a builder of docker buildx, "" for the engine's own.
-    proxies holds those of PROXIES that are set.
     """
 
     recipes: Path
@@ -85,7 +108,6 @@ class PackageBuild:
     allow_missing: tuple[str, ...] = ()
     layer_cache: str | Path | None = None
     buildx_builder: str = ""
-    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,8 +158,3 @@ class Options:
         """The folder of this distribution's and architecture's artifacts."""
         target = self.target
         return self.folders.out / target.distribution.name / target.arch.name
-
-
-def with_scheme(url: str) -> str:
-    """Return a proxy's URL with a scheme, which urllib.parse needs."""
-    return url if "://" in url else f"//{url}"

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
+
 from scripts.publish import programs
 from scripts.publish.programs import Source
 from scripts.system.process import Arg, running, start
@@ -151,5 +153,38 @@ def refusing(code: int, error: str) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def guarded(upstream: str, authorization: str) -> Iterator[str]:
+    """Run a server with the files of upstream, for requests with authorization; yields its URL.
+
+    Its mirror lists lead to itself.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            own = f"http://{self.headers['Host']}"
+            is_known = self.headers["Authorization"] == authorization
+            answer = requests.get(f"{upstream}{self.path}", timeout=60) if is_known else None
+            body = answer.content if answer else b""
+            if self.path.endswith("/mirror.list"):
+                body = body.replace(upstream.encode(), own.encode())
+            self.send_response(answer.status_code if answer is not None else 401)
+            if answer is None:
+                self.send_header("WWW-Authenticate", 'Basic realm="mirror"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()

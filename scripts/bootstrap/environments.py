@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ REFUSALS = (
     "Tag selection caused no",
     "No sessions selected",
 )
+
+# User info in a URL: it may be in the arguments of a session, which Nox logs. For what the harness
+# prints, scripts/system/url.py does the same.
+USER_INFO = re.compile(r"(?<=//)[^\s\"'<>]*@")
 
 # Exit statuses of the harness itself (scripts/system/errors.py). Any other failure is a plain 1.
 USAGE, MACHINE = 2, 3
@@ -86,6 +91,7 @@ def setup(hint: str) -> None:
     for backend in ("uv", "virtualenv"):
         ALL_VENVS[backend] = functools.partial(Environment, venv_backend=backend)
     logging.getLogger("nox").addHandler(_Refusals(hint))
+    logging.getLogger("nox").addFilter(_hide)
     atexit.register(_end)
 
 
@@ -157,6 +163,12 @@ class Environment(VirtualEnv):
                 raise InterpreterNotFound(wanted) from None
             self.interpreter = os.fspath(found)
         return super().create()
+
+
+def _hide(record: logging.LogRecord) -> bool:
+    """Take the user info of URLs out of what Nox logs, such as the command of a session."""
+    record.msg, record.args = USER_INFO.sub("***@", record.getMessage()), None
+    return True
 
 
 class _Refusals(logging.Handler):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from scripts import arch as arches
 from scripts import catalog, options
@@ -29,6 +28,7 @@ from scripts.stages.records import Package, Record
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
+from scripts.system.url import Url
 
 NAME = "manifest.json"
 
@@ -316,12 +316,9 @@ def _digest(path: Path | None) -> str:
     return file_digest(path) if path else ""
 
 
-def _public(url: str | None) -> str:
-    """Return url without a password that may be in it, since manifests are published."""
-    if not url:
-        return ""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _public(url: Url | None) -> str:
+    """Return url without its secrets, since manifests are published ("" for None)."""
+    return str(url) if url else ""
 
 
 @dataclass(frozen=True)

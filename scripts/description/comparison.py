@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from scripts import catalog
 from scripts.build.manifest import BuiltImage, Manifest
-from scripts.formats import disk, uki
+from scripts.formats import disk, oci_layout, uki
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError
 
@@ -180,17 +180,11 @@ def _partitions(path: Path) -> Aspect:
 
 def _layers(layout: Path) -> Aspect:
     """Return the files of the one image in an OCI image layout."""
-    [entry] = json.loads((layout / "index.json").read_text())["manifests"]
-    manifest = json.loads(_blob(layout, entry["digest"]).read_text())
     return {
         name: text
-        for layer in manifest["layers"]
-        for name, text in _files(_blob(layout, layer["digest"])).items()
+        for layer in oci_layout.Image.read(layout).layers
+        for name, text in _files(layer.path).items()
     }
-
-
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / digest.replace(":", "/")
 
 
 def _files(path: Path) -> Aspect:

@@ -14,17 +14,23 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scripts import catalog
 from scripts.arch import Arch
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import MissingError, Settings, read
-from scripts.system.files import write_text
+from scripts.system.files import write_private, write_text
+from scripts.system.text import printable
+from scripts.system.url import Url
 
 CDN = "https://cdn.amazonlinux.com/al2023"
 
 LATEST = "latest"
+
+# The end of a mirror list's URL.
+LIST = "/mirror.list"
 
 # Remembers the newest release that each mirror has listed; below the folder of what is kept.
 SEEN = "newest-releases.json"
@@ -62,23 +68,62 @@ WAYS_ON = (
 )
 
 
-def write_sandbox_tree(folder: Path, signing_key: Path | None) -> Path:
-    """Write the sandbox tree with dnf's patience and signing_key; return folder.
+def write_sandbox_tree(
+    folder: Path,
+    signing_key: Path | None,
+    mirror: Url | None = None,
+    proxy: Url | None = None,
+) -> Path:
+    """Write the sandbox tree with dnf's patience, its credentials and signing_key; return folder.
 
     Without signing_key mkosi uses the key in the tools tree, from distribution-gpg-keys.
     """
     for part in ("etc", "usr"):
         shutil.rmtree(folder / part, ignore_errors=True)
     conf, key = folder / "etc/dnf/dnf.conf", folder / AMAZON_KEY
-    conf.parent.mkdir(parents=True, exist_ok=True)
-    conf.write_text(DNF_CONF)
+    secrets = dnf_credentials(mirror, proxy)
+    (write_private if secrets else write_text)(conf, DNF_CONF + secrets)
     if signing_key:
         key.parent.mkdir(parents=True, exist_ok=True)
         key.write_text(signing_key.read_text())
     return folder
 
 
-def check(release: str, arch: Arch, mirror: str | None) -> None:
+def dnf_credentials(mirror: Url | None, proxy: Url | None) -> str:
+    """Return the lines of dnf's configuration with the credentials for mirror and proxy, or "".
+
+    dnf sends those of the mirror to every server in mirror.list (see `check_list`), but not to one
+    that it is redirected to (dnf 4.14 with librepo 1.14 and 1.20).
+    """
+    lines = []
+    for prefix, url in (("", mirror), ("proxy_", proxy)):
+        if url and (found := url.credentials):
+            lines += [f"{prefix}username={found.user}", f"{prefix}password={found.password}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def check_list(url: Url) -> None:
+    """Check that url, a mirror.list, leads only to its own server if it requires credentials.
+
+    dnf would send them to all others too. Raises UsageError, or HarnessError if url cannot be read.
+    """
+    for line in read(url, settings=LOOK).decode(errors="replace").split():
+        if url.credentials and not _is_of(line, url):
+            raise UsageError(
+                f"{url} leads to {printable(str(Url(line)))}, and dnf would send your password "
+                "there too",
+                hint=f"{catalog.option('mirror')} takes a password only for a mirror that lists no "
+                "other server",
+            )
+
+
+def _is_of(address: str, url: Url) -> bool:
+    """Whether address begins as url does, up to the path. Programs read odd URLs differently."""
+    parts = urlsplit(url.bare)
+    return address.startswith(f"{parts.scheme}://{parts.netloc}/")
+
+
+def check(release: str, arch: Arch, mirror: Url | None) -> None:
     """Check that mirror (by default Amazon's CDN) has the packages of release for arch.
 
     Raises UsageError that lists the nearest releases if the mirror has only others, and
@@ -87,29 +132,39 @@ def check(release: str, arch: Arch, mirror: str | None) -> None:
     if release != LATEST and _day(release) is None:
         raise _unknown(release, mirror, _published_or_known(mirror))
     try:
-        read(probe(release, arch, mirror), settings=LOOK)
+        _look(probe(release, arch, mirror))
+    except UsageError:
+        raise
     except MissingError as error:
         raise _missing(release, arch, mirror, error) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
 
 
-def probe(release: str, arch: Arch, mirror: str | None) -> str:
+def _look(url: Url) -> None:
+    """Read the first file that a build asks for. Raises HarnessError."""
+    if url.bare.endswith(LIST):
+        check_list(url)
+    else:
+        read(url, settings=LOOK)
+
+
+def probe(release: str, arch: Arch, mirror: Url | None) -> Url:
     """The URL of the first file that a build from mirror asks for."""
-    base = (mirror or CDN).rstrip("/")
+    base = Url.of(mirror or CDN)
     if is_repository(base):
         url = base.replace("$basearch", arch.name).replace("$releasever", release)
-        return f"{url}/repodata/repomd.xml"
-    return f"{base}/core/mirrors/{release}/{arch.name}/mirror.list"
+        return url / "repodata/repomd.xml"
+    return base / f"core/mirrors/{release}/{arch.name}{LIST}"
 
 
-def is_repository(mirror: str) -> bool:
+def is_repository(mirror: Url) -> bool:
     """Whether mirror is a single repository rather than a tree like Amazon's CDN.
 
     mkosi applies the same rule: our patch describes it under Mirror= in mkosi(1).
     """
-    last = mirror.rstrip("/").rpartition("/")[2]
-    return "$basearch" in mirror or last in ("x86_64", "aarch64")
+    last = mirror.bare.rstrip("/").rpartition("/")[2]
+    return "$basearch" in mirror.bare or last in ("x86_64", "aarch64")
 
 
 def signs_metadata(release: str) -> bool:
@@ -117,7 +172,7 @@ def signs_metadata(release: str) -> bool:
     return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
 
 
-def newest(mirror: str | None) -> str:
+def newest(mirror: Url | None) -> str:
     """The newest release that mirror lists. Raises HarnessError if it lists none."""
     try:
         listed = published(mirror)
@@ -131,7 +186,7 @@ def newest(mirror: str | None) -> str:
     return max(listed, key=_order)
 
 
-def latest(mirror: str | None, seen: Path, *, allow_older: bool = False) -> str:
+def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
     """The newest release that mirror lists, which is never older than the newest one seen there.
 
     The file seen remembers it, for each mirror. Nobody signs the list: whoever controls the mirror,
@@ -140,7 +195,7 @@ def latest(mirror: str | None, seen: Path, *, allow_older: bool = False) -> str:
     """
     found = newest(mirror)
     known_ones = _seen(seen)
-    name = text_digest((mirror or CDN).rstrip("/"))  # an address may have a password
+    name = text_digest(str(Url.of(mirror or CDN)).rstrip("/"))
     before = known_ones.get(name, found)
     if _order(found) < _order(before) and not allow_older:
         raise HarnessError(
@@ -163,12 +218,12 @@ def _seen(path: Path) -> dict[str, str]:
     return {name: release for name, release in pairs if _day(str(release))}
 
 
-def published(mirror: str | None) -> list[str]:
+def published(mirror: Url | None) -> list[str]:
     """The releases that mirror lists, at least one.
 
     Raises MissingError if it has no list, HarnessError if it cannot be reached.
     """
-    url = f"{(mirror or CDN).rstrip('/')}/core/releasemd.xml"
+    url = Url.of(mirror or CDN) / "core/releasemd.xml"
     text = read(url, settings=LOOK).decode(errors="replace")
     if listed := [name for name in RELEASE.findall(text) if _day(name)]:
         return listed
@@ -189,7 +244,7 @@ def nearest(release: str, among: Iterable[str]) -> list[str]:
     return sorted(by_distance[:NEAREST], key=_order, reverse=True)
 
 
-def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) -> HarnessError:
+def _missing(release: str, arch: Arch, mirror: Url | None, error: HarnessError) -> HarnessError:
     """The error for a mirror that answers, but lacks the first file of release.
 
     Only if the mirror lists its releases do we know that it lacks this one: a proxy, or a server
@@ -219,7 +274,7 @@ def _missing(release: str, arch: Arch, mirror: str | None, error: HarnessError) 
     )
 
 
-def _unknown(release: str, mirror: str | None, among: Sequence[str]) -> UsageError:
+def _unknown(release: str, mirror: Url | None, among: Sequence[str]) -> UsageError:
     where = f"{mirror} has" if mirror else "there is"
     return UsageError(
         f"{where} no release {release} of Amazon Linux",
@@ -227,18 +282,18 @@ def _unknown(release: str, mirror: str | None, among: Sequence[str]) -> UsageErr
     )
 
 
-def _published_or_known(mirror: str | None) -> list[str]:
+def _published_or_known(mirror: Url | None) -> list[str]:
     try:
         return published(mirror)
     except HarnessError:
         return known()
 
 
-def _unreachable(error: HarnessError, mirror: str | None) -> HarnessError:
+def _unreachable(error: HarnessError, mirror: Url | None) -> HarnessError:
     return HarnessError(f"{_whose(mirror)} cannot be reached: {error.message}", hint=WAYS_ON)
 
 
-def _whose(mirror: str | None) -> str:
+def _whose(mirror: Url | None) -> str:
     return "the mirror of Amazon Linux" if mirror else "Amazon's CDN"
 
 

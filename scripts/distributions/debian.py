@@ -12,7 +12,7 @@ import platform
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from scripts.distributions import apt
 from scripts.distributions.apt import Apt
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
+from scripts.system.files import write_private
 from scripts.system.process import Arg, CommandError
+from scripts.system.url import Url
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -58,10 +60,10 @@ DPkg::Path "/usr/lib/finch-natively:/usr/sbin:/usr/bin:/sbin:/bin";
 
 @dataclass(frozen=True)
 class Archive:
-    """The URLs of a Debian archive and of its security archive ("" where unknown)."""
+    """The URLs of a Debian archive and of its security archive (None where unknown)."""
 
-    main: str
-    security: str = ""
+    main: Url
+    security: Url | None = None
 
     def sources(self, release: str) -> str:
         """The deb822 sources (sources.list(5)) of release, its updates and security fixes."""
@@ -72,7 +74,7 @@ class Archive:
         return text
 
 
-def find(mirror: str | None = None) -> Archive | None:
+def find(mirror: Url | None = None) -> Archive | None:
     """Return the archive below mirror, else this machine's; None leaves the choice to mkosi.
 
     A mirror has the layout that mkosi expects, with the archive in its folder debian/. Mirrors
@@ -80,20 +82,24 @@ def find(mirror: str | None = None) -> Archive | None:
     """
     machine = _of_this_machine()
     if mirror:
-        security = machine.security if machine else ""
-        return Archive(main=f"{mirror.rstrip('/')}/debian", security=security)
+        return Archive(mirror / "debian", machine.security if machine else None)
     return machine
 
 
 def write_sandbox_tree(
-    folder: Path, archive: Archive | None, release: str, *, any_age: bool = False
+    folder: Path,
+    archive: Archive | None,
+    release: str,
+    proxies: Iterable[Url] = (),
+    *,
+    any_age: bool = False,
 ) -> Path:
     """Write the sandbox tree that gives mkosi's apt its sources; return folder.
 
     A mkosi.sources in a sandbox tree replaces mkosi's own, which adds a debug suite that few
-    mirrors carry. The machine's access rules for private archives (apt_auth.conf(5)) are copied
-    too. An index that has expired is refused unless any_age is true, and one of another release
-    always.
+    mirrors carry. Credentials for the archive and for proxies are in files that only this user can
+    read; so are copies of the machine's own. An index that has expired is refused unless any_age is
+    true, and one of another release always.
     """
     etc = folder / "etc/apt"
     shutil.rmtree(etc, ignore_errors=True)
@@ -101,13 +107,32 @@ def write_sandbox_tree(
     _write(etc / "apt.conf.d/90-finch.conf", APT_CONF + apt.text(settings) + apt.SAME_RELEASE)
     if archive:
         _write(etc / "sources.list.d/mkosi.sources", archive.sources(release))
-    rules = sorted(APT.glob("auth.conf.d/*.conf"))
-    for rule in rules:
-        if os.access(rule, os.R_OK):
-            copy = etc / "auth.conf.d" / rule.name
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copy(rule, copy)  # with its mode: it holds passwords
+    _write_rules(etc / "auth.conf.d", archive, proxies)
     return folder
+
+
+def _write_rules(folder: Path, archive: Archive | None, proxies: Iterable[Url] = ()) -> None:
+    """Write to folder the access rules for archive and proxies, and copies of the machine's own.
+
+    apt sends credentials to no server but that of their rule (apt_auth.conf(5)).
+    """
+    for rule in (*APT.glob("auth.conf"), *APT.glob("auth.conf.d/*.conf")):
+        if os.access(rule, os.R_OK):
+            write_private(folder / rule.name, rule.read_text())
+    urls = [archive.main, archive.security, *proxies] if archive else [*proxies]
+    rules = dict.fromkeys(_rule(url) for url in urls if url and url.credentials)
+    # Of several rules for a server the first counts, and apt reads files in the order of their
+    # names.
+    if rules:
+        write_private(folder / "00-finch.conf", "".join(rules))
+
+
+def _rule(url: Url) -> str:
+    """Return the access rule for url. Without the scheme, apt would apply it to https only."""
+    found = url.credentials
+    assert found
+    words = ["machine", url.bare.rstrip("/"), "login", found.user]
+    return " ".join([*words, *(["password", found.password] if found.password else [])]) + "\n"
 
 
 @functools.cache
@@ -122,14 +147,14 @@ def _of_this_machine() -> Archive | None:
             f"this machine's apt cannot be asked for its archive: {error.output.strip()}",
             hint="apt-get update says more",
         ) from error
-    uris: dict[str, str] = {}
+    uris: dict[str, Url] = {}
     for line in targets.splitlines():
         release, component, uri = line.split(" ", 2)
         if component == "main" and uri.startswith(("http:", "https:")):
-            uris.setdefault(release, uri.rstrip("/"))
+            uris.setdefault(release, Url(uri.rstrip("/")))
     if not codename or codename not in uris:
         return None
-    return Archive(main=uris[codename], security=uris.get(f"{codename}-security", ""))
+    return Archive(main=uris[codename], security=uris.get(f"{codename}-security"))
 
 
 def _targets() -> str:
@@ -208,6 +233,7 @@ def download_all(
     for part in ("lists/partial", "cache/archives/partial", "parts"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     _write(folder / "debian.sources", _stanza(archive.main, suites))
+    _write_rules(folder / "auth.conf.d", archive)
     settings = _settings(folder, arch) | (apt.ANY_AGE if any_age else {})
     own = Apt.configured(folder / "apt.conf", settings)
     own.update()
@@ -220,6 +246,7 @@ def _settings(folder: Path, arch: str) -> dict[str, Arg]:
     return {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": folder / "parts",
+        "Dir::Etc::netrcparts": folder / "auth.conf.d",
         "Dir::State::Lists": folder / "lists",
         "Dir::State::Status": "/dev/null",
         "Dir::Cache": folder / "cache",
@@ -233,11 +260,11 @@ def _settings(folder: Path, arch: str) -> dict[str, Arg]:
     }
 
 
-def _stanza(uri: str, suites: list[str]) -> str:
+def _stanza(uri: Url, suites: list[str]) -> str:
     return textwrap.dedent(
         f"""\
         Types: deb
-        URIs: {uri}
+        URIs: {uri.bare}
         Suites: {" ".join(suites)}
         Components: main
         Signed-By: {KEYRING}

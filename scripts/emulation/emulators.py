@@ -27,6 +27,7 @@ from scripts.system.extraction import extract
 from scripts.system.files import write_text
 from scripts.system.process import CommandError, last_line
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 # In the checkout.
 TABLE = Path("binfmt/targets.toml")
@@ -155,7 +156,7 @@ def download(
     arch: Arch,
     progress: Progress,
     *,
-    mirror: str | None = None,
+    mirror: Url | None = None,
     given: Path | None = None,
     offline: bool = False,
 ) -> Emulators:

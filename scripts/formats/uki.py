@@ -14,6 +14,7 @@ from pathlib import Path
 import pefile
 
 from scripts.system.digests import file_digest
+from scripts.system.text import printable
 
 
 class UkiError(Exception):
@@ -82,14 +83,32 @@ def sections(path: Path) -> list[Section]:
 def _opened(path: Path) -> Iterator[pefile.PE]:
     try:
         with pefile.PE(str(path), fast_load=True) as image:
+            _check(image, path)
             yield image
     except pefile.PEFormatError as error:
-        raise UkiError(f"{path.name} is not a PE file: {error}") from None
+        raise UkiError(f"{path.name} is not a PE file: {printable(str(error))}") from None
+
+
+def _check(image: pefile.PE, path: Path) -> None:
+    """Raise UkiError unless the sections are in the file, each in a place of its own.
+
+    Otherwise a small file could keep us reading it over and over.
+    """
+    if len(image.sections) != image.FILE_HEADER.NumberOfSections:
+        raise UkiError(f"{path.name} does not have the sections that it names")
+    end, before = path.stat().st_size, 0
+    found = [section for section in image.sections if section.SizeOfRawData]
+    for section in sorted(found, key=lambda section: section.PointerToRawData):
+        if section.PointerToRawData < before:
+            raise UkiError(f"{path.name} has sections that overlap")
+        before = section.PointerToRawData + section.SizeOfRawData
+        if before > end:
+            raise UkiError(f"{path.name} has a section that ends outside the file")
 
 
 def _name(section: pefile.SectionStructure) -> str:
     name: bytes = section.Name
-    return name.rstrip(b"\0").decode(errors="replace")
+    return printable(name.rstrip(b"\0").decode(errors="replace"))
 
 
 def _data(section: pefile.SectionStructure) -> bytes:
@@ -99,4 +118,4 @@ def _data(section: pefile.SectionStructure) -> bytes:
 
 
 def _text(section: pefile.SectionStructure) -> str:
-    return _data(section).decode().strip("\0 \n")
+    return _data(section).decode(errors="replace").strip("\0 \n")

@@ -26,6 +26,7 @@ from scripts.system.fetch import BRIEF, DigestError, fetch
 from scripts.system.files import write_text
 from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 RECORD = "mkosi.json"
 
@@ -75,7 +76,7 @@ class Mkosi:
     def archive(self) -> Archive:
         """Return the Debian archive that it takes packages from if none is named."""
         url = run([sys.executable, "-c", ARCHIVE], env={"PYTHONPATH": os.fspath(self.folder)})
-        return Archive(url.stdout.strip())
+        return Archive(Url(url.stdout.strip()))
 
 
 def is_pinned(source: str) -> bool:

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from scripts.distributions import amazonlinux
-from scripts.options import NO_PROXY, Options, with_scheme
+from scripts.options import Options
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import PackagePins
 from scripts.system.process import CommandError, Log, stream
 from scripts.system.progress import Progress, Task
+from scripts.system.url import Url
 
 # How many of the last lines of a failed step are worth showing.
 TAIL_LINES = 40
@@ -132,13 +132,23 @@ def _fields(**values: str) -> str:
 
 
 def build_command(
-    opts: Options, pins: PackagePins, context: Path, target: Path, found: Engine, cache: Cache
+    opts: Options,
+    pins: PackagePins,
+    context: Path,
+    target: Path,
+    found: Engine,
+    cache: Cache,
+    secrets: Path,
 ) -> list[str]:
-    """Return the command that builds context for the platform of opts and puts RPMs into target."""
+    """Return the command that builds context for the platform of opts and puts RPMs into target.
+
+    The files in the folder secrets are mounted where the Dockerfile names them; no layer has them.
+    """
+    proxies = opts.sources.proxies
     urls = [
-        opts.sources.mirror or amazonlinux.CDN,
+        Url.of(opts.sources.mirror or amazonlinux.CDN),
         *(url for source in pins.sources.values() for url in source.urls),
-        *(url for name, url in opts.packages.proxies.items() if name.lower() != NO_PROXY),
+        *proxies.urls.values(),
     ]
     return [
         "docker", "buildx", "build",
@@ -148,9 +158,9 @@ def build_command(
         # Otherwise another file would come out beside the RPMs.
         "--provenance", "false",
         "--build-arg", f"BASE_IMAGE={pins.reference}",
-        # Their values, which may contain a password, come from the environment. BuildKit leaves
-        # them out of the keys of its cache.
-        *(word for name in opts.packages.proxies for word in ("--build-arg", name)),
+        # BuildKit leaves these out of the keys of its cache. A proxy's password is in the secrets.
+        *(word for pair in proxies.variables.items() for word in ("--build-arg", "=".join(pair))),
+        *(word for path in sorted(secrets.iterdir()) for word in ("--secret", _secret(path))),
         # No other network can see a mirror or a proxy on this machine.
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),
@@ -160,9 +170,14 @@ def build_command(
     ]  # fmt: skip
 
 
-def is_loopback(url: str) -> bool:
-    """Whether the server of url is this machine. url may lack its scheme, as a proxy's may."""
-    host = urlsplit(with_scheme(url)).hostname or ""
+def _secret(path: Path) -> str:
+    """Return the value of buildx's option for the secret in the file at path."""
+    return _fields(id=path.name, src=str(path))
+
+
+def is_loopback(url: Url) -> bool:
+    """Whether the server of url is this machine."""
+    host = url.host
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -16,6 +16,8 @@ from typing import Any
 
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError, last_line, run
+from scripts.system.text import printable
+from scripts.system.url import hidden
 
 # An engine that is up answers in well under a second.
 SECONDS = 20
@@ -115,7 +117,7 @@ def find_fit(environ: Mapping[str, str], builder: str) -> Engine:
     found = find(environ)
     if not found.has_buildkit and not builder:
         raise MachineError(
-            f"the engine at {found.host} has no BuildKit: {found}",
+            f"the engine at {hidden(found.host)} has no BuildKit: {found}",
             hint="use Docker 23 or newer, or set BUILDX_BUILDER to a builder of buildx "
             "(`docker buildx create` makes one)",
         )
@@ -221,7 +223,7 @@ def _knock(host: str) -> None:
 
 def _unreachable(host: str, error: BaseException) -> MachineError:
     """Return the error, with a remedy, for an engine at host that could not be asked."""
-    where = host.removeprefix("http+").removeprefix("unix://") or "its usual place"
+    where = hidden(host.removeprefix("http+").removeprefix("unix://")) or "its usual place"
     codes = set(_errnos(error))
     if codes & {errno.EACCES, errno.EPERM}:
         return MachineError(
@@ -238,7 +240,7 @@ def _unreachable(host: str, error: BaseException) -> MachineError:
             f"the Docker engine at {where} is not running",
             hint="sudo systemctl start docker",
         )
-    cause = last_line(str(error)) or type(error).__name__
+    cause = printable(hidden(last_line(str(error)))) or type(error).__name__
     return MachineError(
         f"the Docker engine at {where} does not answer: {cause}",
         hint="`docker version` says more",

@@ -11,6 +11,7 @@ from typing import Any
 
 from scripts.options import BASE_IMAGE, Options
 from scripts.system.errors import UsageError
+from scripts.system.url import Url
 
 # The folder of the Dockerfile, in the checkout.
 FOLDER = "al2023-package-build"
@@ -40,7 +41,7 @@ class SourceRepository:
     """
 
     option: str
-    urls: tuple[str, ...]
+    urls: tuple[Url, ...]
     key: Path
     signs_metadata: bool = False
 
@@ -48,11 +49,13 @@ class SourceRepository:
         """Return the configuration of a dnf repository called name (dnf.conf(5)).
 
         check says whether dnf checks the signatures of its RPMs, and of its metadata if it has one.
+        There are no credentials in the text.
         """
         gpg = "gpgcheck=1\ngpgkey=file:///build/repositories/key\n" if check else "gpgcheck=0\n"
         if check and self.signs_metadata:
             gpg += "repo_gpgcheck=1\n"
-        return f"[{name}]\nname={name}\n{self.option}={' '.join(self.urls)}\n{gpg}{PATIENCE}\n"
+        urls = " ".join(url.bare for url in self.urls)
+        return f"[{name}]\nname={name}\n{self.option}={urls}\n{gpg}{PATIENCE}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def read(path: Path) -> PackagePins:
     return pins
 
 
-def base_urls(baseurl: object) -> tuple[str, ...]:
+def base_urls(baseurl: object) -> tuple[Url, ...]:
     """Return the addresses of a repository, which are one string or a list (baseurl, dnf.conf(5)).
 
     Raises ValueError, which says what baseurl must be, if it is anything else.
@@ -120,7 +123,10 @@ def base_urls(baseurl: object) -> tuple[str, ...]:
     urls = [baseurl] if isinstance(baseurl, str) else baseurl
     if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
         raise ValueError(f"must be a string or a list of strings, not {baseurl!r}")
-    return tuple(urls)
+    found = tuple(Url(url) for url in urls)
+    if any(url.credentials for url in found):
+        raise ValueError("must have no password in it, because the digest of its file is published")
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ class _Table:
             raise self._wrong(key, f"must be a list of strings, not {values!r}")
         return tuple(values)
 
-    def urls(self, key: str) -> tuple[str, ...]:
+    def urls(self, key: str) -> tuple[Url, ...]:
         """Return the addresses of that key: see `base_urls`. Raises KeyError, or UsageError."""
         try:
             return base_urls(self.values[key])

@@ -34,7 +34,12 @@ from scripts.stages.plan import Stage
 from scripts.stages.records import Package, Record, why_due
 from scripts.system.digests import describe_tree
 from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.files import write_private
 from scripts.system.progress import Progress
+from scripts.system.url import Url
+
+# The id of the secret with the repository of the target's packages. No package may have that name.
+BINARY = "binary"
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class RpmPlan:
     """Which packages a build with opts needs, and why they must be built.
 
     context is the build context. reason is "" if the RPMs in the folder finished are up to date.
-    engine is what they will be built with, once `with_engine` has found it.
+    engine is what they will be built with, once `with_engine` has found it. lists are the mirror
+    lists that require credentials.
     """
 
     opts: Options
@@ -52,6 +58,7 @@ class RpmPlan:
     finished: Path
     reason: str
     engine: Engine | None = None
+    lists: tuple[Url, ...] = ()
 
 
 def plan(opts: Options, place: Place) -> RpmPlan | None:
@@ -75,7 +82,8 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
     settings = {"base image": pins.reference, "architecture": place.arch.name}
     stage = Stage(FOLDER, (), inputs.from_labels(settings | describe_tree(context)))
     finished = work / "rpms"
-    return RpmPlan(opts, pins, context, stage, finished, _reason(stage, finished, opts))
+    reason = _reason(stage, finished, opts)
+    return RpmPlan(opts, pins, context, stage, finished, reason, lists=_lists(pins, opts, place))
 
 
 def with_engine(planned: RpmPlan) -> RpmPlan:
@@ -122,19 +130,42 @@ def _reason(stage: Stage, finished: Path, opts: Options) -> str:
 def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) -> Path:
     """Make folder the build context, with everything that the Dockerfile copies, and return it."""
     own = opts.folders.root / FOLDER
-    binary, sources = _repositories(pins, place, opts.sources.signing_key or own / AMAZON_KEY)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    binary, sources = _repositories(pins, place, _key(opts))
+    for path in (folder, secrets(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
     for name in ("Dockerfile", "build-package"):
         shutil.copy(own / name, folder)
     repositories = folder / "repositories"
     repositories.mkdir()
     shutil.copyfile(binary.key, repositories / "key")
-    (repositories / "amazonlinux.repo").write_text(binary.repository("amazonlinux", check=True))
+    text = binary.repository(AMAZON, check=True)
+    (repositories / "amazonlinux.repo").write_text(text)
+    proxy = opts.sources.proxies.first
+    write_private(secrets(folder) / BINARY, text + _credentials(binary, proxy))
     for recipe in pins.recipes:
-        wanted = replace(recipe, nevra=_nevra(recipe, opts, place))
-        _write_recipe(folder / "packages" / recipe.name, wanted, sources[recipe.source])
+        wanted, source = replace(recipe, nevra=_nevra(recipe, opts, place)), sources[recipe.source]
+        text = source.repository("source", check=False)
+        _write_recipe(folder / "packages" / recipe.name, wanted, source, text)
+        write_private(secrets(folder) / recipe.name, text + _credentials(source, proxy))
     return folder
+
+
+def secrets(context: Path) -> Path:
+    """Return the folder of the build's secrets, which are no part of its context.
+
+    Each is a repository's configuration as in the context, with credentials. Its name is the id
+    that the Dockerfile mounts it by.
+    """
+    return context.with_name("secrets")
+
+
+def _credentials(source: SourceRepository, proxy: Url | None) -> str:
+    """Return the lines that give dnf the credentials for a repository.
+
+    Only the mirror's can have any, and then its address is the only one.
+    """
+    return amazonlinux.dnf_credentials(source.urls[0] if source.urls else None, proxy)
 
 
 def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
@@ -147,15 +178,27 @@ def _nevra(recipe: Recipe, opts: Options, place: Place) -> str:
     return recipe.nevra if recipe.source != AMAZON or is_pinned else recipe.name
 
 
+def _key(opts: Options) -> Path:
+    """Return the key that signs the RPMs of the target's mirror."""
+    return opts.sources.signing_key or opts.folders.root / FOLDER / AMAZON_KEY
+
+
+def _lists(pins: PackagePins, opts: Options, place: Place) -> tuple[Url, ...]:
+    """Return the mirror lists of a build that require credentials."""
+    binary, sources = _repositories(pins, place, _key(opts))
+    listing = [one for one in (binary, *sources.values()) if one.option == "mirrorlist"]
+    return tuple(url for one in listing for url in one.urls if url.credentials)
+
+
 def _repositories(
     pins: PackagePins, place: Place, key: Path
 ) -> tuple[SourceRepository, Mapping[str, SourceRepository]]:
     """Return the repository of the target's packages, and those of source RPMs by name."""
-    base = (place.mirror or amazonlinux.CDN).rstrip("/")
+    base = Url.of(place.mirror or amazonlinux.CDN)
     if not amazonlinux.is_repository(base):
-        tree = f"{base}/core/mirrors/{place.release}"
-        own = SourceRepository("mirrorlist", (f"{tree}/SRPMS/mirror.list",), key)
-        urls = (f"{tree}/{place.arch.name}/mirror.list",)
+        tree = base / f"core/mirrors/{place.release}"
+        own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
+        urls = (tree / f"{place.arch.name}/mirror.list",)
         signed = amazonlinux.signs_metadata(place.release)
         binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
         return binary, {AMAZON: own, **pins.sources}
@@ -170,18 +213,18 @@ def _repositories(
     return SourceRepository("baseurl", (url,), key), pins.sources
 
 
-def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository) -> None:
-    """Write to folder what the build of recipe reads."""
+def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository, text: str) -> None:
+    """Write to folder what the build of recipe reads; text is the configuration of source."""
     for part in ("source", "patches"):
         (folder / part).mkdir(parents=True)
-    for name, text in (
+    for name, line in (
         ("nevra", recipe.nevra),
         ("suffix", recipe.suffix),
         ("rpms", "\n".join(recipe.rpms)),
     ):
-        (folder / name).write_text(f"{text}\n")
+        (folder / name).write_text(f"{line}\n")
     # build-package checks the signature itself, because `dnf download` does not.
-    (folder / "source/source.repo").write_text(source.repository("source", check=False))
+    (folder / "source/source.repo").write_text(text)
     try:
         shutil.copyfile(source.key, folder / "source/key")
         for patch in recipe.patches:
@@ -195,6 +238,8 @@ def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository) -> Non
 def _build(planned: RpmPlan, found: Engine, progress: Progress) -> None:
     """Build planned with the engine found; once more without the layer cache if that may help."""
     opts, began = planned.opts, time.monotonic()
+    for url in planned.lists:
+        amazonlinux.check_list(url)
     fresh = planned.finished.with_name("rpms.new")
     cache = Cache.of(opts, found)
     if opts.packages.layer_cache and not cache.writes:
@@ -208,7 +253,9 @@ def _build(planned: RpmPlan, found: Engine, progress: Progress) -> None:
 
         def attempt(cache: Cache) -> Failure | None:
             shutil.rmtree(fresh, ignore_errors=True)
-            command = buildx.build_command(opts, planned.pins, planned.context, fresh, found, cache)
+            command = buildx.build_command(
+                opts, planned.pins, planned.context, fresh, found, cache, secrets(planned.context)
+            )
             return buildx.attempt(command, cache, task, file, progress)
 
         failure = attempt(cache)

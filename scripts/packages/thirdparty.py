@@ -18,6 +18,7 @@ from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import PATIENT, DigestError, Settings, fetch
 from scripts.system.progress import Progress
+from scripts.system.url import WEB, Url, shown
 
 # In the checkout.
 PINS = "third-party/pins.toml"
@@ -59,14 +60,14 @@ class PinnedFile:
         """Return the sha256 of the file for arch, or "" if it is unknown."""
         return self.sha256.get(arch.name) or self.sha256.get(NOARCH, "")
 
-    def address(self, arch: Arch, mirror: str | None = None) -> str:
+    def address(self, arch: Arch, mirror: Url | None = None) -> Url:
         """Return the URL of the file for arch, on mirror if that is given."""
         url = fill(self.url, self.version, arch)
-        return mirrored(url, mirror) if mirror else url
+        return mirrored(url, mirror) if mirror else Url(url)
 
     def file_name(self, arch: Arch) -> str:
         """Return the name of the file for arch."""
-        return PurePosixPath(urlsplit(self.address(arch)).path).name
+        return PurePosixPath(urlsplit(self.address(arch).bare).path).name
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class _Wanted:
     """A pinned file for the architecture that is built: its URL, its digest, its path here."""
 
     pin: PinnedFile
-    url: str
+    url: Url
     sha256: str
     path: Path
 
@@ -88,10 +89,10 @@ def fill(url: str, version: str, arch: Arch) -> str:
     return url.format(version=version, arch=arch.name, debian=arch.debian)
 
 
-def mirrored(url: str, mirror: str) -> str:
+def mirrored(url: str, mirror: Url) -> Url:
     """Return where mirror has the file at url: below its host and path, without a query."""
     parts = urlsplit(url)
-    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+    return mirror / f"{parts.netloc}{parts.path}"
 
 
 def read_pins(path: Path) -> list[PinnedFile]:
@@ -117,8 +118,11 @@ def _pin(path: Path, name: str, table: Any) -> PinnedFile:
 def _problems(pin: PinnedFile) -> Iterator[str]:
     """Yield what is wrong with pin. May raise any exception for a value of the wrong type."""
     for arch in ARCHES:
-        if urlsplit(pin.address(arch)).scheme not in {"http", "https"}:
-            yield f"has the URL {pin.url}, which is not an http or https URL"
+        url = pin.address(arch)
+        if urlsplit(url.bare).scheme not in WEB:
+            yield f"has the URL {shown(pin.url)}, which is not an http or https URL"
+        if url.credentials:
+            yield f"has a password in its URL {url}, but the digests of pins are published"
     if bool(pin.package) == bool(pin.path):
         yield "needs either a package or a path"
     if pin.path and (not pin.path.startswith("/") or ".." in PurePosixPath(pin.path).parts):

@@ -6,12 +6,12 @@ and repositories of source RPMs.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,9 @@ from scripts.pins.edits import Edit
 from scripts.stages import places
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings, read
+from scripts.system.redirects import is_local
+from scripts.system.text import printable
+from scripts.system.url import Url
 
 AMAZON_LINUX = DISTRIBUTIONS["amazonlinux"]
 
@@ -43,9 +46,19 @@ ADDRESSES = "scripts/pins/updates.toml"
 # A tag on GitHub that is a release: v1.2.3 or 1.2.3.
 TAG = re.compile(r"v?(\d+(?:\.\d+)*)", re.ASCII)
 
+# The most bytes of a file whose digest is computed here, and of a repository's unpacked metadata;
+# those of Amazon Linux have some megabytes.
+FILE = METADATA = 256 << 20
+
+# Tells zlib that a file is of gzip's format (zlib's manual, inflateInit2).
+GZIP = 16
+
 # The XML namespaces of a repository's metadata, and of its list of packages.
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"
+
+# A name-version-release of rpm's: a pin holds nothing else.
+NEVRA = re.compile(r"[\w.+~^]+(-[\w.+~^]+)+", re.ASCII)
 
 COMPUTED = "digest computed from the download: no checksums are published"
 
@@ -126,7 +139,7 @@ class Lookups:
     def amazonlinux(self, *, cdn: str) -> Update:
         """Look up the release of Amazon Linux that cdn has."""
         pinned = places.release_of(self.root, AMAZON_LINUX)
-        newest = releases.newest(cdn)
+        newest = releases.newest(Url(cdn))
         if not _is_newer(newest, pinned):
             return Update("Amazon Linux", pinned, newest)
         changes = (
@@ -195,7 +208,7 @@ class Lookups:
         path = self.root / file
         pinned = str(edits.value(path, key))
         url, listing = self._first_text(
-            [f"{base.rstrip('/')}/{folder}" for base in _repository_urls(path, repository)]
+            [base / folder for base in _repository_urls(path, repository)]
         )
         pattern = re.compile(rf"{re.escape(name)}-[\w.~^+]+-[\w.~^+]+?(?=\.src\.rpm)", re.ASCII)
         found = sorted({*pattern.findall(listing)}, key=_order)
@@ -211,40 +224,47 @@ class Lookups:
         """Look up the source RPM of name in the newest release of Amazon Linux that cdn has."""
         path = self.root / file
         pinned = str(edits.value(path, key))
-        release = max(releases.newest(cdn), places.release_of(self.root, AMAZON_LINUX), key=_order)
+        release = max(
+            releases.newest(Url(cdn)), places.release_of(self.root, AMAZON_LINUX), key=_order
+        )
         listed = self._text(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list").split()
         if not listed:
             raise HarnessError(f"the list of mirrors of {release} is empty")
-        found = [nevra for nevra in self._source_rpms(listed[0]) if nevra.rsplit("-", 2)[0] == name]
+        all_found = self._source_rpms(Url(listed[0]), sent=not is_local(Url(cdn).host))
+        found = [nevra for nevra in all_found if nevra.rsplit("-", 2)[0] == name]
         if not found:
-            raise HarnessError(f"{listed[0]} has no source RPM of {name}")
+            raise HarnessError(f"{printable(str(Url(listed[0])))} has no source RPM of {name}")
         newest = max(found, key=_order)
         changes = () if newest == pinned else (Edit(path, key, newest),)
         return Update(name, pinned, newest, changes, f"of Amazon Linux {release}")
 
-    def _source_rpms(self, repository: str) -> list[str]:
+    def _source_rpms(self, repository: Url, *, sent: bool) -> list[str]:
         """Return the source RPMs of a repository, each as name-version-release.
 
-        https://createrepo.baseurl.org describes the format of its metadata. Raises HarnessError if
-        the metadata has another.
+        sent is that of `fetch.read`. https://createrepo.baseurl.org describes the format of the
+        metadata. Raises HarnessError if it has another.
         """
-        base = repository.rstrip("/")
         try:
-            repomd = ElementTree.fromstring(self._text(f"{base}/repodata/repomd.xml"))
+            text = read(repository / "repodata/repomd.xml", settings=self.settings, sent=sent)
+            repomd = ElementTree.fromstring(text)
             data = next(
                 each for each in repomd.iter(f"{REPO}data") if each.get("type") == "primary"
             )
             location = data.find(f"{REPO}location")
             address = "" if location is None else location.get("href", "")
-            packed = read(f"{base}/{address}", settings=self.settings)
-            primary = ElementTree.fromstring(gzip.decompress(packed))
-        except (ParseError, DefusedXmlException, StopIteration, OSError, EOFError) as error:
-            raise HarnessError(f"the metadata of {base} cannot be read: {error!r}") from error
-        return [
+            packed = read(repository / address, settings=self.settings, sent=sent)
+            primary = ElementTree.fromstring(_unpacked(packed))
+        except (ParseError, DefusedXmlException, StopIteration, ValueError) as error:
+            raise HarnessError(
+                f"the metadata of {printable(str(repository))} cannot be read: "
+                f"{printable(repr(error))}"
+            ) from error
+        every = [
             f"{package.findtext(f'{COMMON}name')}-{version.get('ver')}-{version.get('rel')}"
             for package in primary.iter(f"{COMMON}package")
             if (version := package.find(f"{COMMON}version")) is not None
         ]
+        return [nevra for nevra in every if NEVRA.fullmatch(nevra)]
 
     def _newest_release(self, url: str) -> str:
         """Return the newest version that GitHub's API names at url, as a release or as a tag."""
@@ -256,10 +276,12 @@ class Lookups:
             raise HarnessError(f"{url} does not name a release: {error!r}") from error
         versions = [match[1] for tag in tags if (match := TAG.fullmatch(str(tag)))]
         if not versions:
-            raise HarnessError(f"{url} names no version, only {', '.join(map(str, tags))}")
+            raise HarnessError(
+                f"{url} names no version, only {printable(', '.join(map(str, tags)))}"
+            )
         return max(versions, key=_order)
 
-    def _first_text(self, urls: Sequence[str]) -> tuple[str, str]:
+    def _first_text(self, urls: Sequence[Url]) -> tuple[Url, str]:
         """Return the first of urls that answers, and its answer. Raises HarnessError if none."""
         failures = []
         for url in urls:
@@ -269,11 +291,23 @@ class Lookups:
                 failures.append(error.message)
         raise HarnessError(f"no repository answers: {'; '.join(failures)}")
 
-    def _text(self, url: str) -> str:
+    def _text(self, url: str | Url) -> str:
         return read(url, settings=self.settings).decode(errors="replace")
 
     def _digest_of(self, url: str) -> str:
-        return hashlib.sha256(read(url, settings=self.settings)).hexdigest()
+        return hashlib.sha256(read(url, settings=self.settings, limit=FILE)).hexdigest()
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Return what a gzip file holds. Raises ValueError if it is damaged, or holds too much."""
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | GZIP)
+    try:
+        data = unpacking.decompress(packed, METADATA)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not unpacking.eof:
+        raise ValueError(f"it is cut off, or larger than {METADATA >> 20} MiB")
+    return data
 
 
 def checksums(text: str) -> dict[str, str]:
@@ -286,7 +320,7 @@ def checksums(text: str) -> dict[str, str]:
     }
 
 
-def _repository_urls(file: Path, key: str) -> tuple[str, ...]:
+def _repository_urls(file: Path, key: str) -> tuple[Url, ...]:
     """Return the addresses of the repository whose baseurl is the dotted key in a TOML file."""
     try:
         return base_urls(edits.value(file, key))

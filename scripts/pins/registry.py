@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from urllib.parse import urlsplit
 
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import PATIENT, Settings, UnauthorizedError, read
+from scripts.system.redirects import is_local
+from scripts.system.text import printable
+from scripts.system.url import Url
 
 # An index comes first, because its digest is the same for all architectures.
 MANIFESTS = (
@@ -19,6 +23,9 @@ MANIFESTS = (
 
 # A parameter of the challenge in which a registry says where to get a token (RFC 6750).
 PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+# A token as a header has it (RFC 6750, 2.1).
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 def digest(url: str, *, settings: Settings = PATIENT) -> str:
@@ -53,11 +60,18 @@ def _token(challenge: str, url: str, settings: Settings) -> str:
     parameters = dict(PARAMETER.findall(challenge))
     realm = parameters.pop("realm", "")
     if not challenge.startswith("Bearer ") or not realm:
-        raise HarnessError(f"{url} asks for an unknown kind of credentials: {challenge}")
-    answer = read(realm, parameters=parameters, settings=settings)
+        raise HarnessError(f"{url} asks for an unknown kind of credentials: {printable(challenge)}")
+    if [urlsplit(one).scheme for one in (url, realm)] == ["https", "http"]:
+        raise HarnessError(f"{url} sends us from https to http for a token")
+    is_elsewhere = not is_local(Url(url).host)
+    answer = read(realm, parameters=parameters, settings=settings, sent=is_elsewhere)
     try:
         data = json.loads(answer)
         token = data.get("token") or data["access_token"]
     except (ValueError, KeyError, AttributeError) as error:
-        raise HarnessError(f"{realm} did not return a token: {error!r}") from error
+        raise HarnessError(
+            f"{Url(realm)} did not return a token: {printable(repr(error))}"
+        ) from None
+    if not TOKEN.fullmatch(str(token)):
+        raise HarnessError(f"{Url(realm)} did not return a token that a header can have")
     return str(token)

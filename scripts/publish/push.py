@@ -31,7 +31,8 @@ ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\
 CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"
 
 # HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
-REPOSITORY = re.compile(r"([^/]*[.:][^/]*|localhost)/.")
+# User info there would be on skopeo's command line.
+REPOSITORY = re.compile(r"([^/@]*[.:][^/@]*|localhost)/[^@\s]+")
 
 # As in Docker, the protocol for a registry on this machine is plain HTTP.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")

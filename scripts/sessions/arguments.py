@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from scripts import arch as arches
 from scripts import catalog
@@ -26,12 +26,14 @@ from scripts.options import (
     Folders,
     Options,
     PackageBuild,
+    Proxies,
     Sources,
     Target,
-    with_scheme,
 )
 from scripts.origin import Builder
 from scripts.system.errors import UsageError
+from scripts.system.text import printable
+from scripts.system.url import WEB, Url, hidden, shown
 
 # HOST/NAME by OCI's distribution specification; we choose the tag.
 _REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
@@ -39,11 +41,26 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*
 # A release names folders and ends up in mkosi's command line.
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+# What no path of ours may have in it. An overlay mount of mkosi splits its folders at colons and
+# commas, and mkosi expands $ and %; mtools splits a path at @@, debugfs at ?. Other programs take a
+# line as a path.
+UNUSABLE = re.compile(r"[:,\\$%?\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|@@")
+
+# What a proxy may speak; the SOCKS ones need nothing but curl or apt.
+PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+# A password with one of these characters ends up somewhere else in the URL.
+IN_PASSWORDS = (
+    "in a password write %23 for #, %2F for /, %3A for :, %3F for ?, %40 for @, %5B for [ and "
+    "%5D for ]"
+)
+
 EPILOG = (
     "Options of other sessions are accepted and ignored, so that one list can serve several "
-    "sessions. Environment: ARCH stands in for --arch and ECR_CACHE_REPO for --layer-cache. "
+    "sessions. Environment: ARCH stands in for --arch, FINCH_MIRROR for --mirror, "
+    "FINCH_THIRD_PARTY_MIRROR for --third-party-mirror and ECR_CACHE_REPO for --layer-cache. "
     "MKOSI_SOURCE names a folder or an archive of mkosi to use, BUILDX_BUILDER a builder of docker "
-    "buildx. Package builds honour http_proxy, https_proxy and no_proxy."
+    "buildx. All downloads honour http_proxy, https_proxy and no_proxy."
 )
 
 
@@ -58,10 +75,20 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **settings,
         )
+        self._words: list[str] = []
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse args, which error messages may quote."""
+        self._words = [word for word in args or () if "@" in word]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
-        raise UsageError(message, hint=f"`{self.prog} --help` lists the options")
+        """Raise UsageError, without passwords that a word may hold."""
+        for word in self._words:
+            message = message.replace(word, shown(word))
+        raise UsageError(hidden(message), hint=f"`{self.prog} --help` lists the options")
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,6 @@ def _add_sources(group: Group) -> None:
         "mirror",
         "where packages come from (default: this machine's own mirror, or the distribution's); "
         "Amazon Linux needs a tree with the layout of https://cdn.amazonlinux.com/al2023",
-        type=_mirror,
     )
     group.add(
         "signing-key",
@@ -111,7 +137,6 @@ def _add_sources(group: Group) -> None:
         "third-party-mirror",
         "server for the files in third-party/pins.toml, each below its own host and path "
         "(default: the hosts themselves)",
-        type=_web_mirror,
     )
     group.add("third-party-pins", "file to use instead of third-party/pins.toml", type=Path)
     group.add("offline", "use only what has been downloaded already")
@@ -268,12 +293,17 @@ def options_of(
     return Options(
         target=Target(distribution, arch, given.release, _images(given.image, arch)),
         sources=Sources(
-            mirror=_mirror_of(given.mirror, distribution),
+            mirror=_mirror(given.mirror or environ.get("FINCH_MIRROR"), distribution),
             signing_key=_signing_key(given.signing_key, distribution),
-            third_party_mirror=given.third_party_mirror,
+            third_party_mirror=_url(
+                given.third_party_mirror or environ.get("FINCH_THIRD_PARTY_MIRROR"),
+                "third-party-mirror",
+                WEB,
+            ),
             third_party_pins=_file(given.third_party_pins, "third-party-pins"),
             mkosi_source=Path(source).absolute() if source else None,
             offline=given.offline,
+            proxies=_proxies(environ),
             allow_older_index=given.allow_older_index,
         ),
         packages=PackageBuild(
@@ -282,14 +312,13 @@ def options_of(
             allow_missing=tuple(dict.fromkeys(given.allow_missing)),
             layer_cache=_layer_cache(given.layer_cache or environ.get("ECR_CACHE_REPO")),
             buildx_builder=environ.get("BUILDX_BUILDER", ""),
-            proxies=_proxies(environ),
         ),
         build=BuildOptions(given.force, given.jobs, not given.no_binfmt, _epoch(environ)),
         boot=BootOptions(given.accel),
         folders=Folders(
             root,
-            work=(given.work or root / catalog.WORK).absolute(),
-            out=(given.out or root / catalog.OUT).absolute(),
+            work=folder(given.work, root, "work"),
+            out=folder(given.out, root, "out"),
         ),
         builder=Builder.of(environ),
     )
@@ -321,19 +350,46 @@ def _signing_key(path: Path | None, distribution: Distribution) -> Path | None:
     return _file(path, "signing-key")
 
 
+def folder(given: Path | None, root: Path, option: str) -> Path:
+    """Return the absolute path that option has been given, or else its folder in root.
+
+    Raises UsageError if the path has a character that would mean something to a tool.
+    """
+    path = (given or root / {"work": catalog.WORK, "out": catalog.OUT}[option]).absolute()
+    if found := UNUSABLE.search(os.fspath(path)):
+        raise UsageError(
+            f"the path {printable(os.fspath(path))} has {printable(repr(found[0]))} in it, which "
+            "mkosi, mtools or debugfs would misunderstand",
+            hint=f"{catalog.option(option)} names another folder",
+        )
+    return path
+
+
 def _file(path: Path | None, option: str) -> Path | None:
     if path and not path.is_file():
         raise UsageError(f"{flag(option)} {path} is not a file")
     return path.absolute() if path else None
 
 
-def _mirror_of(url: str | None, distribution: Distribution) -> str | None:
-    if url and urlsplit(url).scheme == "file" and distribution.has_rpms:
+def _mirror(text: str | None, distribution: Distribution) -> Url | None:
+    url = _url(text, "mirror", (*WEB, "file"))
+    if url and url.bare.startswith("file:") and distribution.has_rpms:
         raise UsageError(
             f"--mirror {url} is a folder, but packages of {distribution} come over http or https",
             hint="`python3 -m http.server --bind 127.0.0.1 --directory FOLDER` serves one",
         )
     return url
+
+
+def _url(text: str | None, option: str, schemes: Collection[str]) -> Url | None:
+    """Return the URL that option has been given, or None. Raises UsageError if it is none."""
+    try:
+        return Url.parse(text, schemes) if text else None
+    except ValueError as error:
+        raise UsageError(
+            f"{flag(option)} {shown(text or '')} {error}",
+            hint=IN_PASSWORDS if "@" in (text or "") else "such as https://mirror.example/path",
+        ) from None
 
 
 def _recipes(path: Path | None, root: Path) -> Path:
@@ -347,30 +403,26 @@ def _recipes(path: Path | None, root: Path) -> Path:
 def _layer_cache(text: str | None) -> str | Path | None:
     if not text:
         return None
-    if text.startswith(("/", ".", "~")):
+    if text.startswith(("/", ".", "~")) and printable(text) == text:
         try:
             return Path(text).expanduser().absolute()
         except RuntimeError as error:  # ~nobody-of-this-name
-            raise UsageError(f"the layer cache {text!r} is not a folder: {error}") from None
+            raise UsageError(f"the layer cache {shown(text)} is not a folder: {error}") from None
     if not _REPOSITORY.fullmatch(text):
         raise UsageError(
-            f"the layer cache {text!r} is neither a registry's repository nor a folder",
+            f"the layer cache {shown(text)} is neither a registry's repository nor a folder",
             hint="write HOST/NAME without scheme and tag, or a folder with its slash",
         )
     return text
 
 
-def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    names = [name for small in PROXIES for name in (small, small.upper())]
-    found = {name: environ[name] for name in names if environ.get(name)}
-    for name, url in found.items():
-        if name.lower() != NO_PROXY and not _is_url(with_scheme(url)):
-            # Its value may hold a password, so it is not shown.
-            raise UsageError(
-                f"{name} in the environment is not a URL",
-                hint="in a password write %23 for #, %2F for /, %3A for :, %5B for [ and %5D for ]",
-            )
-    return found
+def _proxies(environ: Mapping[str, str]) -> Proxies:
+    def found(*names: str) -> dict[str, str]:
+        both = [name for small in names for name in (small, small.upper())]
+        return {name: environ[name] for name in both if environ.get(name)}
+
+    urls = {name: _proxy(name, text) for name, text in found(*PROXIES).items()}
+    return Proxies(urls, found(NO_PROXY))
 
 
 def _epoch(environ: Mapping[str, str]) -> int | None:
@@ -385,12 +437,14 @@ def _epoch(environ: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _is_url(text: str) -> bool:
+def _proxy(name: str, text: str) -> Url:
+    """Return the proxy that the variable called name has. A URL without a scheme is of http."""
+    url = text.rstrip("/")
     try:
-        url = urlsplit(text)
-        return bool(url.hostname) and (url.port is None or url.port > 0) and not url.fragment
-    except ValueError:
-        return False
+        return Url.parse(url if "://" in url else f"http://{url}", PROXY_SCHEMES)
+    except ValueError as error:
+        # Its value may hold a password, so it is not shown.
+        raise UsageError(f"{name} in the environment {error}", hint=IN_PASSWORDS) from None
 
 
 def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
@@ -406,20 +460,6 @@ def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
 def _release(text: str) -> str:
     if not _RELEASE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a release")
-    return text
-
-
-def _mirror(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in {"http", "https", "file"} or not (url.netloc or url.path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an http, https or file URL")
-    return text
-
-
-def _web_mirror(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an http or https URL")
     return text
 
 

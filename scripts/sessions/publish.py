@@ -20,6 +20,7 @@ from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.url import Url, shown
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,9 +42,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     distribution = arguments.parse_distribution(given.distribution)
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
-    if given.repository and not push.REPOSITORY.match(given.repository):
+    if given.repository and not push.REPOSITORY.fullmatch(given.repository):
         raise UsageError(
-            f"--repository {given.repository} does not name a registry",
+            f"--repository {shown(given.repository)} does not name a registry",
             hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
         )
     run = given.run_id or environ.get("GITHUB_RUN_ID", "")
@@ -56,14 +57,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         raise UsageError(f"--expires-days must be 1 to {LONGEST}, not {given.expires_days}")
     signing.check_key(given.key)
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
-    folders = [(given.out or root / catalog.OUT) / distribution.name / name for name in names]
+    out = arguments.folder(given.out, root, "out")
+    folders = [out / distribution.name / name for name in names]
     outs = folders if given.arch else [path for path in folders if (path / manifest.NAME).exists()]
     return Wanted(
         outs=tuple(path.absolute() for path in outs or folders),
         run=run,
         bucket=given.bucket,
         repository=given.repository.rstrip("/"),
-        base_url=given.base_url or f"https://{given.bucket}.s3.amazonaws.com",
+        base_url=_base_url(given.base_url) or f"https://{given.bucket}.s3.amazonaws.com",
         days=given.expires_days,
         key=given.key.absolute() if given.key else None,
         has_identity=signing.has_identity(environ),
@@ -71,8 +73,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         dry_run=given.dry_run,
         allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
-        work=(given.work or root / catalog.WORK).absolute(),
+        work=arguments.folder(given.work, root, "work"),
     )
+
+
+def _base_url(text: str) -> str:
+    """Return text, a URL that the manifest will have. Raises UsageError if it has a password."""
+    if text and Url(text).credentials:
+        raise UsageError(
+            f"--base-url {shown(text)} has a password in it, and the manifest is for everybody"
+        )
+    return text
 
 
 def _parser(root: Path) -> Parser:

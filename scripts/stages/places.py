@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts import catalog
 from scripts.arch import AARCH64, Arch, native
 from scripts.catalog import Distribution
 from scripts.distributions import amazonlinux, debian
-from scripts.options import Options
+from scripts.options import Options, Proxies
 from scripts.stages import additions, configuration, plan
 from scripts.system.digests import text_digest
 from scripts.system.errors import UsageError
 from scripts.system.process import Arg
+from scripts.system.url import Url
 
 # Variables for paths that may hold spaces: mkosi splits settings such as BaseTrees= at spaces, and
 # expands variables only afterwards.
@@ -41,8 +42,9 @@ class Place:
     release: str
     arch: Arch
     sandbox_tree: Path
-    mirror: str | None = None
+    mirror: Url | None = None
     profiles: tuple[str, ...] = ()
+    proxies: Proxies = field(default_factory=Proxies)
 
     def stage(self, name: str) -> Path:
         """The folder with the output and the record of the finished stage called name."""
@@ -62,7 +64,7 @@ class Place:
     def sources_digest(self) -> str:
         """The sha256 over the package sources ("" if mkosi's own are used)."""
         files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
-        texts = [self.mirror or "", *(path.read_text() for path in files)]
+        texts = [self.mirror.bare if self.mirror else "", *(path.read_text() for path in files)]
         return text_digest("".join(texts)) if any(texts) else ""
 
     @property
@@ -81,15 +83,20 @@ class Place:
             SANDBOX_TREE: os.fspath(self.sandbox_tree),
             ADDITIONS: os.fspath(self.additions),
             EMULATORS: os.fspath(self.emulators),
+            # mkosi puts a proxy on apt's and dnf's command lines, and into the environment of
+            # scripts. Its credentials are in the sandbox tree.
+            **self.proxies.variables,
         }
 
     def arguments(self) -> list[Arg]:
         """The arguments of mkosi that all stages of the target share."""
+        proxy = self.proxies.first
         return [
             "--distribution", self.distribution.mkosi,
             "--release", self.release,
             "--architecture", self.arch.mkosi,
-            *(["--mirror", self.mirror] if self.mirror else []),
+            *(["--mirror", self.mirror.bare] if self.mirror else []),
+            *(["--proxy-url", proxy.bare] if proxy else []),
             *(arg for profile in self.profiles for arg in ("--profile", profile)),
             "--sandbox-tree", f"${SANDBOX_TREE}",
         ]  # fmt: skip
@@ -190,14 +197,20 @@ def _place(
     mirror = opts.sources.mirror if distribution == opts.target.distribution else None
     sandbox = folder / "sandbox"
     if distribution.mirror_layout == "cdn":
-        amazonlinux.write_sandbox_tree(sandbox, opts.sources.signing_key)
+        amazonlinux.write_sandbox_tree(
+            sandbox, opts.sources.signing_key, mirror, opts.sources.proxies.first
+        )
     else:
-        any_age = opts.sources.allow_older_index
-        debian.write_sandbox_tree(sandbox, debian.find(mirror), release, any_age=any_age)
+        proxies, any_age = opts.sources.proxies, opts.sources.allow_older_index
+        debian.write_sandbox_tree(
+            sandbox, debian.find(mirror), release, proxies.urls.values(), any_age=any_age
+        )
         mirror = None
     for part in ("stages", "packages"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    place = Place(folder, distribution, release, arch, sandbox, mirror, profiles)
+    place = Place(
+        folder, distribution, release, arch, sandbox, mirror, profiles, opts.sources.proxies
+    )
     if not place.additions.exists():
         additions.NONE.lay_out(place.additions)
     return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -9,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,12 +19,32 @@ import requests
 
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
+from scripts.system.files import open_plain
 from scripts.system.progress import Task
+from scripts.system.redirects import Session
+from scripts.system.text import printable
+from scripts.system.url import Url, hidden
 
 CHUNK_BYTES = 1 << 16
 
 # Statuses after which another attempt may succeed (RFC 9110, 15.5 and 15.6; RFC 6585 for 429).
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+
+# The most bytes of a small file, whose contents are kept in memory: lists of releases have some
+# kilobytes, the metadata of a repository a few megabytes.
+SMALL = 16 << 20
+
+# The most bytes of any other file; a tarball of mkosi has some megabytes, an emulator some dozens.
+LARGE = 2 << 30
+
+# No honest number in a header has more digits.
+DIGITS = 18
+
+# The most characters of a reason phrase to show; servers may send any.
+REASON = 80
+
+# Authenticates a request.
+_Authentication = Callable[[requests.PreparedRequest], requests.PreparedRequest]
 
 # How urllib3 2.6 begins its message about a connection that failed.
 URLLIB3 = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
@@ -79,19 +100,21 @@ class _TransientError(Exception):
 
 
 def fetch(
-    url: str,
+    url: str | Url,
     destination: Path,
     *,
     sha256: str,
     progress_task: Task | None = None,
     settings: Settings = PATIENT,
+    limit: int = LARGE,
 ) -> None:
     """Download url to destination, which appears whole and with the digest sha256, or not at all.
 
     If destination has that digest already, the network is not used. A broken transfer continues
     where it broke, even one of an earlier process, which leaves a part beside destination.
     progress_task shows how far it is. Raises DigestError if the digest differs, or HarnessError
-    that names url and the cause if it cannot be downloaded; an earlier file at destination stays.
+    that names url and the cause if it cannot be downloaded or has more than limit bytes; an earlier
+    file at destination stays.
     """
     if destination.exists() and file_digest(destination) == sha256:
         return
@@ -99,35 +122,41 @@ def fetch(
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (
             _part_of(destination, sha256) as file,
-            requests.Session() as session,
+            Session() as session,
         ):
-            transfer = _Transfer(url, file, session, settings, progress_task)
+            transfer = _Transfer(Url.of(url), file, session, settings, progress_task, limit)
             transfer.run(sha256)
             if transfer.digest.hexdigest() != sha256:
                 raise _mismatch(url, sha256, transfer)
             file.flush()
             Path(file.name).replace(destination)
     except OSError as error:
-        raise HarnessError(f"{url} cannot be stored in {destination.parent}: {error}") from error
+        raise HarnessError(
+            f"{Url.of(url)} cannot be stored in {destination.parent}: {error}"
+        ) from error
 
 
 def read(
-    url: str,
+    url: str | Url,
     *,
     headers: Mapping[str, str] | None = None,
     parameters: Mapping[str, str] | None = None,
     settings: Settings = PATIENT,
+    limit: int = SMALL,
+    sent: bool = False,
 ) -> bytes:
     """Return the contents of the small file at url, which nothing verifies: do not trust them.
 
-    headers are sent along, and parameters become the query. Raises MissingError if the server does
-    not have the file, UnauthorizedError if it requires credentials, or another HarnessError that
-    names url and the cause.
+    headers are sent along, but their Authorization not to another server, and parameters become the
+    query. Raises MissingError if the server does not have the file, UnauthorizedError if it
+    requires credentials, or another HarnessError that names url and the cause; so does a file of
+    more than limit bytes. sent means that a server, not a person, has named url: as in a redirect,
+    it may not lead to this machine.
     """
-    with tempfile.TemporaryFile() as file, requests.Session() as session:
+    with tempfile.TemporaryFile() as file, Session(sent=sent) as session:
         session.headers.update(headers or {})
         session.params = dict(parameters or {})
-        _Transfer(url, file, session, settings, None).run()
+        _Transfer(Url.of(url), file, session, settings, None, limit).run()
         file.seek(0)
         return file.read()
 
@@ -137,14 +166,16 @@ class _Transfer:
 
     def __init__(
         self,
-        url: str,
+        url: Url,
         file: IO[bytes],
-        session: requests.Session,
+        session: Session,
         settings: Settings,
         task: Task | None,
+        limit: int,
     ) -> None:
         self.url = url
         self.settings = settings
+        self.limit = limit
         self.digest = hashlib.sha256()
         self.received = 0
         self.content_type = ""
@@ -159,6 +190,8 @@ class _Transfer:
         If the result does not have the digest sha256, the part that was there belonged to another
         file, and the whole file is received again.
         """
+        if not self.url.is_sound:
+            raise self._failure("it is not a URL")
         for chunk in iter(lambda: self._file.read(CHUNK_BYTES), b""):
             self.digest.update(chunk)
             self.received += len(chunk)
@@ -209,13 +242,17 @@ class _Transfer:
         timeout = (self.settings.connect, self.settings.stall)
         try:
             with self._session.get(
-                self.url, headers=headers, timeout=timeout, stream=True
+                self.url.bare,
+                headers=headers,
+                timeout=timeout,
+                stream=True,
+                auth=_authentication(self.url, self._session),
             ) as response:
                 self._check(response)
                 self._receive(response)
-        except (requests.exceptions.SSLError, ValueError) as error:
-            # InvalidURL of requests, and others like it, are ValueErrors.
-            raise HarnessError(f"{self.url} cannot be downloaded: {error}") from None
+        except (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError) as error:
+            # RedirectError, InvalidURL of requests, and others like it, are ValueErrors.
+            raise self._failure(_clean(str(error))) from None
         except requests.RequestException as error:
             raise _TransientError(self._cause(error)) from None
 
@@ -225,21 +262,21 @@ class _Transfer:
         if status in TRANSIENT:
             after = response.headers.get("Retry-After", "")
             raise _TransientError(
-                f"the server answers {status} {response.reason}",
-                pause=int(after) if after.isdecimal() else 0,
+                _answer(response),
+                pause=_number(after),
             )
         if status == requests.codes.requested_range_not_satisfiable:
             self._restart()
             raise _TransientError("the server no longer has the file that the transfer began with")
         if status == requests.codes.unauthorized:
             raise UnauthorizedError(
-                f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
+                f"{self.url} cannot be downloaded: {_answer(response)}",
                 challenge=response.headers.get("WWW-Authenticate", ""),
             )
         if status not in {requests.codes.ok, requests.codes.partial_content}:
             kind = MissingError if status in MISSING else HarnessError
             raise kind(
-                f"{self.url} cannot be downloaded: the server answers {status} {response.reason}",
+                f"{self.url} cannot be downloaded: {_answer(response)}",
                 hint="the address or the mirror is wrong, or the file has moved",
             )
         goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {self.received}-")
@@ -251,8 +288,10 @@ class _Transfer:
         etag = response.headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag
         self.content_type = response.headers.get("Content-Type", "")
-        total = self.received + int(response.headers.get("Content-Length", 0))
+        total = self.received + _number(response.headers.get("Content-Length", ""))
+        self._check_size(total)
         for chunk in response.iter_content(CHUNK_BYTES):
+            self._check_size(self.received + len(chunk))
             self._file.write(chunk)
             self.digest.update(chunk)
             self.received += len(chunk)
@@ -260,6 +299,15 @@ class _Transfer:
                 # In steps of 10 %: without a live line, each is a line of its own.
                 percent = 10 * (10 * self.received // total)
                 self._task.step(f"{self.url}: {percent} % of {total / 1e6:.1f} MB")
+
+    def _check_size(self, size: int) -> None:
+        """Raise HarnessError if a file of size bytes is too large, and forget what came of it."""
+        if size > self.limit:
+            self._restart()
+            raise self._failure(f"it has more than {self.limit / 1e6:.0f} MB, the most for it")
+
+    def _failure(self, cause: str) -> HarnessError:
+        return HarnessError(f"{self.url} cannot be downloaded: {cause}")
 
     def _restart(self) -> None:
         """Forget what has been received."""
@@ -279,7 +327,40 @@ class _Transfer:
             return f"the connection broke after {self.received} bytes"
         inner = getattr(error.args[0], "reason", error) if error.args else error
         text = str(inner).rpartition(">: ")[2].rpartition("connection: ")[2]
-        return URLLIB3.sub("", text)
+        return _clean(URLLIB3.sub("", text))
+
+
+def _authentication(url: Url, session: Session) -> _Authentication | None:
+    """Return what authenticates a request for url: its credentials, or the header of session.
+
+    None leaves it to ~/.netrc, which would otherwise win over both.
+    """
+    found = url.credentials
+    if not found:
+        return (lambda request: request) if "Authorization" in session.headers else None
+    pair = base64.b64encode(f"{found.user}:{found.password}".encode()).decode()
+
+    def authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Basic {pair}"
+        return request
+
+    return authenticate
+
+
+def _answer(response: requests.Response) -> str:
+    """Return what a server answered, in words."""
+    reason = printable(str(response.reason or ""))[:REASON]
+    return f"the server answers {response.status_code} {reason}".rstrip()
+
+
+def _clean(text: str) -> str:
+    """Return text, which may quote a URL and what a server has sent, fit to be shown."""
+    return printable(hidden(text))
+
+
+def _number(text: str) -> int:
+    """Return the number in a header, 0 if it is none that makes sense."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS else 0
 
 
 @contextlib.contextmanager
@@ -291,33 +372,49 @@ def _part_of(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
     """
     with _locked_part(destination, sha256) as file:
         part = Path(file.name)
-        part.chmod(0o644)  # mkstemp's 0600 would outlive the rename
+        os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would outlive the rename
         try:
             yield file
         except (DigestError, OSError):
             part.unlink(missing_ok=True)
             raise
         finally:
-            if part.exists() and not part.stat().st_size:
+            if part.exists() and not os.fstat(file.fileno()).st_size:
                 part.unlink()
 
 
 @contextlib.contextmanager
 def _locked_part(destination: Path, sha256: str) -> Iterator[IO[bytes]]:
-    """Yield the part that belongs to sha256, or a new one if another process uses that."""
+    """Yield the part that belongs to sha256, or a new one if that is in use or not to be trusted.
+
+    Its name is known beforehand, so others may have put a link there (see `open_plain`).
+    """
     path = destination.with_name(f".{destination.name}.{sha256[:16]}.part")
-    path.touch()
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except OSError:
-            is_ours = False
-        if is_ours:
+    with contextlib.ExitStack() as stack:
+        if file := _claimed(path, stack):
             yield file
             return
     with _own_part(destination) as file:
         yield file
+
+
+def _claimed(path: Path, stack: contextlib.ExitStack) -> IO[bytes] | None:
+    """Return the part at path, locked until stack ends, or None if it is of no use."""
+    try:
+        file = stack.enter_context(open_plain(path))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file if _is_ours(file, path) else None
+    except OSError:
+        return None
+
+
+def _is_ours(file: IO[bytes], path: Path) -> bool:
+    """Whether file is this user's, and still the one at path: another process may have renamed it.
+
+    Another user could change it after it was verified.
+    """
+    found = os.fstat(file.fileno())
+    return found.st_uid == os.geteuid() and found.st_ino == path.lstat().st_ino
 
 
 @contextlib.contextmanager
@@ -334,12 +431,12 @@ def _own_part(destination: Path) -> Iterator[IO[bytes]]:
         Path(name).unlink(missing_ok=True)
 
 
-def _mismatch(url: str, sha256: str, transfer: _Transfer) -> DigestError:
+def _mismatch(url: str | Url, sha256: str, transfer: _Transfer) -> DigestError:
     hint = "the download was deleted. Either the pin is out of date, or the file is wrong"
     if "html" in transfer.content_type:
         hint += " (it is an HTML page, perhaps of a login portal or a proxy on the way)"
     return DigestError(
-        f"{url} is not the pinned file: its sha256 is {transfer.digest.hexdigest()} "
+        f"{Url.of(url)} is not the pinned file: its sha256 is {transfer.digest.hexdigest()} "
         f"({transfer.received} bytes), but {sha256} is pinned",
         hint=hint,
     )

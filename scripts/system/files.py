@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
@@ -34,9 +36,12 @@ def make_private(folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove folder and everything in it; do nothing if it does not exist.
 
-    That includes files that a user's build gave to subordinate UIDs. Raises HarnessError if
-    something cannot be removed.
+    Of a link, only the link is removed. That includes files that a user's build gave to subordinate
+    UIDs. Raises HarnessError if something cannot be removed.
     """
+    if folder.is_symlink():
+        folder.unlink()
+        return
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -54,9 +59,46 @@ def remove(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text to path so that it appears whole. A file that has that text is left alone."""
-    if path.exists() and path.read_text() == text:
+    if not path.is_symlink() and path.exists() and path.read_text() == text:
         return
+    _replace(path, text, 0o644)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write text, which holds a secret, to path so that only this user can ever read it."""
+    _replace(path, text, 0o600)
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """Put a new file with text and mode in the place of path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    # A new name each time, so that nobody can put a link there beforehand.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(descriptor, mode)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open the file at path for reading and writing, as it is; create it if it does not exist.
+
+    Raises OSError if it is a link, has other names (its contents could be another file's) or is not
+    a regular file.
+    """
+    return open(path, "r+b", opener=_plain)
+
+
+def _plain(path: str, _: int) -> int:
+    """Open path for `open_plain`, and return its descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise FileExistsError(f"{path} is not a plain file with one name")

@@ -11,7 +11,10 @@ from filelock import FileLock, Timeout
 
 from scripts.catalog import option
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.files import make_private
+from scripts.system.files import make_private, open_plain
+
+# The most that a process's number can have (/proc/sys/kernel/pid_max is at most 2^22).
+DIGITS = 7
 
 
 @contextmanager
@@ -25,8 +28,11 @@ def only_build(work: Path) -> Iterator[None]:
     lock = FileLock(work / "lock")
     try:
         make_private(work)
+        open_plain(work / "lock").close()  # FileLock would empty the file that a link leads to
         lock.acquire(blocking=False)
-        holder.write_text(str(os.getpid()))
+        with open_plain(holder) as file:
+            file.truncate()
+            file.write(str(os.getpid()).encode())
     except Timeout:
         raise HarnessError(
             f"another build is running in this checkout (process {_read(holder)})",
@@ -44,7 +50,10 @@ def only_build(work: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> str:
+    """Return the number of the process that path names, "unknown" if it names none."""
     try:
-        return path.read_text()
-    except OSError:
+        with open_plain(path) as file:
+            text = file.read(DIGITS).decode()
+    except (OSError, UnicodeDecodeError):
         return "unknown"
+    return text if text.isdecimal() else "unknown"

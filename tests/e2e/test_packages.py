@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import tomlkit
 from scripts import arch
 from scripts.packages import engine as engines
 from scripts.system.digests import describe_tree
+from tests import services
 from tests.e2e.checkout import Arg, amazonlinux, environ
 from tests.lab import engine
 from tests.lab.repository import World
@@ -159,6 +161,56 @@ def test_what_is_built_of_a_source_beside_what_is_wanted_is_there_for_whoever_re
 
     assert len(made) == len((CLOUD_INIT, "cloud-init-cfg-ec2", "cloud-init-cfg-onprem"))
     assert all(".finch1." in name for name in made)
+
+
+# Writes the command lines of docker beside itself, and runs docker.
+RECORDER = """\
+#!/bin/sh
+echo "$@" >>"$0.argv"
+exec {docker} "$@"
+"""
+
+
+def holders(folder: Path, mark: bytes) -> list[Path]:
+    """Return the files below folder, unpacked if they are gzipped, that hold mark."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path for path in files if mark in unpacked(path.read_bytes())]
+
+
+def unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+
+
+def test_the_password_of_a_mirror_is_in_no_layer_log_or_command_line(
+    checkout: Path, lab: LabServer, made: World, shop: Workshop, tmp_path: Path
+) -> None:
+    recorder = tmp_path / "bin/docker"
+    recorder.parent.mkdir()
+    docker = shutil.which("docker", path=shop.environment["PATH"])
+    recorder.write_text(RECORDER.format(docker=docker))
+    recorder.chmod(0o755)
+    variables = {**shop.environment, "PATH": f"{recorder.parent}:{shop.environment['PATH']}"}
+    options = [*amazonlinux(lab, made), "--packages", shop.pins, "--layer-cache", tmp_path / "kept"]
+    place = Place(checkout, tmp_path / "work", options, variables)
+    authorization = f"Basic {base64.b64encode(b'me:MARKED').decode()}"
+    with services.guarded(lab.url, authorization) as url:
+        mirror = f"{url.replace('//', '//me:MARKED@')}/al2023"
+        proxy = "http://you:MARKED@127.0.0.1:1"
+        place.options[place.options.index("--mirror") : place.options.index("--mirror") + 2] = []
+        done = place.run(FINCH_MIRROR=mirror, https_proxy=proxy, no_proxy="127.0.0.1,localhost")
+
+    assert done.returncode == 0, done.stderr
+    assert "MARKED" not in done.stdout + done.stderr
+    commands = recorder.with_name("docker.argv").read_text()
+    assert "--secret" in commands
+    assert "MARKED" not in commands
+    assert len(list((tmp_path / "kept").rglob("blobs/sha256/*"))) > 5
+    assert holders(tmp_path / "kept", b"MARKED") == []
+    found = holders(tmp_path, b"MARKED")
+    assert {path.parent.name for path in found} == {"secrets"}
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    engine_folder = Path(shop.environment["DOCKER_HOST"].removeprefix("unix://")).parent
+    assert holders(engine_folder, b"MARKED") == []
 
 
 def test_a_folder_serves_as_a_cache_too_and_a_cold_build_makes_the_same(

@@ -20,6 +20,7 @@ from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 from tests.integration import namespaces
 from tests.lab import keys, world
 from tests.lab.archive import DAY, SUITE, DebianArchive
@@ -30,9 +31,10 @@ DOWNLOAD = """
 import sys
 from pathlib import Path
 from scripts.distributions import debian
+from scripts.system.url import Url
 keyring, url, package, folder = sys.argv[1:]
 debian.KEYRING = Path(keyring)
-print(debian.download(package, ["trixie"], Path(folder), archive=debian.Archive(url)))
+print(debian.download(package, ["trixie"], Path(folder), archive=debian.Archive(Url(url))))
 """
 
 # Prints apt-get's command line as the patched mkosi has it, after writing apt's files to argv[1].
@@ -86,7 +88,7 @@ def archive(server: LabServer, key: keys.Key, monkeypatch: pytest.MonkeyPatch) -
 
 
 def download(archive: DebianArchive, server: LabServer, folder: Path, sha256: str = "") -> Path:
-    there = Archive(f"{server.url}/debian")
+    there = Archive(Url(f"{server.url}/debian"))
     return debian.download(archive.package, [SUITE], folder, archive=there, sha256=sha256)
 
 
@@ -274,7 +276,7 @@ def updated_by_mkosi(server: LabServer, using: Mkosi, tmp_path: Path, *, any_age
     """Let apt update its lists as the patched mkosi calls it with our sandbox tree."""
     namespaces.require("mount -t tmpfs none /etc/apt", "/etc/apt cannot be replaced")
     tree = tmp_path / "tree"
-    debian.write_sandbox_tree(tree, Archive(f"{server.url}/debian"), "sid", any_age=any_age)
+    debian.write_sandbox_tree(tree, Archive(Url(f"{server.url}/debian")), "sid", any_age=any_age)
     sources = tree / "etc/apt/sources.list.d/mkosi.sources"
     sources.write_text(sources.read_text().replace("Suites: sid", f"Suites: {SUITE}"))
     asked = subprocess.run(

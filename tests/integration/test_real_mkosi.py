@@ -219,8 +219,8 @@ def test_mkosi_reads_what_is_added_to_the_base(root: Path, site: Path, tmp_path:
 def test_mkosi_says_which_archive_it_takes_debian_from(checkout: Path) -> None:
     archive = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False)).archive()
 
-    assert archive.main.startswith(("http://", "https://"))
-    assert archive.main.endswith("/debian")
+    assert archive.main.bare.startswith(("http://", "https://"))
+    assert archive.main.bare.endswith("/debian")
 
 
 # Prints what mkosi calls the files and folders that it finds without being told of them.

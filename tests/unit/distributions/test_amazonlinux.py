@@ -13,6 +13,7 @@ from scripts.distributions import amazonlinux
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
+from scripts.system.url import Url
 from tests.unit.server import Server
 
 RELEASE = "2023.12.20260930"
@@ -28,7 +29,7 @@ RELEASEMD = b"""\
 </releases></root>
 """
 
-NOBODY = "http://127.0.0.1:9/al2023"
+NOBODY = Url("http://127.0.0.1:9/al2023")
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +38,20 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mirror(server: Server) -> str:
+def mirror(server: Server) -> Url:
     """A mirror that has one release, for one architecture, and lists some."""
     server.files[f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"] = b"http://elsewhere/\n"
     server.files["/al2023/core/releasemd.xml"] = RELEASEMD
-    return f"{server.url}/al2023"
+    return Url(f"{server.url}/al2023")
 
 
-def test_a_release_that_the_mirror_has_is_good_to_build(mirror: str) -> None:
+def test_a_release_that_the_mirror_has_is_good_to_build(mirror: Url) -> None:
     amazonlinux.check(RELEASE, X86_64, mirror)
-    amazonlinux.check(RELEASE, X86_64, f"{mirror}/")
+    amazonlinux.check(RELEASE, X86_64, Url(f"{mirror}/"))
 
 
 def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_lists(
-    mirror: str,
+    mirror: Url,
 ) -> None:
     with pytest.raises(UsageError, match=r"no release 2023\.12\.20260901 ") as caught:
         amazonlinux.check("2023.12.20260901", X86_64, mirror)
@@ -60,7 +61,7 @@ def test_a_release_that_the_mirror_lacks_is_answered_with_the_nearest_that_it_li
     )
 
 
-def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mirror: str) -> None:
+def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mirror: Url) -> None:
     with pytest.raises(HarnessError, match="lacks the packages of the release") as caught:
         amazonlinux.check(RELEASE, AARCH64, mirror)
 
@@ -70,7 +71,7 @@ def test_a_release_that_the_mirror_has_for_another_architecture_is_called_so(mir
     assert caught.value.exit_code == 1
 
 
-def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> None:
+def test_what_is_no_release_is_not_asked_for(mirror: Url, server: Server) -> None:
     with pytest.raises(UsageError, match="no release trixie") as caught:
         amazonlinux.check("trixie", X86_64, mirror)
 
@@ -78,7 +79,7 @@ def test_what_is_no_release_is_not_asked_for(mirror: str, server: Server) -> Non
     assert server.asked == ["/al2023/core/releasemd.xml"]
 
 
-def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: str, server: Server) -> None:
+def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: Url, server: Server) -> None:
     del server.files["/al2023/core/releasemd.xml"]
     with pytest.raises(UsageError) as caught:
         amazonlinux.check("2023.9", X86_64, mirror)
@@ -93,7 +94,7 @@ def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
     for path in (f"mirrors/{RELEASE}/x86_64/mirror.list", "releasemd.xml"):
         server.statuses[f"/typo/core/{path}"] = status
     with pytest.raises(HarnessError, match="does not list its releases") as caught:
-        amazonlinux.check(RELEASE, X86_64, f"{server.url}/typo")
+        amazonlinux.check(RELEASE, X86_64, Url(f"{server.url}/typo"))
 
     assert f"{server.url}/typo/core/mirrors" in caught.value.message
     assert str(status) in caught.value.message
@@ -104,7 +105,7 @@ def test_a_server_that_refuses_all_is_not_said_to_lack_the_release(
 
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_amazon_s_way_to_say_that_a_file_is_not_there_is_understood(
-    mirror: str, server: Server, status: int
+    mirror: Url, server: Server, status: int
 ) -> None:
     server.statuses["/al2023/core/mirrors/2023.8.20250818/x86_64/mirror.list"] = status
     with pytest.raises(UsageError, match="no release"):
@@ -129,7 +130,7 @@ def test_who_cannot_reach_amazon_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
         amazonlinux.check(RELEASE, X86_64, None)
 
 
-def test_a_busy_mirror_is_asked_again(mirror: str, server: Server) -> None:
+def test_a_busy_mirror_is_asked_again(mirror: Url, server: Server) -> None:
     path = f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"
     server.statuses[path] = 503
     with pytest.raises(HarnessError, match="503"):
@@ -148,21 +149,21 @@ def test_a_busy_mirror_is_asked_again(mirror: str, server: Server) -> None:
     ],
 )
 def test_a_single_repository_is_told_from_a_tree_by_its_name(mirror: str | None, url: str) -> None:
-    assert amazonlinux.probe("R", X86_64, mirror) == url
+    assert amazonlinux.probe("R", X86_64, Url(mirror) if mirror else None) == Url(url)
 
 
 def test_a_single_repository_that_is_none_is_called_so(server: Server) -> None:
     with pytest.raises(HarnessError, match="is not a repository"):
-        amazonlinux.check(RELEASE, X86_64, f"{server.url}/x86_64")
+        amazonlinux.check(RELEASE, X86_64, Url(f"{server.url}/x86_64"))
 
 
-def test_the_latest_release_is_the_newest_that_the_mirror_lists(mirror: str) -> None:
+def test_the_latest_release_is_the_newest_that_the_mirror_lists(mirror: Url) -> None:
     assert amazonlinux.newest(mirror) == RELEASE
 
 
 @pytest.mark.parametrize("listed", [b"<html>", b'<release version="tomorrow"/>'])
 def test_a_mirror_that_lists_no_release_has_no_latest(
-    mirror: str, server: Server, listed: bytes
+    mirror: Url, server: Server, listed: bytes
 ) -> None:
     server.files["/al2023/core/releasemd.xml"] = listed
     with pytest.raises(HarnessError, match="latest") as caught:
@@ -171,7 +172,7 @@ def test_a_mirror_that_lists_no_release_has_no_latest(
     assert "--release" in caught.value.hint
 
 
-def latest(mirror: str, seen: Path, *listed: str, server: Server, allow_older: bool = False) -> str:
+def latest(mirror: Url, seen: Path, *listed: str, server: Server, allow_older: bool = False) -> str:
     """The latest release of a mirror that lists listed."""
     text = "".join(f'<release version="{name}"/>' for name in listed)
     server.files["/al2023/core/releasemd.xml"] = text.encode()
@@ -182,7 +183,7 @@ OLDER = "2023.12.20260831"
 
 
 def test_a_mirror_that_goes_back_behind_its_newest_release_is_refused(
-    mirror: str, server: Server, tmp_path: Path
+    mirror: Url, server: Server, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen.json"
     assert latest(mirror, seen, OLDER, server=server) == OLDER
@@ -196,20 +197,20 @@ def test_a_mirror_that_goes_back_behind_its_newest_release_is_refused(
 
 
 def test_what_one_mirror_had_says_nothing_about_another(
-    mirror: str, server: Server, tmp_path: Path
+    mirror: Url, server: Server, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen.json"
     latest(mirror, seen, RELEASE, server=server)
     server.files["/other/core/releasemd.xml"] = f'<release version="{OLDER}"/>'.encode()
 
-    assert amazonlinux.latest(f"{server.url}/other", seen) == OLDER
+    assert amazonlinux.latest(Url(f"{server.url}/other"), seen) == OLDER
     with pytest.raises(HarnessError, match="before"):
-        latest(f"{mirror}/", seen, OLDER, server=server)
+        latest(Url(f"{mirror}/"), seen, OLDER, server=server)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', '{"x": "2023.1.20269999"}'])
 def test_a_damaged_memory_of_releases_is_no_error(
-    mirror: str, server: Server, tmp_path: Path, text: str
+    mirror: Url, server: Server, tmp_path: Path, text: str
 ) -> None:
     seen = tmp_path / "seen.json"
     seen.write_text(text)
@@ -218,7 +219,7 @@ def test_a_damaged_memory_of_releases_is_no_error(
 
 
 def test_no_address_of_a_mirror_is_written_down(
-    mirror: str, server: Server, tmp_path: Path
+    mirror: Url, server: Server, tmp_path: Path
 ) -> None:
     latest(mirror, tmp_path / "seen.json", RELEASE, server=server)
 
@@ -258,6 +259,6 @@ def test_a_mirror_that_cannot_be_reached_has_no_latest() -> None:
     assert "quickstart" in caught.value.hint
 
 
-def test_a_release_of_a_day_that_there_is_not_is_no_release(mirror: str) -> None:
+def test_a_release_of_a_day_that_there_is_not_is_no_release(mirror: Url) -> None:
     with pytest.raises(UsageError, match=r"no release 2023\.9\.20251399"):
         amazonlinux.check("2023.9.20251399", X86_64, mirror)

@@ -13,8 +13,9 @@ from scripts.distributions import debian
 from scripts.distributions.debian import Archive
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError
+from scripts.system.url import Url
 
-ARCHIVE = Archive("http://mirror.example.org/debian")
+ARCHIVE = Archive(Url("http://mirror.example.org/debian"))
 
 LISTED = """\
 trixie main http://mirror.example.org/debian/
@@ -60,14 +61,16 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Apt]:
 def test_the_machine_s_archive_is_the_first_of_its_release_that_has_an_address(apt: Apt) -> None:
     apt.does(f"cat <<END\n{LISTED}END")
     assert debian.find() == Archive(
-        "http://mirror.example.org/debian", "http://mirror.example.org/security"
+        Url("http://mirror.example.org/debian"), Url("http://mirror.example.org/security")
     )
 
 
 def test_security_fixes_come_from_the_machine_s_archive_beside_a_mirror_too(apt: Apt) -> None:
     apt.does(f"cat <<END\n{LISTED}END")
-    found = debian.find("http://own.example.org")
-    assert found == Archive("http://own.example.org/debian", "http://mirror.example.org/security")
+    found = debian.find(Url("http://own.example.org"))
+    assert found == Archive(
+        Url("http://own.example.org/debian"), Url("http://mirror.example.org/security")
+    )
 
 
 def test_an_archive_of_another_release_is_not_the_machine_s(apt: Apt) -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
+from scripts.system.url import Url
 
-ARCHIVE = Archive("http://mirror.example.org/debian", "http://mirror.example.org/security")
+ARCHIVE = Archive(
+    Url("http://mirror.example.org/debian"), Url("http://mirror.example.org/security")
+)
 
 
 def suites(text: str) -> dict[str, str]:
@@ -33,17 +36,17 @@ def test_the_rolling_suite_has_neither(release: str) -> None:
 
 
 def test_without_a_security_archive_none_is_named() -> None:
-    text = Archive("http://mirror.example.org/debian").sources("trixie")
+    text = Archive(Url("http://mirror.example.org/debian")).sources("trixie")
 
     assert suites(text) == {"http://mirror.example.org/debian": "trixie trixie-updates"}
 
 
 @pytest.mark.parametrize("mirror", ["http://mirror.example.org", "http://mirror.example.org/"])
 def test_a_mirror_takes_the_place_of_the_machines_archive(mirror: str) -> None:
-    found = debian.find(mirror)
+    found = debian.find(Url(mirror))
 
     assert found
-    assert found.main == "http://mirror.example.org/debian"
+    assert found.main == Url("http://mirror.example.org/debian")
 
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="apt is not installed")
@@ -107,5 +110,5 @@ def test_on_debian_the_machines_own_archive_is_used() -> None:
     found = debian.find()
 
     assert found
-    assert "://" in found.main
-    assert not found.main.endswith("/")
+    assert "://" in found.main.bare
+    assert not found.main.bare.endswith("/")

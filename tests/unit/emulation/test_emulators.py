@@ -16,6 +16,7 @@ from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def package(folder: Path, *programs: str) -> Path:
 
 def answer(monkeypatch: pytest.MonkeyPatch, reply: Callable[[], Path]) -> None:
     """Have the Debian archive, which apt would ask, answer so."""
-    monkeypatch.setattr(debian, "find", lambda _: Archive("http://nowhere.test/"))
+    monkeypatch.setattr(debian, "find", lambda _: Archive(Url("http://nowhere.test/")))
     monkeypatch.setattr(debian, "download", lambda *_, **__: reply())
 
 

@@ -149,3 +149,77 @@ def test_a_file_of_the_root_is_read_if_it_is_there(
 ) -> None:
     found = disk.read_file(tools(debugfs=[play]), tmp_path / "disk", ROOT, "/etc/machine-id")
     assert found == text
+
+
+def write_header(path: Path, start: int, count: int, size: int) -> Path:
+    """A disk of 4 MiB whose GPT has these fields: the table's first sector, its entries' number."""
+    write_disk(path, ESP, ROOT)
+    with path.open("r+b") as file:
+        file.seek(disk.SECTOR + 72)
+        file.write(struct.pack("<QII", start, count, size))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "size"),
+    [
+        (2, 0xFFFFFFFF, 128),
+        (2, 0xFFFFFFFF, 0xFFFFFFFF),
+        (2, 128, 0),
+        (2, 128, 1),
+        (2, 128, 127),
+        (2, 4, 1 << 31),
+        (1, 128, 128),
+        (0, 128, 128),
+        (8191, 128, 128),
+        (1 << 62, 128, 128),
+        ((1 << 64) - 1, 128, 128),
+    ],
+)
+def test_a_gpt_that_points_nowhere_or_at_itself_is_refused(
+    tmp_path: Path, start: int, count: int, size: int
+) -> None:
+    with pytest.raises(disk.DiskError, match="no table can be"):
+        disk.partitions(write_header(tmp_path / "disk", start, count, size))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (ESP, replace(ROOT, offset=ESP.offset)),
+        (ESP, replace(ROOT, offset=ESP.offset + ESP.size - disk.SECTOR)),
+        (replace(ESP, offset=disk.SECTOR), ROOT),
+        (ESP, replace(ROOT, size=0)),
+        (ESP, replace(ROOT, size=-MIB)),
+        (ESP, replace(ROOT, size=3 * MIB)),
+        (ESP, replace(ROOT, offset=1 << 60)),
+    ],
+)
+def test_partitions_that_overlap_or_are_not_on_the_disk_are_refused(
+    tmp_path: Path, parts: tuple[Partition, ...]
+) -> None:
+    with pytest.raises(disk.DiskError, match=r"partition [12]"):
+        disk.partitions(write_disk(tmp_path / "disk", *parts))
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 520, 600, 604])
+def test_a_disk_that_is_cut_off_has_no_gpt(tmp_path: Path, size: int) -> None:
+    path = write_disk(tmp_path / "disk", ESP, ROOT)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(disk.DiskError):
+        disk.partitions(path)
+
+
+def test_a_label_that_is_no_utf16_is_read_all_the_same(tmp_path: Path) -> None:
+    path = write_disk(tmp_path / "disk", ESP, ROOT)
+    with path.open("r+b") as file:
+        file.seek(2 * disk.SECTOR + 56)
+        file.write(b"\x00\xd8" * 36)
+    assert len(disk.partitions(path)) == 2
+
+
+def test_a_partition_that_ends_in_its_superblock_is_no_ext4(tmp_path: Path) -> None:
+    small = replace(ROOT, size=1024 + 0x40)
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(ROOT.offset + 1024) + superblock()[:0x40])
+    assert disk.file_system(path, small) == FileSystem("unknown")

@@ -79,3 +79,53 @@ def test_the_sections_of_a_file_that_is_no_pe_are_refused(tmp_path: Path) -> Non
     (tmp_path / "uki.efi").write_bytes(b"MZ")
     with pytest.raises(uki.UkiError, match="is not a PE file"):
         uki.sections(tmp_path / "uki.efi")
+
+
+def section_field(path: Path, at: int, value: int, section: int = 0) -> Path:
+    """The UKI with another number in the header of a section, at an offset in bytes."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 0x40 + 24 + 240 + 40 * section + at, value)
+    path.write_bytes(data)
+    return path
+
+
+RAW_SIZE, RAW_POINTER, VIRTUAL_SIZE = 16, 20, 8
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (RAW_SIZE, 0xFFFFFFFF),
+        (RAW_SIZE, 0x401),
+        (RAW_POINTER, 0xFFFFFFF0),
+        (RAW_POINTER, 0x400),
+    ],
+)
+def test_a_section_that_lies_about_its_place_is_refused(
+    tmp_path: Path, at: int, value: int
+) -> None:
+    path = write_uki(tmp_path / "uki.efi", cmdline="quiet", uname="6.12.1")
+    with pytest.raises(uki.UkiError, match=r"overlap|outside the file|sections that it names"):
+        uki.sections(section_field(path, at, value))
+
+
+def test_a_section_that_lies_about_its_size_in_memory_gives_no_more_than_it_has(
+    tmp_path: Path,
+) -> None:
+    path = write_uki(tmp_path / "uki.efi", cmdline="quiet", uname="6.12.1")
+    first, _ = uki.sections(section_field(path, VIRTUAL_SIZE, 0xFFFFFFFF))
+    assert first.size == 0x200
+
+
+def test_a_command_line_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    path = write_uki(tmp_path / "uki.efi", cmdline="quiet", uname="6.12.1")
+    path.write_bytes(path.read_bytes().replace(b"quiet", b"\xff\xfe\xc3\x28\x80"))
+    assert "�" in uki.read(path).cmdline
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 64, 100, 0x140, 0x1FF])
+def test_a_uki_that_is_cut_off_is_refused(tmp_path: Path, size: int) -> None:
+    path = write_uki(tmp_path / "uki.efi", cmdline="quiet", uname="6.12.1")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(uki.UkiError):
+        uki.read(path)

@@ -12,6 +12,7 @@ import pytest
 from scripts.arch import X86_64
 from scripts.distributions import debian
 from scripts.system.errors import HarnessError
+from scripts.system.url import Url
 from tests.lab import debs
 
 CONTENT = "a package"
@@ -75,7 +76,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    there = debian.Archive("http://archive.invalid/debian")
+    there = debian.Archive(Url("http://archive.invalid/debian"))
     monkeypatch.setattr(debian, "find", lambda: there)
     monkeypatch.setattr(debs, "LISTS_AGE", 0)
     return made

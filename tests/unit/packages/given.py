@@ -11,6 +11,7 @@ from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import places
 from scripts.stages.places import Place
+from scripts.system.url import Url
 
 
 def opts(folder: Path, *argv: str, **environ: str) -> Options:
@@ -25,5 +26,10 @@ RELEASE = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])
 def place(folder: Path, mirror: str | None = None, release: str = RELEASE) -> Place:
     target = folder / "work/amazonlinux/x86_64"
     return Place(
-        target, catalog.DISTRIBUTIONS["amazonlinux"], release, X86_64, target / "sandbox", mirror
+        target,
+        catalog.DISTRIBUTIONS["amazonlinux"],
+        release,
+        X86_64,
+        target / "sandbox",
+        Url(mirror) if mirror else None,
     )

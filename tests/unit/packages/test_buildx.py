@@ -12,6 +12,7 @@ from scripts.packages.buildx import Cache, Failure, Steps
 from scripts.packages.engine import Engine
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 from tests.unit.packages.given import opts
 
 ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default", True, True)
@@ -21,7 +22,9 @@ def command(folder: Path, *argv: str, engine: Engine = ENGINE, **environ: str) -
     given = opts(folder, *argv, **environ)
     pins = recipes.read(given.packages.recipes)
     cache = Cache.of(given, engine)
-    return buildx.build_command(given, pins, folder / "c", folder / "a, b", engine, cache)
+    secrets = folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    return buildx.build_command(given, pins, folder / "c", folder / "a, b", engine, cache, secrets)
 
 
 def value(line: list[str], option: str) -> str:
@@ -50,11 +53,11 @@ def test_the_network_is_the_machines_where_a_mirror_is_on_it(tmp_path: Path) -> 
     assert "--network" not in command(tmp_path, https_proxy="proxy:3128", no_proxy="localhost")
 
 
-def test_proxies_reach_the_build_by_name_without_their_passwords(tmp_path: Path) -> None:
-    line = command(tmp_path, http_proxy="http://me:secret@proxy", NO_PROXY="localhost")
+def test_proxies_reach_the_build_without_their_passwords(tmp_path: Path) -> None:
+    line = command(tmp_path, http_proxy="http://me:MARK@proxy", NO_PROXY="localhost")
     given = [line[at + 1] for at, word in enumerate(line) if word == "--build-arg"]
-    assert given[1:] == ["http_proxy", "NO_PROXY"]
-    assert "secret" not in " ".join(line)
+    assert given[1:] == ["http_proxy=http://proxy", "NO_PROXY=localhost"]
+    assert "MARK" not in " ".join(line)
 
 
 def test_the_cache_in_a_registry_has_the_form_that_ecr_takes(tmp_path: Path) -> None:
@@ -100,15 +103,15 @@ def test_a_folder_is_read_once_it_holds_a_cache(tmp_path: Path) -> None:
         ("http://127.0.0.1:8023/al2023", True),
         ("http://localhost/x", True),
         ("http://[::1]:80/", True),
-        ("127.0.0.1:3128", True),
-        ("localhost:3128", True),
-        ("proxy:3128", False),
+        ("http://127.0.0.1:3128", True),
+        ("http://localhost:3128", True),
+        ("http://proxy:3128", False),
         ("https://cdn.amazonlinux.com/al2023", False),
         ("file:///srv/mirror", False),
     ],
 )
 def test_loopback_is_known_in_all_its_forms(url: str, is_one: bool) -> None:
-    assert buildx.is_loopback(url) is is_one
+    assert buildx.is_loopback(Url(url)) is is_one
 
 
 OUTPUT = """\
@@ -118,9 +121,9 @@ OUTPUT = """\
 #4 ERROR: no such host
 #5 [builder 2/4] RUN dnf install
 #5 CACHED
-#11 [cloud-init 2/2] RUN /build/build-package
+#11 [cloud-init 2/2] RUN /build/build-package build
 #11 0.064 something
-#12 [fuse-sshfs 2/2] RUN /build/build-package
+#12 [fuse-sshfs 2/2] RUN /build/build-package build
 #12 0.065 another thing
 #11 0.070 build-package: it is not signed
 #11 ERROR: process did not complete successfully: exit code: 1
@@ -141,7 +144,7 @@ def test_the_step_that_failed_is_told_from_the_others() -> None:
     failed = read(OUTPUT).failed
     assert failed
     name, why, tail = failed
-    assert name == "[cloud-init 2/2] RUN /build/build-package"
+    assert name == "[cloud-init 2/2] RUN /build/build-package build"
     assert why.startswith("process did not complete")
     assert tail == ["something", "build-package: it is not signed"]
 
@@ -219,3 +222,11 @@ def test_only_the_last_lines_of_a_step_are_kept() -> None:
     assert failed
     assert len(failed[2]) == buildx.TAIL_LINES
     assert failed[2][-1] == "line 999"
+
+
+def test_secrets_are_mounted_from_files_and_stand_in_no_argument(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/binary").write_text("password=MARK\n")
+    line = command(tmp_path, FINCH_MIRROR="http://me:MARK@mirror.test")
+    assert value(line, "--secret") == f"id=binary,src={tmp_path}/secrets/binary"
+    assert "MARK" not in " ".join(line)

@@ -99,3 +99,17 @@ def test_pins_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "packages.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="is not TOML"):
         recipes.read(tmp_path / "packages.toml")
+
+
+@pytest.mark.parametrize("url", ["http://me:MARK@source.test/x", "https://MARK@source.test/x"])
+def test_a_password_in_a_file_whose_digest_is_published_is_refused(
+    tmp_path: Path, url: str
+) -> None:
+    text = (ROOT / options.PACKAGES).read_text()
+    start = text.index("baseurl = ")
+    (tmp_path / "packages.toml").write_text(
+        text[:start] + f'baseurl = "{url}"\nold = ' + text[start + len("baseurl = ") :]
+    )
+    with pytest.raises(UsageError, match="must have no password in it") as caught:
+        recipes.read(tmp_path / "packages.toml")
+    assert "MARK" not in caught.value.message

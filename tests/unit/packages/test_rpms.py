@@ -160,3 +160,66 @@ def test_some_builds_need_none(tmp_path: Path, argv: tuple[str, ...]) -> None:
 def test_offline_nothing_is_built(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="needs the network"):
         rpms.with_engine(planned(tmp_path, "--offline"))
+
+
+MARKED = "http://me:MARK@mirror.test/al2023"
+
+
+def test_a_password_is_in_the_secrets_of_a_build_and_not_in_its_context(tmp_path: Path) -> None:
+    proxy = {"https_proxy": "http://you:PROXYMARK@proxy.test:3128"}
+    plan = rpms.plan(opts(tmp_path, **proxy), place(tmp_path, MARKED))
+    assert plan
+    context = [path.read_text() for path in plan.context.rglob("*") if path.is_file()]
+    assert "MARK" not in "".join(context)
+    assert "MARK" not in repr(plan)
+    secrets = {path.name: path for path in rpms.secrets(plan.context).iterdir()}
+    assert {path.stat().st_mode & 0o777 for path in secrets.values()} == {0o600}
+    of_mirror, of_proxy = "username=me\npassword=MARK\n", "proxy_username=you\nproxy_password=PROXYMARK"
+    for name in ("binary", "cloud-init"):
+        assert of_mirror in secrets[name].read_text()
+        assert of_proxy in secrets[name].read_text()
+    # It has a server of its own.
+    assert "\npassword=" not in secrets["fuse-sshfs"].read_text()
+    assert of_proxy in secrets["fuse-sshfs"].read_text()
+
+
+def test_a_secret_is_the_file_in_the_context_and_credentials(tmp_path: Path) -> None:
+    plan = rpms.plan(opts(tmp_path), place(tmp_path, MARKED))
+    assert plan
+    for name, public in (
+        ("binary", "repositories/amazonlinux.repo"),
+        ("cloud-init", "packages/cloud-init/source/source.repo"),
+        ("fuse-sshfs", "packages/fuse-sshfs/source/source.repo"),
+    ):
+        text = (rpms.secrets(plan.context) / name).read_text()
+        assert text.startswith((plan.context / public).read_text())
+
+
+def test_another_password_builds_nothing_again(tmp_path: Path) -> None:
+    keys = set()
+    for mirror in (MARKED, MARKED.replace("MARK", "OTHER"), MARKED.replace("me:MARK@", "")):
+        plan = rpms.plan(opts(tmp_path), place(tmp_path, mirror))
+        assert plan
+        keys.add(plan.stage.key)
+    assert len(keys) == 1
+
+
+def test_only_lists_that_need_a_password_are_looked_at(tmp_path: Path) -> None:
+    plain = rpms.plan(opts(tmp_path), place(tmp_path, MARKED.replace("me:MARK@", "")))
+    marked = rpms.plan(opts(tmp_path), place(tmp_path, MARKED))
+    assert plain
+    assert marked
+    assert plain.lists == ()
+    assert [str(url).rpartition(f"{RELEASE}/")[2] for url in marked.lists] == [
+        "x86_64/mirror.list",
+        "SRPMS/mirror.list",
+    ]
+
+
+def test_each_step_that_needs_a_secret_mounts_it_and_no_other_step(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    text = (plan.context / "Dockerfile").read_text().replace("\\\n", " ")
+    mounted = set(re.findall(r"--mount=type=secret,id=([\w-]+),target=\S+,required=true", text))
+    assert mounted == {path.name for path in rpms.secrets(plan.context).iterdir()}
+    building = [line for line in text.splitlines() if line.endswith("build-package build")]
+    assert building == ["RUN /build/build-package build"] * 2

@@ -565,8 +565,8 @@ def test_checksums_are_read_as_sha256sum_writes_them() -> None:
 def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:
     server.challenge = f'Bearer realm="{server.url}/token/",service="ecr",scope="aws"'
     server.files["/v2/image/manifests/2023"] = MANIFEST
-    server.files["/token/?service=ecr&scope=aws"] = answer({"token": "a secret"})
-    server.token = "a secret"
+    server.files["/token/?service=ecr&scope=aws"] = answer({"token": "a.secret"})
+    server.token = "a.secret"
 
     assert registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK) == DIGEST
     assert server.asked == [
@@ -576,7 +576,7 @@ def test_a_registry_that_wants_a_token_gets_one(server: Server) -> None:
 
 @pytest.mark.parametrize("challenge", ['Basic realm="x"', "Bearer", ""])
 def test_a_registry_that_wants_something_else_is_reported(server: Server, challenge: str) -> None:
-    server.challenge, server.token = challenge, "a secret"
+    server.challenge, server.token = challenge, "a.secret"
 
     with pytest.raises(HarnessError, match="credentials"):
         registry.digest(f"{server.url}/v2/image/manifests/2023", settings=QUICK)

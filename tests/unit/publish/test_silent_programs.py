@@ -14,6 +14,7 @@ from scripts.publish.programs import Source
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 
 @pytest.mark.parametrize("said", ["", "\n", "  \n\n"])
@@ -23,7 +24,7 @@ def test_a_download_that_fails_silently_names_the_program_and_the_command(
     def download_all(*_: Sequence[str]) -> list[Path]:
         raise CommandError(["apt-get", "download"], 100, said)
 
-    monkeypatch.setattr(debian, "find", lambda: Archive("http://archive.example/"))
+    monkeypatch.setattr(debian, "find", lambda: Archive(Url("http://archive.example/")))
     monkeypatch.setattr(debian, "download_all", download_all)
     with pytest.raises(MachineError, match=r"skopeo cannot be downloaded from Debian: .*apt-get"):
         programs.obtain(

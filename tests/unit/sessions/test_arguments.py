@@ -12,11 +12,13 @@ from scripts.options import (
     BuildOptions,
     Folders,
     PackageBuild,
+    Proxies,
     Sources,
     Target,
 )
 from scripts.sessions import arguments
-from scripts.system.errors import UsageError
+from scripts.system.errors import UsageError, describe
+from scripts.system.url import Url
 
 
 def test_nothing_given_means_all_of_amazon_linux_for_this_machine(tmp_path: Path) -> None:
@@ -91,8 +93,6 @@ def test_an_unknown_arch_in_the_environment_is_wrong_usage() -> None:
         ["--rel", "trixie"],
         ["--release"],
         ["--release", "../../etc"],
-        ["--mirror", "nowhere"],
-        ["--mirror", "ftp://archive.test/debian"],
         ["--jobs", "0"],
         ["--jobs", "two"],
         ["--accel", "hvf"],
@@ -133,7 +133,78 @@ def test_a_signing_key_is_not_ignored_where_it_would_mean_nothing(tmp_path: Path
 
 @pytest.mark.parametrize("url", ["http://mirror.test/debian", "file:///srv/debian"])
 def test_a_mirror_may_be_a_server_or_a_folder(url: str) -> None:
-    assert arguments.parse(["--distribution", "debian", "--mirror", url], {}).sources.mirror == url
+    options = arguments.parse(["--distribution", "debian", "--mirror", url], {})
+    assert options.sources.mirror == Url(url)
+
+
+@pytest.mark.parametrize("option", ["--mirror", "--third-party-mirror"])
+@pytest.mark.parametrize("text", ["nowhere", "ftp://archive.test/debian", "http://", "http:///x"])
+def test_a_mirror_that_is_no_url_is_named_as_it_was_typed(option: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option} '{text}' is not a URL of http"):
+        arguments.parse([option, text], {})
+
+
+MARKED = [
+    "http://me:MARK#@mirror.test/al2023",
+    "http://me:MA/RK@mirror.test/al2023",
+    "http://me:MARK?@mirror.test/al2023",
+    "http://me:12/MARK@mirror.test/al2023",
+    "http://me:MARK[@mirror.test/al2023",
+    "http://me:MARK\n@mirror.test/al2023",
+    "http://me:MARK%0a@mirror.test/al2023",
+    "http://me%3a:MARK@mirror.test/al2023",
+    "http://me:MARK@mirror.test/?token=MARK",
+    "http://me:MARK@mirror.test:0/",
+    "http://me:MARK @mirror.test/",
+    "me:MARK@mirror.test",
+    "ftp://me:MARK@mirror.test",
+]
+
+
+@pytest.mark.parametrize("text", MARKED)
+@pytest.mark.parametrize(
+    "argv", [["--mirror"], ["--third-party-mirror"], ["--layer-cache"], ["--nonsense"]]
+)
+def test_a_url_that_is_refused_does_not_show_its_password(argv: list[str], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        arguments.parse([*argv, text], {})
+
+    said = describe(caught.value)
+    assert not any(part in said for part in ("MARK", "MA/", "RK@"))
+
+
+@pytest.mark.parametrize("text", [text for text in MARKED if "token" not in text and "//" in text])
+def test_a_proxy_that_is_refused_does_not_show_its_password(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        arguments.parse([], {"HTTPS_PROXY": text})
+
+    assert "MARK" not in describe(caught.value)
+
+
+def test_mirrors_may_come_from_the_environment_where_no_command_line_shows_them() -> None:
+    environ = {
+        "FINCH_MIRROR": "http://me:MARK@mirror.test/al2023",
+        "FINCH_THIRD_PARTY_MIRROR": "http://me:MARK@files.test",
+    }
+    sources = arguments.parse([], environ).sources
+    assert sources.mirror == Url(environ["FINCH_MIRROR"])
+    assert sources.third_party_mirror == Url(environ["FINCH_THIRD_PARTY_MIRROR"])
+    assert "MARK" not in repr(arguments.parse([], environ))
+
+
+@pytest.mark.parametrize("option", ["--out", "--work"])
+@pytest.mark.parametrize(
+    "name",
+    ["a:b", "a,b", "a@@b", "a?b", "a$HOME", "a%b", "a\nb", "a\x1b[2Jb", "a\u2028b", "a\udcffb"],
+)
+def test_a_folder_that_a_tool_would_misread_is_refused_in_a_sentence(
+    option: str, name: str
+) -> None:
+    with pytest.raises(UsageError, match="would misunderstand") as caught:
+        arguments.parse([option, f"/tmp/{name}"], {})
+
+    assert caught.value.message.isprintable()
+    assert option in caught.value.hint
 
 
 def test_rpms_do_not_come_from_a_folder() -> None:
@@ -249,7 +320,9 @@ def test_what_is_neither_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://me:p[ss@proxy:3128", "http://me:p#1@127.0.0.1:3128"])
 def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
-    with pytest.raises(UsageError, match=r"^http_proxy in the environment is not a URL$") as caught:
+    with pytest.raises(
+        UsageError, match=r"^http_proxy in the environment (is not a URL of|has a char)"
+    ) as caught:
         arguments.parse([], {"http_proxy": url})
 
     assert "p[ss" not in caught.value.hint
@@ -258,11 +331,9 @@ def test_a_proxy_that_is_no_url_is_not_shown(url: str) -> None:
 def test_a_proxy_is_taken_from_the_environment_in_small_and_in_capital_letters() -> None:
     environ = {"http_proxy": "http://a:1", "HTTPS_PROXY": "b:2", "NO_PROXY": "c", "no_proxy": ""}
     given = arguments.parse([], environ | {"ftp_proxy": "d"})
-    assert given.packages.proxies == {
-        "http_proxy": "http://a:1",
-        "HTTPS_PROXY": "b:2",
-        "NO_PROXY": "c",
-    }
+    assert given.sources.proxies == Proxies(
+        {"http_proxy": Url("http://a:1"), "HTTPS_PROXY": Url("http://b:2")}, {"NO_PROXY": "c"}
+    )
 
 
 def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:

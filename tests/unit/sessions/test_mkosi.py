@@ -11,6 +11,7 @@ from scripts import arch
 from scripts.mkosi import confinement
 from scripts.sessions import mkosi
 from scripts.system.errors import UsageError
+from scripts.system.url import Url
 from tests.unit.sessions.conftest import Site
 
 MIRROR = "https://mirror.example/al2023"
@@ -54,7 +55,7 @@ def test_every_option_of_ours_reaches_our_options(tmp_path: Path) -> None:
 
     options, _ = mkosi.split([*argv, "--work", str(tmp_path), "build"])
 
-    assert options.sources.mirror == MIRROR
+    assert options.sources.mirror == Url(MIRROR)
     assert options.sources.signing_key == key
     assert options.sources.offline
     assert options.target.arch is arch.AARCH64
@@ -65,7 +66,7 @@ def test_mkosi_s_short_names_reach_our_options_too() -> None:
     options, words = mkosi.split(["-d", "debian", "-r", "bookworm", "-m", MIRROR, "summary"])
 
     assert options.target.distribution.name == "debian"
-    assert (options.target.release, options.sources.mirror) == ("bookworm", MIRROR)
+    assert (options.target.release, options.sources.mirror) == ("bookworm", Url(MIRROR))
     assert words == ["summary"]
 
 

@@ -220,3 +220,46 @@ def test_a_mkosi_that_builds_everything_itself_is_told_all_folders(
         places.ADDITIONS: str(made.images.additions),
         places.EMULATORS: str(made.images.emulators),
     }
+
+
+@pytest.mark.parametrize("distribution", catalog.DISTRIBUTIONS)
+def test_a_password_changes_nothing_that_mkosi_is_told_or_that_is_published(
+    checkout: Path, tmp_path: Path, distribution: str
+) -> None:
+    argv = ["--distribution", distribution, "--mirror"]
+    plain = make(checkout, tmp_path / "work", *argv, MIRROR)
+    before = [plain.images.arguments(), plain.images.sources_digest, plain.images.repository]
+    marked = make(checkout, tmp_path / "work", *argv, MIRROR.replace("//", "//me:MARK@"))
+    after = [marked.images.arguments(), marked.images.sources_digest, marked.images.repository]
+
+    assert before == after
+    assert "MARK" not in f"{after} {marked} {marked.plain(tmp_path)}"
+    assert secrets_below(tmp_path) == {0o600}
+
+
+def test_the_password_of_a_proxy_is_in_no_variable_and_no_argument_of_mkosi(
+    checkout: Path, tmp_path: Path
+) -> None:
+    environ = {"https_proxy": "http://me:MARK@proxy.test:3128", "no_proxy": "intern.test"}
+    options = arguments.parse(["--work", str(tmp_path)], environ, root=checkout)
+    images = Places.prepare(options).images
+    told, variables = images.arguments(), images.environment(tmp_path)
+
+    assert told[told.index("--proxy-url") + 1] == "http://proxy.test:3128"
+    assert variables["https_proxy"] == "http://proxy.test:3128"
+    assert variables["no_proxy"] == "intern.test"
+    assert "MARK" not in f"{told} {variables}"
+    assert secrets_below(tmp_path) == {0o600}
+
+
+def test_a_password_is_not_kept_for_a_build_without_it(checkout: Path, tmp_path: Path) -> None:
+    make(checkout, tmp_path / "work", "--mirror", MIRROR.replace("//", "//me:MARK@"))
+    make(checkout, tmp_path / "work", "--mirror", MIRROR)
+
+    assert secrets_below(tmp_path) == set()
+
+
+def secrets_below(folder: Path) -> set[int]:
+    """The modes of the files below folder that have the password."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.stat().st_mode & 0o777 for path in files if "MARK" in path.read_text()}

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from scripts.system import files
 from scripts.system.errors import HarnessError
 from scripts.system.files import nearest, remove, write_text
 
@@ -51,3 +54,46 @@ def test_a_folder_that_cannot_be_removed_is_named_and_a_user_told_of_sudo(
 
     assert caught.value.hint.startswith(hint)
     assert bool(caught.value.hint) == bool(hint)
+
+
+@pytest.mark.parametrize("write", [files.write_text, files.write_private])
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(
+    tmp_path: Path, write: Callable[[Path, str], None]
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_text("precious")
+    for name in ("file", f".file.{os.getpid()}"):
+        (tmp_path / name).symlink_to(victim)
+    write(path, "precious")
+
+    assert not path.is_symlink()
+    assert victim.read_text() == path.read_text() == "precious"
+
+
+def test_a_secret_is_for_this_user_only_even_where_a_file_was_for_all(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("MARK")
+    (tmp_path / "file").chmod(0o666)
+    files.write_private(tmp_path / "file", "MARK")
+
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder/in").mkdir(parents=True)
+    with pytest.raises(OSError, match="folder"):
+        files.write_private(tmp_path / "folder", "MARK")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_of_a_link_to_a_folder_only_the_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    files.remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a plain file"):
+        files.open_plain(tmp_path / "pipe")

@@ -87,3 +87,48 @@ def test_a_folder_that_all_users_share_stays_as_it_is(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     with only_build(tmp_path):
         assert tmp_path.stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.mark.parametrize("name", ["lock", "lock.pid"])
+def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(tmp_path: Path, name: str) -> None:
+    victim, work = tmp_path / "victim", tmp_path / "work"
+    victim.write_text("precious")
+    work.mkdir()
+    (work / name).symlink_to(victim)
+    with pytest.raises(HarnessError, match="builds cannot be kept in"), only_build(work):
+        pass
+
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["lock", "lock.pid"])
+def test_a_lock_that_is_another_name_of_a_file_does_not_change_it(
+    tmp_path: Path, name: str
+) -> None:
+    victim, work = tmp_path / "victim", tmp_path / "work"
+    victim.write_text("precious")
+    work.mkdir()
+    (work / name).hardlink_to(victim)
+    with pytest.raises(HarnessError, match="builds cannot be kept in"), only_build(work):
+        pass
+
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "root:x:0:0", "1" * 5000, ""])
+def test_a_holder_that_is_no_number_is_not_printed(
+    checkout: Path, tmp_path: Path, text: str
+) -> None:
+    with another_build(checkout, tmp_path):
+        (tmp_path / "lock.pid").write_text(text)
+        with pytest.raises(HarnessError, match=r"\(process (unknown|1{7})\)"), only_build(tmp_path):
+            pass
+
+
+def test_the_holder_is_not_read_through_a_link(checkout: Path, tmp_path: Path) -> None:
+    with another_build(checkout, tmp_path):
+        (tmp_path / "secret").write_text("4711")
+        (tmp_path / "lock.pid").unlink()
+        (tmp_path / "lock.pid").symlink_to(tmp_path / "secret")
+        with pytest.raises(HarnessError, match=r"\(process unknown\)"), only_build(tmp_path):
+            pass

@@ -1,0 +1,152 @@
+"""HTTP sessions whose redirects take no credentials along and lead to no server of this machine.
+
+A server decides where its redirects lead. Without these rules it could have the harness ask servers
+that only this machine can reach, such as a cloud's metadata service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+# Amazon's CDN and GitHub redirect once or twice.
+MOST_REDIRECTS = 10
+
+# EC2's metadata service has an address in this network beside the link-local 169.254.169.254
+# (EC2 user guide, "Access instance metadata for an EC2 instance").
+METADATA = ipaddress.ip_network("fd00:ec2::/32")
+
+
+class RedirectError(ValueError):
+    """A redirect leads to where none may lead."""
+
+
+class Session(requests.Session):
+    """A session that follows redirects by the rules of this module."""
+
+    def __init__(self, *, sent: bool = False) -> None:
+        """sent means that another machine has named the first URL already."""
+        super().__init__()
+        self.max_redirects = MOST_REDIRECTS
+        self._path = _Path(sent=sent)
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(self._path))
+
+    def send(self, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
+        """Send request; what it is redirected to is sent with allow_redirects off."""
+        if settings.get("allow_redirects", True):
+            self._path.restart()
+        return super().send(request, **settings)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return where resp redirects to. Raises RedirectError if it gives up encryption."""
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
+        if schemes == ["https", "http"]:
+            raise RedirectError("it redirects from https to http")
+        return target
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Take the credentials out of a request that goes to another server.
+
+        requests would look in ~/.netrc for that server's.
+        """
+        before, now = response.request.url or "", prepared_request.url or ""
+        if self.should_strip_auth(before, now):  # type: ignore[no-untyped-call]
+            prepared_request.headers.pop("Authorization", None)
+
+
+class _Path:
+    """The servers that one request has been sent to so far."""
+
+    def __init__(self, *, sent: bool) -> None:
+        self._sent = self._has_left = sent
+
+    def restart(self) -> None:
+        """Forget the servers of an earlier request."""
+        self._has_left = self._sent
+
+    def enter(self, host: str) -> None:
+        """Note that the request goes to host, a name or an address.
+
+        Raises RedirectError if that is here, and another machine has sent it.
+        """
+        is_here = is_local(host)
+        if is_here and self._has_left:
+            raise RedirectError(f"the server sends us to {host}, which only this machine can reach")
+        self._has_left = self._has_left or not is_here
+
+
+class _Adapter(HTTPAdapter):
+    """Tells path of each server that it sends a request to."""
+
+    def __init__(self, path: _Path) -> None:
+        super().__init__()
+        self._path = path
+        # Connections to proxies belong to other pools.
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _watched(HTTPConnectionPool, path),
+            "https": _watched(HTTPSConnectionPool, path),
+        }
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **settings: Any
+    ) -> requests.Response:
+        """Send request. A proxy resolves names itself, so only the name in the URL can be seen."""
+        url = request.url or ""
+        if select_proxy(url, settings.get("proxies")):
+            self._path.enter(urlsplit(url).hostname or "")
+        return super().send(request, *args, **settings)
+
+
+def _watched(kind: type[HTTPConnectionPool], path: _Path) -> type[HTTPConnectionPool]:
+    """Return a class like kind that tells path the address of a server before it asks it.
+
+    Names may resolve to anything, so the address of the connection itself counts.
+    """
+
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def _validate_conn(self, conn: HTTPConnection) -> None:
+            super()._validate_conn(conn)
+            if conn.sock is None:
+                conn.connect()
+            path.enter(str(conn.sock.getpeername()[0]))
+
+    return Watched
+
+
+def is_local(host: str) -> bool:
+    """Whether host, a name or an address, is this machine or on its own link."""
+    address = _address(host)
+    if address is None:
+        name = host.rstrip(".").lower()
+        return name == "localhost" or name.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_unspecified
+        or (address.version == METADATA.version and address in METADATA)
+    )
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that host is in any form that resolvers accept, None if it is a name."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.partition("%")[0])
+    with contextlib.suppress(OSError, UnicodeEncodeError):
+        return ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f.1
+    return None
