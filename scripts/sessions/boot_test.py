@@ -26,6 +26,7 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 SHOWN = (Target, Sources, BuildOptions, BootOptions, Folders)
 
@@ -95,8 +96,8 @@ def marks(shop: Workshop, manifest: Manifest | None) -> tuple[str, ...]:
         options.sources.mirror or "",
         options.sources.third_party_mirror or "",
     ]
-    own = {urlsplit(url).hostname for url in (amazonlinux.CDN, shop.mkosi.archive().main)}
-    parts = [urlsplit(url) for url in urls]
+    own = {Url.of(url).host for url in (amazonlinux.CDN, shop.mkosi.archive().main)}
+    parts = [urlsplit(Url.of(url).bare) for url in urls]
     hosts = {
         part.netloc.rpartition("@")[2]
         for part in parts
