@@ -31,6 +31,7 @@ backend-path = ["."]
 [project]
 name = "evil"
 version = "1.0"
+dynamic = ["dependencies"]
 """
 
 
