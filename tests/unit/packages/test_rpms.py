@@ -174,7 +174,10 @@ def test_a_password_is_in_the_secrets_of_a_build_and_not_in_its_context(tmp_path
     assert "MARK" not in repr(plan)
     secrets = {path.name: path for path in rpms.secrets(plan.context).iterdir()}
     assert {path.stat().st_mode & 0o777 for path in secrets.values()} == {0o600}
-    of_mirror, of_proxy = "username=me\npassword=MARK\n", "proxy_username=you\nproxy_password=PROXYMARK"
+    of_mirror, of_proxy = (
+        "username=me\npassword=MARK\n",
+        "proxy_username=you\nproxy_password=PROXYMARK",
+    )
     for name in ("binary", "cloud-init"):
         assert of_mirror in secrets[name].read_text()
         assert of_proxy in secrets[name].read_text()

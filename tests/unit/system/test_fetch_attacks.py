@@ -361,3 +361,14 @@ def test_a_link_in_the_place_of_the_file_is_replaced(
     fetch(f"{server.url}/x", tmp_path / "x", sha256=SHA256, settings=QUICK)
     assert victim.read_text() == "precious"
     assert not (tmp_path / "x").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "to", ["http://you:MARK@127.0.0.1:99999/x", "http://[MARK\x1b[2J", "gopher://\x9b2JMARK@x/"]
+)
+def test_what_a_redirect_is_about_is_shown_without_its_tricks(server: Server, to: str) -> None:
+    server.answers["/x"] = redirects(to)
+    with pytest.raises(HarnessError) as caught:
+        read(f"{server.url}/x", settings=QUICK)
+    assert caught.value.message.isprintable()
+    assert "MARK@" not in caught.value.message
