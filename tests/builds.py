@@ -79,7 +79,7 @@ def write_provenance(out: Path) -> None:
     """Write the provenance of the artifacts that the manifest in out lists."""
     manifest = Manifest.read(out)
     listed = [Artifact(one.name, one.size, 0, one.sha512) for one in manifest.artifacts]
-    text = provenance.to_json(listed, manifest, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
+    text = provenance.to_json(listed, manifest, {}, {}, PIN, Checkout("c0ffee"), Builder(), made=0)
     (out / artifacts.PROVENANCE).write_text(text)
 
 

@@ -18,6 +18,7 @@ from scripts.mkosi.sandbox import Tools
 KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
+LOGIN_MESSAGE = 400  # characters of what ssh says of a login
 SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
 
@@ -62,6 +63,19 @@ class Boot:
             if last or asked.returncode != SSH_FAILED:
                 self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-400:]}")
             self._pause()
+
+    def log_in_without_key(self) -> dict[str, str]:
+        """Try each way to log in without a key, and return what ssh says of it.
+
+        It has to be the last use of SSH in a boot: sshd shuts out an address from which logins fail
+        (PerSourcePenalties in sshd_config(5)).
+        """
+        said = {}
+        for method in ssh.WITHOUT_KEY:
+            output = self._file(f"login-{method}")
+            self._finish(ssh.start_login(self.tools, self.spec.port, method, output), output)
+            said[method] = output.read_text(errors="replace").strip()[-LOGIN_MESSAGE:]
+        return said
 
     def power_off(self) -> str:
         """Press the power button and return the reason that QEMU gives for the guest's end."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scripts.arch import Arch
+from scripts.boot.inspection import Files
 from scripts.boot.probes import Answers
 from scripts.build.manifest import PACKAGES, THIRD_PARTY, Contents
 from scripts.catalog import Distribution
@@ -29,12 +30,14 @@ class Facts:
 
     Facts about the image, collected on the host: the UKI as built, the SHA-512 of the disk before
     and after the test, the partition table, the root file system and the machine ID in it, the
-    SHA-256 of the UKI on the ESP ("" if there is none, with mtools' complaint), what the manifest
-    says of the contents, and the architectures that the image carries emulators for.
+    SHA-256 of the UKI on the ESP ("" if there is none, with mtools' complaint), the paths of all
+    files on the ESP, the files of the root file system, what the manifest says of the contents, and
+    the architectures that the image carries emulators for.
 
     Facts about the guest: the answers to the probes of the first and the second boot. boots,
     host_keys and power_offs map a boot ("first", "second", "other") to its verdict, to the SSH host
-    key that sshd presented, and to the reason that QEMU gave for its end.
+    key that sshd presented, and to the reason that QEMU gave for its end. refusals maps a way to
+    log in without a key, such as "password", to what ssh says of the attempt.
     """
 
     arch: Arch
@@ -48,9 +51,12 @@ class Facts:
     machine_id: str | None = None
     esp_uki: str | None = None
     esp_complaint: str = ""
+    esp_files: Sequence[str] | None = None
+    files: Files | None = None
     boots: dict[str, Verdict] = field(default_factory=dict)
     first: Answers | None = None
     second: Answers | None = None
+    refusals: Mapping[str, str] | None = None
     host_keys: dict[str, str] = field(default_factory=dict)
     power_offs: dict[str, str] = field(default_factory=dict)
     disk_after: str | None = None
@@ -63,7 +69,7 @@ class Facts:
 
     def forget_boots(self) -> None:
         """Drop all facts about the guest, so that it can be booted afresh."""
-        self.first = self.second = None
+        self.first = self.second = self.refusals = None
         for collected in (self.boots, self.host_keys, self.power_offs):
             collected.clear()
 

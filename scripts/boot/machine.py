@@ -152,6 +152,7 @@ class Machine:
             spec.command(accelerator, console),
             read=[spec.base, spec.seed, spec.share],
             write=[spec.overlay.parent, console.parent],
+            network=True,
         )
         self.errors = errors
         ours, theirs = socket.socketpair()

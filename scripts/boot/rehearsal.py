@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts import catalog
 from scripts.arch import Arch
-from scripts.boot import checks, cidata, firmware, machine, probes, ssh
+from scripts.boot import checks, cidata, firmware, inspection, machine, probes, ssh
 from scripts.boot.boot import Boot
 from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.machine import Machine, MachineSpec
@@ -48,7 +48,8 @@ class Subject:
     """An image to boot: its disk, and the UKI that was put on the disk's ESP.
 
     emulated names the architectures that the image carries emulators for, and contents what it
-    holds beside the distribution's packages.
+    holds beside the distribution's packages. marks are strings that tell of the machine that built
+    it, such as the path of its checkout; no file of the image may hold one.
     """
 
     distribution: str
@@ -57,6 +58,7 @@ class Subject:
     uki: Path
     emulated: Sequence[str]
     contents: Contents = field(default_factory=Contents)
+    marks: Sequence[str] = ()
 
 
 def boot_test(
@@ -145,12 +147,14 @@ class _Rehearsal:
             facts.machine_id = disk.read_file(
                 self.tools, image, facts.root_partition, "/etc/machine-id"
             )
+            facts.files = inspection.inspect(image, facts.root_partition, self.subject.marks)
         if facts.esp_partition:
             copy = self.work / "esp.efi"
             facts.esp_complaint = disk.copy_from_esp(
                 self.tools, image, facts.esp_partition, self.subject.arch.boot_file, copy
             )
             facts.esp_uki = file_digest(copy) if copy.exists() else ""
+            facts.esp_files = disk.list_esp(self.tools, image, facts.esp_partition)
 
     def _boot(self, accelerators: Sequence[str], reason: str) -> None:
         """Boot with the first accelerator that works; repeat once after a panic under TCG."""
@@ -264,6 +268,7 @@ class _Rehearsal:
             self.facts.host_keys["first"] = boot.host_key()
             other = pool.submit(self._boot_other)
             self.facts.first = boot.ask(self._asked("first") | probes.kept())
+            self.facts.refusals = boot.log_in_without_key()
             self.facts.power_offs["first"] = boot.power_off()
         self._keep_answers()
         return other

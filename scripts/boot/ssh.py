@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ OPTIONS = {
 }
 
 
+# The ways to log in that need no key (sshd_config(5), AuthenticationMethods).
+WITHOUT_KEY = ("password", "keyboard-interactive")
+
+
 @dataclass(frozen=True)
 class Key:
     """An SSH key for one test: the file with its private half, and its public half as text."""
@@ -44,16 +49,37 @@ def make_key(tools: Tools, folder: Path) -> Key:
 
 def command(private: Path, port: int, remote: str) -> list[str]:
     """The command line that runs the shell command remote in the guest."""
-    options = [arg for name, value in OPTIONS.items() for arg in ("-o", f"{name}={value}")]
-    return ["ssh", "-F", "none", *options, "-i", str(private), "-p", str(port),
+    return ["ssh", "-F", "none", *_options(OPTIONS), "-i", str(private), "-p", str(port),
             f"{USER}@{ADDRESS}", remote]  # fmt: skip
+
+
+def start_login(tools: Tools, port: int, method: str, output: Path) -> subprocess.Popen[bytes]:
+    """Start to log in by one of WITHOUT_KEY. What ssh says goes to the file output."""
+    login = tools.command(keyless_command(port, method))
+    with output.open("wb") as out:
+        return process.start(login, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+
+
+def keyless_command(port: int, method: str) -> list[str]:
+    """The command line that logs in by method, one of WITHOUT_KEY, and runs nothing in the guest.
+
+    ssh ends with the methods that sshd would accept, as in "Permission denied (publickey)".
+    """
+    options = OPTIONS | {"PreferredAuthentications": method, "PubkeyAuthentication": "no"}
+    return ["ssh", "-F", "none", *_options(options), "-p", str(port), f"{USER}@{ADDRESS}", "true"]
+
+
+def _options(options: Mapping[str, str]) -> list[str]:
+    return [arg for name, value in options.items() for arg in ("-o", f"{name}={value}")]
 
 
 def start_script(
     tools: Tools, key: Key, port: int, script: Path, output: Path
 ) -> subprocess.Popen[bytes]:
     """Start a script as root in the guest. Whatever it and ssh print goes to the file output."""
-    ssh = tools.command(command(key.private, port, "sudo -n sh -s"), read=[key.private])
+    ssh = tools.command(
+        command(key.private, port, "sudo -n sh -s"), read=[key.private], network=True
+    )
     with script.open("rb") as stdin, output.open("wb") as out:
         return process.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
 
@@ -62,7 +88,9 @@ def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[byt
     """Start to fetch the guest's host key into the file output."""
     scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
     with output.open("wb") as out:
-        return process.start(tools.command(scan), stdout=out, stderr=subprocess.DEVNULL)
+        return process.start(
+            tools.command(scan, network=True), stdout=out, stderr=subprocess.DEVNULL
+        )
 
 
 def parse_keyscan(text: str) -> str:

@@ -145,14 +145,20 @@ class BuiltImage:
             data["stage_key"],
             inputs.from_labels(data["inputs"]),
             data["seconds"],
-            tuple(Package(p["name"], p["version"], p["architecture"]) for p in data["packages"]),
+            tuple(
+                Package(p["name"], p["version"], p["architecture"], p.get("sha256", ""))
+                for p in data["packages"]
+            ),
             data.get("digest", ""),
             data.get("built_from", {}),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds about the image."""
-        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        data = asdict(self) | {
+            "inputs": inputs.to_labels(self.inputs),
+            "packages": [package.to_json() for package in self.packages],
+        }
         unknown = {name for name in ("digest", "built_from") if not data[name]}
         return {name: value for name, value in data.items() if name not in unknown}
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from scripts import catalog
-from scripts.build import finishing
+from scripts.build import finishing, isolation
+from scripts.build.package_cache import Dropped, Granted, PackageCache, unpacker
 from scripts.build.workshop import Workshop
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
+from scripts.mkosi.confinement import Confinement
 from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.places import RPMS, STANDINS, Place
+from scripts.stages.places import RPMS, STANDINS
 from scripts.stages.plan import Stage
-from scripts.stages.records import Record
+from scripts.stages.records import Package, PackageKey, Record, packages_of
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
@@ -67,6 +69,15 @@ class Runner:
         self._places = shop.places
         self._log_path = shop.options.artifacts / "build.log"
         self._workspace: Path
+        self._caches = {
+            place.folder: PackageCache(
+                place,
+                unpacker(shop.tools, place.folder / "building"),
+                offline=self._options.sources.offline,
+                allow_older=self._options.sources.allow_older_index,
+            )
+            for place in (self._places.images, self._places.tools)
+        }
         self._lock = threading.Lock()
         self._ending = threading.Event()
 
@@ -96,6 +107,8 @@ class Runner:
                 self._ending.set()
                 _end(running)
                 raise
+            for cache in self._caches.values():
+                cache.finish()
 
     @contextmanager
     def _work_folders(self) -> Iterator[Path]:
@@ -137,9 +150,13 @@ class Runner:
         started = time.monotonic()
         with self._shop.progress.task(stage.name) as task, self._run_folder(stage) as folder:
             try:
-                self._run_mkosi(stage, folder, task, _StageLog(stage.name, log, self._lock))
+                installed = self._run_mkosi(
+                    stage, folder, task, _StageLog(stage.name, log, self._lock)
+                )
                 made = self._finish(stage, folder, task)
-                self._deliver(stage, folder, made, round(time.monotonic() - started, 1))
+                packages = self._packages(stage, folder, installed)
+                seconds = round(time.monotonic() - started, 1)
+                self._deliver(stage, folder, made, packages, seconds)
             except CommandError as error:
                 raise failures.explain(
                     stage.name,
@@ -153,22 +170,58 @@ class Runner:
                     stage.name, error, work=self._options.folders.work
                 ) from error
 
-    def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> None:
-        with _package_cache(self._places.of_stage(stage.name), stage) as packages:
-            command = self._shop.mkosi.command(*self._arguments(stage, folder, packages))
-            env = self._places.of_stage(stage.name).environment(folder) | self._spare(stage, folder)
-            for pause in PAUSES:
-                try:
-                    return self._stream(command, env, task, log)
-                except CommandError as error:
-                    if not failures.is_transient(error):
-                        raise
-                    task.step(f"the mirror failed, trying again in {pause} s")
-                    if self._ending.wait(pause):
-                        raise
-            return self._stream(command, env, task, log)
+    def _run_mkosi(
+        self, stage: Stage, folder: Path, task: Task, log: _StageLog
+    ) -> Mapping[PackageKey, str]:
+        """Run mkosi for stage, and return the sha256 of each package that it could install."""
+        place = self._places.of_stage(stage.name)
+        spare = self._spare(stage)
 
-    def _spare(self, stage: Stage, folder: Path) -> dict[str, str]:
+        def sync(arguments: Sequence[Arg], output: Path) -> None:
+            task.step("Fetching the lists of packages")
+            env = place.environment(output) | spare
+            command = [*self._common(stage, output), *arguments, "build"]
+            confinement = self._confinement(stage, output, [], is_offline=False)
+            self._stream(command, confinement, env, task, log, shows_steps=False)
+
+        report = partial(self._report, stage, log)
+        with self._caches[place.folder].of_stage(stage, sync, report) as granted:
+            env = place.environment(folder) | spare
+            own = [granted.metadata, granted.packages]
+            confinement = self._confinement(stage, folder, own, is_offline=not stage.installs)
+            self._stream(self._arguments(stage, folder, granted), confinement, env, task, log)
+            return granted.index.digests if granted.index else {}
+
+    def _report(self, stage: Stage, log: _StageLog, dropped: Dropped) -> None:
+        log.write(f"{dropped}\n".encode())
+        if dropped.differs:
+            self._shop.progress.say(f"{stage.name}: {dropped}")
+
+    def _confinement(
+        self, stage: Stage, folder: Path, own: Sequence[Path], *, is_offline: bool
+    ) -> Confinement:
+        """Return what mkosi may do for stage: write to folder, its output, and to own."""
+        place = self._places.of_stage(stage.name)
+        temporary = folder.with_name(f"{folder.name}.tmp")
+        temporary.mkdir(exist_ok=True)
+        return isolation.around(
+            place,
+            self._places.configuration,
+            self._shop.tools,
+            read=[*map(self._places.stage, stage.needs), self._standins(stage)],
+            write=[folder, *own, self._workspace],
+            temporary=temporary,
+            is_offline=is_offline,
+            # What installs packages runs their scripts. What does not may label files instead.
+            may_label=place.distribution.has_rpms and not stage.installs,
+        )
+
+    def _standins(self, stage: Stage) -> Path:
+        """The tree of stand-ins for programs that stage would run emulated."""
+        place = self._places.of_stage(stage.name)
+        return place.folder / "building" / f"{stage.name}.standins"
+
+    def _spare(self, stage: Stage) -> dict[str, str]:
         """Write stand-ins for programs that would be emulated, and return mkosi's variable.
 
         Every stage needs the variable, because mkosi reads the configuration of all images.
@@ -176,43 +229,74 @@ class Runner:
         place = self._places.of_stage(stage.name)
         if not standins.are_for(place.distribution, place.arch):
             return {}
-        tree = folder.with_name(f"{stage.name}.standins")
+        tree = self._standins(stage)
         standins.write_tree(tree, self._places.tools_tree)
         return {STANDINS: os.fspath(tree)}
 
     def _stream(
-        self, command: Sequence[Arg], env: Mapping[str, str], task: Task, log: _StageLog
+        self,
+        arguments: Sequence[Arg],
+        confinement: Confinement,
+        env: Mapping[str, str],
+        task: Task,
+        log: _StageLog,
+        *,
+        shows_steps: bool = True,
+    ) -> None:
+        """Run mkosi, again after a pause if the mirror fails for a moment."""
+        on_line = partial(_show, task) if shows_steps else None
+        command = confinement.command(self._shop.mkosi.command(*arguments))
+        for pause in PAUSES:
+            try:
+                return self._stream_once(command, env, on_line, log)
+            except CommandError as error:
+                if not failures.is_transient(error):
+                    raise
+                task.step(f"the mirror failed, trying again in {pause} s")
+                if self._ending.wait(pause):
+                    raise
+        return self._stream_once(command, env, on_line, log)
+
+    def _stream_once(
+        self,
+        command: Sequence[Arg],
+        env: Mapping[str, str],
+        on_line: Callable[[str], None] | None,
+        log: _StageLog,
     ) -> None:
         stream(
             command,
             log=log,
-            on_line=lambda line: task.step(_step(line) or task.current),
+            on_line=on_line,
             cwd=self._places.configuration,
             env=env,
             keep=TAIL_LINES,
         )
 
-    def _arguments(self, stage: Stage, folder: Path, packages: Path) -> list[Arg]:
-        place = self._places.of_stage(stage.name)
-        tree = "no" if stage.name == catalog.TOOLS_TREE else self._places.tools_tree
-        cache = place.folder / "cache" / stage.name
-        cache.mkdir(parents=True, exist_ok=True)
+    def _arguments(self, stage: Stage, folder: Path, granted: Granted) -> list[Arg]:
         is_offline = self._options.sources.offline or not stage.installs
         epoch = self._options.build.epoch
+        return [
+            *self._common(stage, folder),
+            "--image-id", stage.name,
+            *(["--package-directory", RPMS] if stage.name == catalog.ADDITIONS else []),
+            "--cache-directory", granted.metadata,
+            "--package-cache-dir", granted.packages,
+            "--cache-only", "always" if is_offline else "metadata",
+            *([] if epoch is None else ["--source-date-epoch", str(epoch)]),
+            "build",
+        ]  # fmt: skip
+
+    def _common(self, stage: Stage, folder: Path) -> list[Arg]:
+        """Return the arguments of every mkosi that runs for stage, with its output in folder."""
+        place = self._places.of_stage(stage.name)
         foreign = [] if place.arch.is_native else ["--profile", "foreign"]
         return [
             "--profile", "staged", *foreign,
-            "--image-id", stage.name,
             *place.arguments(),
-            *(["--package-directory", RPMS] if stage.name == catalog.ADDITIONS else []),
-            "--tools-tree", tree,
+            "--tools-tree", "no" if stage.name == catalog.TOOLS_TREE else self._places.tools_tree,
             "--output-directory", folder,
             "--workspace-directory", self._workspace,
-            "--cache-directory", cache,
-            "--package-cache-dir", packages,
-            *(["--cache-only", "always"] if is_offline else []),
-            *([] if epoch is None else ["--source-date-epoch", str(epoch)]),
-            "build",
         ]  # fmt: skip
 
     @contextmanager
@@ -243,7 +327,22 @@ class Runner:
         assert record, need
         return record.digest
 
-    def _deliver(self, stage: Stage, folder: Path, made: list[Artifact], seconds: float) -> None:
+    def _packages(
+        self, stage: Stage, folder: Path, installed: Mapping[PackageKey, str]
+    ) -> tuple[Package, ...]:
+        """Return the packages that mkosi installed, or found installed below stage."""
+        needs = [self._places.stage(need) for need in stage.needs if need != catalog.INITRD]
+        below = [record for need in needs if (record := Record.read(need))]
+        return packages_of(folder / f"{stage.name}.manifest", installed, stage.inputs, below)
+
+    def _deliver(
+        self,
+        stage: Stage,
+        folder: Path,
+        made: list[Artifact],
+        packages: tuple[Package, ...],
+        seconds: float,
+    ) -> None:
         """Move the artifacts to their final names, and the rest of folder to where stages are kept.
 
         Everything that needs space happens first. Then the old record goes first and the new one
@@ -253,7 +352,6 @@ class Runner:
         for path in folder.iterdir():
             if path.is_symlink() and path.readlink().is_absolute():
                 path.unlink()
-        packages = records.packages_of(folder / f"{stage.name}.manifest")
         built_from = {need: self._digest(need) for need in stage.needs}
         Record.of(stage, seconds, made, packages, built_from).write(folder)
         outputs = catalog.artifacts(stage.name)
@@ -271,6 +369,11 @@ def _end(running: Iterable[Future[None]]) -> None:
             return
 
 
+def _show(task: Task, line: str) -> None:
+    """Show the step that a line of mkosi's output announces, if it announces one."""
+    task.step(_step(line) or task.current)
+
+
 def _step(line: str) -> str:
     """The step that a line of mkosi's output announces ("" if it announces none)."""
     if not line.startswith("‣"):
@@ -280,47 +383,3 @@ def _step(line: str) -> str:
         text = text.partition("] ")[2].strip()
     # Failed commands, what went on meanwhile, and lines about a single file are for the log only.
     return "" if text.startswith(('"', "(")) or " /" in f" {text}" else text
-
-
-@contextmanager
-def _package_cache(place: Place, stage: Stage) -> Iterator[Path]:
-    """Make a package cache for one stage from the common one; new packages go back at the end.
-
-    Stages are built side by side, and neither apt nor dnf expects others to write to its cache.
-    """
-    common = place.folder / "packages"
-    own = place.folder / "building" / f"{stage.name}.packages"
-    remove(own)
-    own.mkdir()
-    if stage.installs:
-        share(common, own)
-    try:
-        yield own
-    finally:
-        for path, kept in _packages(own, common):
-            path.replace(kept)
-        remove(own)
-
-
-def share(source: Path, target: Path) -> None:
-    """Give target the packages below source.
-
-    apt names a package only once it is whole, so a hard link is enough. dnf writes a changed
-    package over the old file, which others would see, so it gets copies.
-    """
-    for path, copy in _packages(source, target):
-        if path.suffix == ".deb":
-            with suppress(FileExistsError):
-                os.link(path, copy)
-        else:
-            shutil.copy2(path, copy)
-
-
-def _packages(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each package below source with its path below target, and make that path's folder."""
-    for path in list(source.rglob("*")):
-        is_whole = "partial" not in path.parts  # where apt keeps unfinished downloads
-        if is_whole and path.suffix in (".deb", ".rpm") and path.is_file():
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            yield path, place

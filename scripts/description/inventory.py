@@ -12,6 +12,7 @@ from pathlib import Path
 from debian.deb822 import Deb822
 
 from scripts.mkosi.sandbox import Tools
+from scripts.stages.records import Package, PackageKey
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, CommandError, run
 
@@ -45,6 +46,7 @@ class Installed:
     kind is "deb" or "rpm". version is in the database's form, including the epoch. source is the
     name of the source package, or its file name. licences are SPDX expressions if they are known,
     otherwise the database's own words. homepage may be "". size is the installed size in bytes.
+    sha256 is that of the package's file, which no database knows ("" if the build did not note it).
     """
 
     kind: str
@@ -55,6 +57,12 @@ class Installed:
     licences: tuple[str, ...] = ()
     homepage: str = ""
     size: int = 0
+    sha256: str = ""
+
+    @property
+    def key(self) -> PackageKey:
+        """What records of stages know the package by."""
+        return Package(self.name, self.version, self.architecture).key
 
 
 @dataclass(frozen=True)

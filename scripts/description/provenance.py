@@ -28,6 +28,7 @@ def to_json(
     artifacts: Iterable[Artifact],
     manifest: Manifest,
     materials: Mapping[str, str],
+    packages: Mapping[str, str],
     pin: Pin,
     checkout: Checkout,
     builder: Builder,
@@ -36,8 +37,8 @@ def to_json(
     """Return the statement about artifacts as JSON.
 
     materials has the sha256, by name, of the files in the images that belong to no package of the
-    distribution. pin is mkosi's. made is when the last artifact was finished, in seconds since
-    1970.
+    distribution, packages that of the distribution's packages by package URL. pin is mkosi's. made
+    is when the last artifact was finished, in seconds since 1970.
     """
     statement = {
         "_type": STATEMENT,
@@ -53,9 +54,13 @@ def to_json(
                     "options": manifest.options.to_json(),
                 },
                 "internalParameters": _internal(manifest, checkout),
-                "resolvedDependencies": _materials(
-                    manifest.mkosi, materials, pin, checkout, builder
-                ),
+                "resolvedDependencies": [
+                    *_materials(manifest.mkosi, materials, pin, checkout, builder),
+                    *(
+                        {"uri": uri, "digest": {"sha256": digest}}
+                        for uri, digest in sorted(packages.items())
+                    ),
+                ],
             },
             "runDetails": {
                 "builder": {"id": builder.id},

@@ -27,6 +27,7 @@ from packageurl import PackageURL
 from scripts import catalog
 from scripts.description.inventory import Installed, System
 from scripts.stages.artifacts import Artifact
+from scripts.stages.records import rpm_name
 
 # The namespace of serial numbers: equal contents get equal serial numbers (RFC 9562, 5.5).
 NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
@@ -40,11 +41,27 @@ ORIGIN = "finch:origin"
 
 
 @dataclass(frozen=True)
+class SingleFile:
+    """A file of an image that belongs to no package, by its absolute path.
+
+    version, purl and licences (an SPDX expression) are those of the project that it comes from, ""
+    if they are not known. origin says in a few words how it came into the image.
+    """
+
+    path: str
+    sha256: str
+    version: str = ""
+    purl: str = ""
+    licences: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class Image:
     """An image, with everything that its bill of materials says about it.
 
-    packages are those of its root file system, initrd those of its initrd. files has the sha256, by
-    path, of files that belong to no package. rpms has the sha256, by file name, of RPMs that the
+    packages are those of its root file system, initrd those of its initrd. files are those that
+    belong to no package. rpms has the sha256, by file name, of RPMs that the
     distribution does not provide. made is when the image was finished, in seconds since 1970.
     """
 
@@ -54,9 +71,13 @@ class Image:
     artifacts: Sequence[Artifact]
     packages: Sequence[Installed]
     initrd: Sequence[Installed] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[SingleFile] = ()
     rpms: Mapping[str, str] = field(default_factory=dict)
     made: float = 0
+
+    def own_digest(self, package: Installed) -> str:
+        """Return the sha256 of a package that the distribution does not provide, else ""."""
+        return self.rpms.get(rpm_name(package.name, package.version, package.architecture), "")
 
 
 def to_json(*images: Image) -> str:
@@ -122,7 +143,7 @@ def _parts(image: Image) -> list[Component]:
         bom_ref=f"os:{image.system.distro}",
     )
     initrd = [_initrd(image)] if image.initrd else []
-    files = [_file(path, digest) for path, digest in sorted(image.files.items())]
+    files = [_file(one) for one in sorted(image.files, key=lambda one: one.path)]
     return [system, *_packages(image.packages, image), *initrd, *files]
 
 
@@ -157,8 +178,8 @@ def _packages(installed: Iterable[Installed], image: Image, prefix: str = "") ->
 
 def _package(package: Installed, image: Image, prefix: str, factory: LicenseFactory) -> Component:
     url = purl(package, image.system)
-    file = f"{package.name}-{package.version.rpartition(':')[2]}.{package.architecture}.rpm"
-    digest, home = image.rpms.get(file), package.homepage
+    own, home = image.own_digest(package), package.homepage
+    digest = own or package.sha256
     return Component(
         type=ComponentType.LIBRARY,
         name=package.name,
@@ -166,7 +187,7 @@ def _package(package: Installed, image: Image, prefix: str, factory: LicenseFact
         purl=url,
         bom_ref=prefix + url.to_string(),
         licenses=_licences(package.licences, factory),
-        properties=_properties(package, is_own=digest is not None),
+        properties=_properties(package, is_own=own != ""),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
         external_references=[ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(home))]
         if home
@@ -202,12 +223,17 @@ def _initrd(image: Image) -> Component:
     )
 
 
-def _file(path: str, digest: str) -> Component:
+def _file(one: SingleFile) -> Component:
+    # Images of one build may hold different files at the same path.
     return Component(
         type=ComponentType.FILE,
-        name=path,
-        bom_ref=f"file:{path}",
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
+        name=one.path,
+        version=one.version or None,
+        purl=PackageURL.from_string(one.purl) if one.purl else None,
+        bom_ref=f"file:{one.path}:{one.sha256[:16]}",
+        licenses=_licences([one.licences] if one.licences else [], LicenseFactory()),
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=one.sha256)],
+        properties=[Property(name=ORIGIN, value=one.origin)] if one.origin else [],
     )
 
 

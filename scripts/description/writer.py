@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts import catalog, origin
 from scripts.build.manifest import MKOSI_PIN, Manifest
 from scripts.build.workshop import Workshop
-from scripts.description import inventory, provenance, report, sbom
+from scripts.description import inventory, provenance, report, sbom, singles
 from scripts.description.inventory import Installed
+from scripts.emulation import emulators
 from scripts.mkosi.pin import Pin
+from scripts.packages import thirdparty
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import PROVENANCE, SBOM
 from scripts.stages.inputs import Input, Kind
@@ -39,6 +42,7 @@ def write(shop: Workshop, records: Mapping[str, Record], manifest: Manifest) -> 
         [artifact for image in images for artifact in image.artifacts],
         manifest,
         _added(records),
+        _packages(images),
         Pin.read(root / MKOSI_PIN),
         checkout,
         shop.options.builder,
@@ -79,12 +83,33 @@ class _Describer:
             arch=self._shop.options.target.arch.name,
             system=inventory.system(tree),
             artifacts=record.artifacts,
-            packages=[*installed, *_known(record.packages, installed)],
+            packages=[
+                *_with_digests(installed, [self._records[stage] for stage in below]),
+                *_known(record.packages, installed),
+            ],
             initrd=_known(self._initrd(name), installed),
-            files=inputs.digests(held, Kind.FILE),
+            files=self._single_files(tree, [*held, *record.inputs]),
             rpms=inputs.digests(held, Kind.RPM),
             made=max(artifact.mtime_ns for artifact in record.artifacts) // 10**9,
         )
+
+    def _single_files(self, tree: Path, held: Sequence[Input]) -> list[sbom.SingleFile]:
+        """Return the files without a package in an image whose stages had the inputs held.
+
+        tree is the image's root file system, or that of an image below it. A file of a later stage
+        replaces one of the same path.
+        """
+        options = self._shop.options
+        arch, folders = options.target.arch, options.folders
+        table = emulators.EmulationTable.read(folders.root / emulators.TABLE)
+        kept = emulators.find(folders.root, folders.work, arch)
+        has_pins = options.target.distribution.has_rpms
+        found = [
+            *singles.emulators(tree, arch, table, kept),
+            *singles.added(held, thirdparty.single_files(options) if has_pins else {}),
+            *singles.ours(held),
+        ]
+        return list({one.path: one for one in found}.values())
 
     def _installed(self, below: Sequence[str]) -> tuple[Path, list[Installed]]:
         """Return the newest kept tree among the stages of below, and the packages in it."""
@@ -113,12 +138,31 @@ def _known(packages: Sequence[Package], installed: Sequence[Installed]) -> list[
     known = {(package.name, package.version): package for package in installed}
     kind = installed[0].kind
     return [
-        known.get(
-            (package.name, package.version),
-            Installed(kind, package.name, package.version, package.architecture, source=""),
+        replace(
+            known.get(
+                (package.name, package.version),
+                Installed(kind, package.name, package.version, package.architecture, source=""),
+            ),
+            sha256=package.sha256,
         )
         for package in packages
     ]
+
+
+def _with_digests(installed: Sequence[Installed], below: Sequence[Record]) -> list[Installed]:
+    """Return installed with the sha256 that the records of the stages noted."""
+    noted = {package.key: package.sha256 for record in below for package in record.packages}
+    return [replace(one, sha256=noted.get(one.key, "")) for one in installed]
+
+
+def _packages(images: Sequence[sbom.Image]) -> dict[str, str]:
+    """Return the sha256, by package URL, of the distribution's packages in images."""
+    return {
+        sbom.purl(package, image.system).to_string(): package.sha256
+        for image in images
+        for package in (*image.packages, *image.initrd)
+        if package.sha256 and not image.own_digest(package)
+    }
 
 
 def _added(records: Mapping[str, Record]) -> dict[str, str]:

@@ -142,7 +142,11 @@ def refused_namespaces(cause: str, *, is_root: bool) -> Lack:
     """Return what a machine lacks whose kernel refuses namespaces for cause."""
     reason = f"namespaces are refused ({cause})"
     if is_root:
-        return Lack(reason, "run the container with its privileges: docker run --privileged")
+        return Lack(
+            reason,
+            "in a container: docker run --privileged; outside, if the kernel allows none: "
+            "sudo sysctl -w user.max_user_namespaces=65536",
+        )
     settings = (
         "user.max_user_namespaces=65536 kernel.unprivileged_userns_clone=1 "
         "kernel.apparmor_restrict_unprivileged_userns=0"
@@ -165,10 +169,12 @@ def _sub_ids(path: Path, user: str) -> int:
 
 
 def _namespaces(*, is_root: bool) -> Lack | None:
-    """Try to make the namespaces that mkosi's sandbox needs."""
-    kinds = ["--mount"] if is_root else ["--user", "--map-root-user", "--mount"]
+    """Try to make the namespaces in which mkosi runs (scripts/mkosi/namespaces.py)."""
+    user = ["--user", "--map-root-user"]
+    kinds = ["--mount", "--mount-proc", "--pid", "--fork", "--ipc", "--uts", "--cgroup"]
+    inner = ["unshare", *user, "--mount", "true"]
     try:
-        process.run(["unshare", *kinds, "true"])
+        process.run(["unshare", *([] if is_root else user), *kinds, *inner])
     except process.CommandError as error:
         return refused_namespaces(error.output.strip(), is_root=is_root)
     except FileNotFoundError:

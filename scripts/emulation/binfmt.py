@@ -120,7 +120,11 @@ def setup(arch: Arch, root: Path, work: Path, progress: Progress) -> None:
     if not (MOUNT / "register").exists():
         registrar.mount("binfmt_misc")
     name = f"{LASTING}{wanted.name}"
-    if entry := entries.find_lasting(wanted):
+    entry = entries.find_lasting(wanted)
+    if entry and entry.is_ours and "C" in entry.flags:  # by an earlier version of the harness
+        teardown(arch, progress)
+        entry = entries.find_lasting(wanted)
+    if entry:
         _use(arch, entry, work, progress)
         name = entry.name
     else:

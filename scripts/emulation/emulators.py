@@ -51,6 +51,16 @@ class Emulated:
     mask: bytes
     native: tuple[str, ...]
 
+    @property
+    def path(self) -> str:
+        """The path of the emulator in images."""
+        return f"/usr/bin/qemu-{self.name}-static"
+
+    @property
+    def registration_path(self) -> str:
+        """The path of the file in images that registers the emulator for systemd-binfmt(8)."""
+        return f"/usr/lib/binfmt.d/qemu-{self.name}-static.conf"
+
     def registration(self, name: str, interpreter: str, flags: str) -> str:
         """Return the line that has the kernel hand such programs to interpreter.
 
@@ -69,12 +79,15 @@ class EmulationTable:
     """The contents of binfmt/targets.toml.
 
     package, in the first of suites that has it, contains the emulators, which are registered with
-    flags. emulated are the architectures by name, digest is the sha256 of the file.
+    flags. It is built from the package source, under licences, an SPDX expression. emulated are the
+    architectures by name, digest is the sha256 of the file.
     """
 
     flags: str
     package: str
     suites: tuple[str, ...]
+    source: str
+    licences: str
     emulated: Mapping[str, Emulated]
     digest: str
 
@@ -89,6 +102,8 @@ class EmulationTable:
                 data["flags"],
                 debian["package"],
                 tuple(debian["suites"]),
+                debian["source"],
+                debian["licences"],
                 {name: _emulated(name, entry) for name, entry in data["targets"].items()},
                 text_digest(text),
             )
@@ -152,9 +167,8 @@ def download(
     they cannot be downloaded.
     """
     table = EmulationTable.read(root / TABLE)
-    folder = work / "emulators" / f"{arch.debian}-{table.digest[:16]}"
-    record = folder / RECORD
-    if not record.exists():
+    folder = _folder(work, table, arch)
+    if not (folder / RECORD).exists():
         if offline:
             raise HarnessError(
                 f"the emulators for {arch} have not been downloaded yet, "
@@ -167,25 +181,39 @@ def download(
         )
         progress.say(f"downloading the emulators for {arch}")
         _download(table, arch, archive, folder)
-    data = json.loads(record.read_text())
+    return _read(table, folder)
+
+
+def find(root: Path, work: Path, arch: Arch) -> Emulators | None:
+    """Return the emulators that run on arch if `download` has left them in work, or None."""
+    table = EmulationTable.read(root / TABLE)
+    folder = _folder(work, table, arch)
+    return _read(table, folder) if (folder / RECORD).exists() else None
+
+
+def _folder(work: Path, table: EmulationTable, arch: Arch) -> Path:
+    return work / "emulators" / f"{arch.debian}-{table.digest[:16]}"
+
+
+def _read(table: EmulationTable, folder: Path) -> Emulators:
+    data = json.loads((folder / RECORD).read_text())
     return Emulators(folder, table, data["package"], data["digests"])
 
 
 def write_tree(emulators: Emulators, arch: Arch, tree: Path) -> None:
     """Write to the folder tree what the base image of arch gets from emulators.
 
-    Each becomes /usr/bin/qemu-<architecture>-static, with a file that registers it for
-    systemd-binfmt(8). Raises HarnessError if an emulator is not the one that was downloaded.
+    Each comes with a file that registers it. Raises HarnessError if an emulator is not the one that
+    was downloaded.
     """
     shutil.rmtree(tree, ignore_errors=True)
-    programs = tree / "usr/bin"
-    programs.mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
     for one in emulators.table.foreign_to(arch):
-        name = f"qemu-{one.name}-static"
-        shutil.copyfile(emulators.program(one), programs / name)
-        (programs / name).chmod(0o755)
-        line = one.registration(f"qemu-{one.name}", f"/usr/bin/{name}", emulators.table.flags)
-        write_text(tree / f"usr/lib/binfmt.d/{name}.conf", f"{line}\n")
+        program = tree / one.path.lstrip("/")
+        shutil.copyfile(emulators.program(one), program)
+        program.chmod(0o755)
+        line = one.registration(f"qemu-{one.name}", one.path, emulators.table.flags)
+        write_text(tree / one.registration_path.lstrip("/"), f"{line}\n")
 
 
 def _download(table: EmulationTable, arch: Arch, archive: Archive, folder: Path) -> None:

@@ -19,6 +19,12 @@ from scripts.system.progress import Progress
 # The source of our mount, a mere name. A mount of that name is unmounted by the last build.
 MOUNT_OF_BUILDS = "finch-builds"
 
+# The kernel hands argv[0] over (P), and opens the emulator at once (F), so that it is there in a
+# chroot. Without C, a setuid program is emulated with the rights of its caller. With C it would get
+# those of its owner, and so would QEMU, which obeys its caller's environment: QEMU_LOG_FILENAME
+# writes anywhere, QEMU_LD_PREFIX loads anything.
+FLAGS = "PF"
+
 # What an administrator runs if a user's build may not register anything.
 SCRIPT = """\
 #!/bin/sh
@@ -45,7 +51,7 @@ class Registrar:
         Raises HarnessError if the emulator is damaged.
         """
         interpreter = os.fspath(self.own.program(self.emulated))
-        return self.emulated.registration(name, interpreter, self.own.table.flags)
+        return self.emulated.registration(name, interpreter, FLAGS)
 
     def forbidden(self, message: str) -> MachineError:
         """Return an error with message, whose hint is a command for an administrator."""

@@ -158,6 +158,15 @@ def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: 
     return ""
 
 
+def list_esp(tools: Tools, image: Path, esp: Partition) -> tuple[str, ...] | None:
+    """Return the paths of the files on the ESP, or None if mtools cannot read it."""
+    show: list[process.Arg] = ["mdir", "-b", "-/", "-i", f"{image}@@{esp.offset}", "::/"]
+    done = process.run(tools.command(show, read=[image]), check=False)
+    lines = (line.removeprefix("::/") for line in done.stdout.splitlines())
+    files = tuple(sorted(line for line in lines if line and not line.endswith("/")))
+    return None if done.returncode else files
+
+
 def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str | None:
     """The text of the file at path in an ext4 partition, or None if it cannot be read."""
     done = process.run(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.mkosi import confinement
 from scripts.system.process import Arg
 
 
@@ -32,32 +31,31 @@ class Tools:
         *,
         read: Sequence[Path] = (),
         write: Sequence[Path] = (),
+        network: bool = False,
     ) -> list[str]:
         """Return the command that runs argv with the tree's /usr and /etc.
 
         read and write are the files and folders of the host that the program may read or write,
-        each under its own path. Apart from /dev and /proc, it sees nothing else of the host.
+        each under its own path. It sees nothing else of the host, no other process, of the
+        environment only the search path, and no network unless network is true.
         """
         tree = self.tree
-        options: list[Arg] = [
+        files: list[Arg] = [
             # ssh refuses to run as a user who is missing in the tree's passwd.
             "--become-root",
             "--ro-bind", tree / "usr", "/usr",
             "--ro-bind", tree / "etc", "/etc",
             *(arg for name in _usr_links(tree) for arg in ("--symlink", f"usr/{name}", f"/{name}")),
-            "--ro-bind", "/proc", "/proc",
-            "--dev", "/dev",
             *_device(Path("/dev/kvm")),
-            "--tmpfs", "/tmp",
             "--tmpfs", "/var/tmp",
-            "--tmpfs", "/run",
+            "--setenv", "PATH", "/usr/bin:/usr/sbin",
+            "--setenv", "LC_ALL", "C.UTF-8",
+            "--setenv", "HOME", confinement.HOME,
+            *confinement.bind("--ro-bind", read),
+            *confinement.bind("--bind", write),
         ]  # fmt: skip
-        for flag, paths in (("--ro-bind", read), ("--bind", write)):
-            for path in paths:
-                options += [flag, path.absolute(), path.absolute()]
-        environment = ["--setenv", "PATH", "/usr/bin:/usr/sbin", "--setenv", "LC_ALL", "C.UTF-8"]
-        command = [sys.executable, "-I", self.sandbox, *options, *environment, "--", *argv]
-        return [os.fspath(arg) for arg in command]
+        flags = ["--bare", *([] if network else ["--no-network"])]
+        return confinement.enter(self.sandbox, files, argv, flags)
 
 
 def _device(path: Path) -> list[Arg]:

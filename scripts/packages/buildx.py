@@ -26,6 +26,13 @@ TAIL_LINES = 40
 # Another name by which buildx knows the BuildKit of the engine itself.
 DEFAULT_BUILDER = "default"
 
+# What Docker's command line needs of the environment: which engine is meant, and the logins for it,
+# for registries and for GitHub's cache.
+DOCKER = (
+    r"(DOCKER|BUILDX|BUILDKIT|AWS)_\w+|SSH_AUTH_SOCK|GITHUB_TOKEN"
+    r"|ACTIONS_(RUNTIME|RESULTS|CACHE)_\w+"
+)
+
 # The form of a layer cache that ECR accepts.
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
 
@@ -36,7 +43,7 @@ def attempt(
     """Run command, which builds with cache; return why it failed, or None if it did not."""
     steps = Steps(task)
     try:
-        stream(command, log=log, on_line=steps.read)
+        stream(command, log=log, on_line=steps.read, also=DOCKER)
     except CommandError as error:
         return Failure.of(steps, error)
     finally:

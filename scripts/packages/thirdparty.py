@@ -28,6 +28,9 @@ NOARCH = "noarch"
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
+# https://github.com/package-url/purl-spec: scheme, type, and a name with an optional version.
+PURL = re.compile(r"pkg:[a-z][a-z0-9.+-]*/[^\s]+")
+
 
 @dataclass(frozen=True)
 class PinnedFile:
@@ -42,9 +45,16 @@ class PinnedFile:
     sha256: Mapping[str, str]
     package: str = ""
     path: str = ""
+    licence: str = ""
+    purl: str = ""
     requires: tuple[str, ...] = ()
     releases: str = ""
     checksums: str = ""
+
+    @property
+    def package_url(self) -> str:
+        """The package URL of the pinned version, or "" if the pin has none."""
+        return self.purl.format(version=self.version)
 
     def digest(self, arch: Arch) -> str:
         """Return the sha256 of the file for arch, or "" if it is unknown."""
@@ -117,6 +127,8 @@ def _problems(pin: PinnedFile) -> Iterator[str]:
         yield "needs either a package or a path"
     if pin.path and (not pin.path.startswith("/") or ".." in PurePosixPath(pin.path).parts):
         yield f"has the path {pin.path}, which is not absolute"
+    if pin.purl and not PURL.fullmatch(pin.package_url):
+        yield f"has the purl {pin.purl}, which is not a package URL"
     for arch_name, digest in pin.sha256.items():
         if arch_name not in (*NAMES, NOARCH):
             yield f"has a sha256 for {arch_name}, which is not one of {', '.join((*NAMES, NOARCH))}"
@@ -144,6 +156,14 @@ def download(opts: Options, progress: Progress, *, settings: Settings = PATIENT)
         packages=tuple(_packages(wanted)),
         files={file.pin.path: file.path for file in wanted if file.pin.path},
     )
+
+
+def single_files(opts: Options) -> dict[str, PinnedFile]:
+    """Return the pins of single files by their path in the image.
+
+    Raises UsageError if a pin makes no sense.
+    """
+    return {pin.path: pin for pin in read_pins(_path(opts)) if pin.path}
 
 
 def names(opts: Options) -> list[str]:

@@ -274,24 +274,13 @@ def _check_latest(wanted: Wanted, bucket: Bucket) -> dict[str, str]:
 def _manifest(plan: Plan, wanted: Wanted, bucket: Bucket, key: str) -> bytes:
     """Return the release manifest, made from the builds.
 
-    If one is published already, only its dates are used again, so that it stays as it is. Raises
-    HarnessError if it is not the one that this release would have had on those dates.
+    If one is published already, only its dates are used again, so that it has the same bytes if it
+    is this release's. Raises HarnessError if we would not have chosen its dates, or if it is still
+    to be signed.
     """
     now = datetime.now(UTC)
     there = bucket.read(key)
     where = f"s3://{bucket.name}/{key}"
-    text = announcement.manifest(
-        plan.builds,
-        plan.images,
-        run=wanted.run,
-        base_url=wanted.base_url,
-        repository=wanted.repository,
-        validity=announcement.validity_of(there.data, where, now)
-        if there
-        else Validity.starting(now, wanted.days),
-    )
-    if there and there.data != text:
-        raise HarnessError(f"{where} belongs to a different release", hint=s3.OTHER_RUN)
     # Our own manifest is never there without its signature, which is uploaded first. To sign this
     # one would make the dates that somebody else has chosen ours.
     if there and wanted.is_signed and not bucket.read(f"{key}.bundle"):
@@ -299,7 +288,19 @@ def _manifest(plan: Plan, wanted: Wanted, bucket: Bucket, key: str) -> bytes:
             f"{where} is published without a signature, so it cannot be signed any more",
             hint=s3.OTHER_RUN,
         )
-    return text
+    validity = (
+        announcement.validity_of(there.data, where, now)
+        if there
+        else Validity.starting(now, wanted.days)
+    )
+    return announcement.manifest(
+        plan.builds,
+        plan.images,
+        run=wanted.run,
+        base_url=wanted.base_url,
+        repository=wanted.repository,
+        validity=validity,
+    )
 
 
 def _signer(wanted: Wanted, progress: Progress) -> Signer:

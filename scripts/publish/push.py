@@ -27,6 +27,9 @@ from scripts.system.process import Arg, CommandError, run
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
 
+# What skopeo, and the helpers that it asks for a login, need of the environment.
+CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"
+
 # HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
 # User info there would be on skopeo's command line.
 REPOSITORY = re.compile(r"([^/@]*[.:][^/@]*|localhost)/[^@\s]+")
@@ -117,7 +120,8 @@ class Registry:
     def _skopeo(self, command: str, *args: str, cwd: Path | None = None) -> str:
         known: list[Arg] = ["--authfile", self.authentication] if self.authentication else []
         # The policy says which images this machine may run. It does not matter for pushing ours.
-        return run([*self.skopeo, "--insecure-policy", command, *known, *args], cwd=cwd).stdout
+        command_line = [*self.skopeo, "--insecure-policy", command, *known, *args]
+        return run(command_line, cwd=cwd, also=CREDENTIALS).stdout
 
     def _explain(self, error: CommandError) -> HarnessError:
         said = MESSAGE.findall(error.output)

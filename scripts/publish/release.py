@@ -206,8 +206,9 @@ def check(build: Build, root: Path, allowed: Allowed) -> None:
 
 
 def _check_names(out: Path, manifest: Manifest) -> None:
-    """Raise HarnessError if a name in manifest would lead out of the folder out, or of a bucket."""
-    odd = [one.name for one in manifest.artifacts if not sources.is_inside(one.name)]
+    """Raise HarnessError if a name in manifest is there twice, or would lead out of its folder."""
+    names = [one.name for one in manifest.artifacts]
+    odd = [name for name in names if not sources.is_inside(name) or names.count(name) > 1]
     odd += [] if RELEASE.fullmatch(manifest.release) else [manifest.release]
     if odd:
         raise HarnessError(

@@ -14,6 +14,9 @@ from scripts.system.process import Arg, CommandError, last_line, run
 # with the permission id-token: write, the second holds a token from elsewhere.
 IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN")
 
+# What cosign needs of the environment: the password of a key, or the identity of a job.
+CREDENTIALS = r"(COSIGN|SIGSTORE|TUF|ACTIONS_ID_TOKEN_REQUEST)_\w+"
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -32,7 +35,10 @@ class Signer:
         bundle = path.with_name(f"{path.name}.bundle")
         how: list[Arg] = ["--key", self.key, "--tlog-upload=false"] if self.key else []
         try:
-            run([*self.cosign, "sign-blob", "--yes", *how, "--bundle", bundle, path])
+            run(
+                [*self.cosign, "sign-blob", "--yes", *how, "--bundle", bundle, path],
+                also=CREDENTIALS,
+            )
         except CommandError as error:
             raise HarnessError(
                 f"{path.name} cannot be signed: {last_line(error.output) or error}",

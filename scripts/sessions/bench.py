@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts import catalog
-from scripts.build import build, ingredients, runner
+from scripts.build import build, ingredients
 from scripts.build.workshop import Workshop
 from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
@@ -118,9 +118,10 @@ class _Bench:
 
     def _warm(self, work: Path) -> None:
         """Give work the packages and the mkosi of the checkout that is measured."""
-        for folder in self.opts.folders.work.rglob("packages"):
-            if self.home not in folder.parents and folder.is_dir():
-                runner.share(folder, work / folder.relative_to(self.opts.folders.work))
+        for folder in self.opts.folders.work.glob("*/*/packages"):
+            shutil.copytree(
+                folder, work / folder.relative_to(self.opts.folders.work), symlinks=True
+            )
         for name in ("mkosi", "emulators"):
             shutil.copytree(self.opts.folders.work / name, work / name, symlinks=True)
 

@@ -9,6 +9,7 @@ from scripts.catalog import ROOT, WORK, command
 from scripts.emulation.binfmt import setup, teardown
 from scripts.system import errors
 from scripts.system.errors import UsageError
+from scripts.system.files import make_private
 from scripts.system.progress import Progress
 
 USAGE = """\
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
             f"binfmt takes setup or teardown, not {' '.join(argv)!r}",
             hint=command("binfmt", "setup"),
         )
+    make_private(ROOT / WORK)
     progress = Progress()
     foreign = [arch for arch in ARCHES if not arch.is_native]
     for arch in foreign:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,17 +15,18 @@ from scripts import catalog
 from scripts.boot import Result, Subject, boot_test
 from scripts.boot.results import Status
 from scripts.build import build
-from scripts.build.manifest import Contents, Manifest
+from scripts.build.manifest import Contents, Given, Manifest
 from scripts.build.workshop import Workshop
 from scripts.description import report
+from scripts.distributions import amazonlinux
 from scripts.emulation import emulators
-from scripts.mkosi.sandbox import Tools
 from scripts.options import BootOptions, BuildOptions, Folders, Options, Sources, Target
 from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 
 SHOWN = (Target, Sources, BuildOptions, BootOptions, Folders)
 
@@ -44,17 +47,19 @@ def run(opts: Options, progress: Progress) -> None:
     """Boot what opts ask for and show each check. Raises HarnessError if one fails."""
     target = opts.target
     table = emulators.EmulationTable.read(opts.folders.root / emulators.TABLE)
+    manifest = Manifest.find(opts.artifacts)
+    shop = _workshop(opts, progress)
     subject = Subject(
         target.distribution.name,
         target.arch,
         opts.artifacts / catalog.DISK_IMAGE,
         opts.artifacts / catalog.DISK_UKI,
         [emulated.name for emulated in table.foreign_to(target.arch)],
-        Contents.of(Manifest.find(opts.artifacts)),
+        Contents.of(manifest),
+        marks(shop, manifest),
     )
-    tools = _tools(opts, progress)
     result = boot_test(
-        subject, tools, opts.artifacts / "boot-test", progress, accel=opts.boot.accel
+        subject, shop.tools, opts.artifacts / "boot-test", progress, accel=opts.boot.accel
     )
     report.write(opts.artifacts)
     _show(result)
@@ -69,12 +74,47 @@ def run(opts: Options, progress: Progress) -> None:
         )
 
 
-def _tools(opts: Options, progress: Progress) -> Tools:
-    """The tools tree with QEMU and the firmware, built first if no build has left one."""
+def _workshop(opts: Options, progress: Progress) -> Workshop:
+    """The workshop whose tools tree has QEMU and the firmware, built if no build has left it."""
     with only_build(opts.folders.work):
         shop = Workshop.prepare(opts, progress)
         build.build_tools_tree(shop)
-    return shop.tools
+    return shop
+
+
+def marks(shop: Workshop, manifest: Manifest | None) -> tuple[str, ...]:
+    """Return what would tell of this machine in an image: our folders, and the hosts of mirrors.
+
+    The distribution's own servers tell of nobody. Every system names its own loopback addresses;
+    the boot test looks for those in settings only.
+    """
+    options = shop.options
+    given = manifest.options if manifest else Given()
+    urls = [
+        given.mirror,
+        given.third_party_mirror,
+        options.sources.mirror or "",
+        options.sources.third_party_mirror or "",
+    ]
+    own = {Url.of(url).host for url in (amazonlinux.CDN, shop.mkosi.archive().main)}
+    parts = [urlsplit(Url.of(url).bare) for url in urls]
+    hosts = {
+        part.netloc.rpartition("@")[2]
+        for part in parts
+        if part.hostname and part.hostname not in own and not _is_loopback(part.hostname)
+    }
+    places = (options.folders.root, options.folders.work, options.folders.out)
+    return (
+        *dict.fromkeys(os.fspath(place.absolute()) for place in places),
+        *sorted(hosts),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _show(result: Result) -> None:

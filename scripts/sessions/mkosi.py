@@ -6,10 +6,10 @@ This does without stages: mkosi itself builds an image and everything the image 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from scripts.build import build, ingredients
+from scripts.build import build, ingredients, isolation
 from scripts.build.workshop import Workshop
 from scripts.emulation import binfmt
 from scripts.mkosi import workspaces
@@ -18,7 +18,7 @@ from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
-from scripts.system.process import Arg
+from scripts.system.process import Arg, environment
 from scripts.system.progress import Progress
 
 # mkosi's other names for options of ours.
@@ -31,6 +31,26 @@ OWN_NAMES = {
 
 # mkosi needs no programs for these.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
+
+# What mkosi does with the checkout, or this machine's devices, network or services, rather than
+# building. A build that one of these begins with is not confined either.
+WITH_MACHINE = {
+    *(
+        "boot",
+        "box",
+        "bump",
+        "burn",
+        "coredumpctl",
+        "genkey",
+        "init",
+        "journalctl",
+        "qemu",
+        "sandbox",
+        "serve",
+        "shell",
+    ),
+    *("ssh", "storagetm", "sysupdate", "vm", "vmspawn"),
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,20 +69,41 @@ def main(argv: Sequence[str]) -> None:
             ingredients.add(shop, session="mkosi")
             tools = ["--tools-tree", shop.places.tools_tree]
         workspace = workspaces.folders(output)[-1]
-        for path in (output / "output", output / "cache", workspace):
+        for path in (output / "output", output / "cache", output / "packages", workspace):
             path.mkdir(parents=True, exist_ok=True)
-    common, environment = shop.places.plain(output / "output")
-    command = shop.mkosi.command(
+    common, variables = shop.places.plain(output / "output")
+    command: Sequence[Arg] = shop.mkosi.command(
         *common,
         "--cache-directory", output / "cache",
         "--workspace-directory", workspace,
-        "--package-cache-dir", place.folder / "packages",
+        "--package-cache-dir", output / "packages",
         *tools,
         *words,
     )  # fmt: skip
+    if WITH_MACHINE.isdisjoint(words):
+        folders = [output, workspace]
+        command = _confined(command, shop, read=[shop.places.tools.sandbox_tree], write=folders)
     os.chdir(options.folders.root)
-    os.environ |= environment
-    os.execv(sys.executable, [os.fspath(arg) for arg in command])
+    given = [os.fspath(arg) for arg in command]
+    os.execve(given[0], given, {**environment(), **variables})
+
+
+def _confined(
+    command: Sequence[Arg], shop: Workshop, *, read: Sequence[Path], write: Sequence[Path]
+) -> Sequence[Arg]:
+    """Return command, which runs mkosi, such that packages see nothing of this machine."""
+    place = shop.places.images
+    temporary = place.folder / "plain/tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    confinement = isolation.around(
+        place,
+        shop.places.configuration,
+        shop.tools,
+        read=read,
+        write=write,
+        temporary=temporary,
+    )
+    return confinement.command(command)
 
 
 def split(argv: Sequence[str]) -> tuple[Options, list[str]]:

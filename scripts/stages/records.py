@@ -11,20 +11,37 @@ from pathlib import Path
 from scripts import catalog
 from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import Input
+from scripts.stages.inputs import Input, Kind
 from scripts.stages.plan import Stage
 from scripts.system.digests import text_digest
 
 NAME = "stage.json"
 
+# Name, version and architecture of a package.
+PackageKey = tuple[str, str, str]
+
 
 @dataclass(frozen=True)
 class Package:
-    """A package in an image, in the words of its package manager."""
+    """A package in an image, in the words of its package manager.
+
+    sha256 is that of the file it was installed from. It is "" for what was no file, such as a key
+    that rpm lists as gpg-pubkey, and in records of older versions.
+    """
 
     name: str
     version: str
     architecture: str
+    sha256: str = ""
+
+    @property
+    def key(self) -> PackageKey:
+        """What tells the package from others: name, version without epoch 0, architecture."""
+        return self.name, self.version.removeprefix("0:"), self.architecture
+
+    def to_json(self) -> dict[str, str]:
+        """Return what stage.json and manifest.json hold about the package."""
+        return {name: value for name, value in asdict(self).items() if name != "sha256" or value}
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,10 @@ class Record:
 
     def to_json(self) -> str:
         """Return what stage.json holds."""
-        data = asdict(self) | {"inputs": inputs.to_labels(self.inputs)}
+        data = asdict(self) | {
+            "inputs": inputs.to_labels(self.inputs),
+            "packages": [package.to_json() for package in self.packages],
+        }
         return json.dumps(data, indent=1)
 
     def write(self, folder: Path) -> None:
@@ -132,10 +152,34 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
             yield name, need
 
 
-def packages_of(manifest: Path) -> tuple[Package, ...]:
-    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest."""
+def packages_of(
+    manifest: Path,
+    installed: Mapping[PackageKey, str],
+    own: Iterable[Input] = (),
+    below: Iterable[Record] = (),
+) -> tuple[Package, ...]:
+    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest.
+
+    installed has the sha256 of what the distribution offered. own are the inputs of the stage: the
+    RPMs among them come before the distribution's. below are the records of the stages that it was
+    made from: what it has from them was not installed again.
+    """
     try:
         listed = json.loads(manifest.read_text()).get("packages", [])
     except FileNotFoundError:
         return ()
-    return tuple(Package(p["name"], p["version"], p["architecture"]) for p in listed)
+    rpms = inputs.digests(own, Kind.RPM)
+    inherited = {one.key: one.sha256 for record in below for one in record.packages}
+
+    def digest(package: Package) -> str:
+        if package.key in inherited:
+            return inherited[package.key]
+        return rpms.get(rpm_name(*package.key)) or installed.get(package.key, "")
+
+    packages = [Package(one["name"], one["version"], one["architecture"]) for one in listed]
+    return tuple(replace(one, sha256=digest(one)) for one in packages)
+
+
+def rpm_name(name: str, version: str, architecture: str) -> str:
+    """Return the name of the RPM that a package came from, which lacks the version's epoch."""
+    return f"{name}-{version.rpartition(':')[2]}.{architecture}.rpm"

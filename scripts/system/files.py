@@ -21,6 +21,18 @@ def nearest(path: Path) -> Path:
     return path
 
 
+def make_private(folder: Path) -> None:
+    """Make folder and those above it, and close it to other users. Raises OSError.
+
+    What a build leaves in it includes setuid programs of images and copies of passwords for package
+    archives. A folder that others share, such as /tmp, stays as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+        folder.chmod(0o700)
+
+
 def remove(folder: Path) -> None:
     """Remove folder and everything in it; do nothing if it does not exist.
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from scripts.catalog import option
 from scripts.system.errors import HarnessError, UsageError
-from scripts.system.files import open_plain
+from scripts.system.files import make_private, open_plain
 
 # The most that a process's number can have (/proc/sys/kernel/pid_max is at most 2^22).
 DIGITS = 7
@@ -27,7 +27,7 @@ def only_build(work: Path) -> Iterator[None]:
     holder = work / "lock.pid"
     lock = FileLock(work / "lock")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        make_private(work)
         open_plain(work / "lock").close()  # FileLock would empty the file that a link leads to
         lock.acquire(blocking=False)
         with open_plain(holder) as file:

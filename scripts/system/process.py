@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,6 +29,14 @@ GRACE_SECONDS = 20
 
 # `stream` reads at most so much as one line: some programs draw progress without ever ending one.
 LINE_BYTES = 1 << 16
+
+# What every program may know of the environment: nothing that could hold a credential but a proxy's
+# URL, without which it could not download. Our own variables begin with FINCH_.
+ENVIRONMENT = (
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|NO_COLOR|COLUMNS|TMPDIR"
+    r"|XDG_(CACHE|CONFIG|DATA|STATE)_HOME|XDG_RUNTIME_DIR|SOURCE_DATE_EPOCH|FINCH_[A-Z_]+"
+    r"|(?i:(https?|ftp|all|no)_proxy)|SSL_CERT_(FILE|DIR)"
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +81,16 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
+def environment(also: str = "") -> dict[str, str]:
+    """Return the part of this process's environment that a program it starts may know.
+
+    also is a regular expression for the names of variables beside ENVIRONMENT, for the few programs
+    that need credentials.
+    """
+    allowed = re.compile(f"{ENVIRONMENT}|{also}" if also else ENVIRONMENT)
+    return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+
+
 def start(
     argv: Sequence[Arg],
     *,
@@ -80,11 +99,12 @@ def start(
     stderr: int | IO[bytes] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    also: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once; `terminate` ends it.
 
-    env is added to the environment of the harness. Raises FileNotFoundError if the program does not
-    exist.
+    env is added to the `environment` that also names. Raises FileNotFoundError if the program does
+    not exist.
     """
     parent = os.getpid()
 
@@ -99,7 +119,7 @@ def start(
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**environment(also), **(env or {})},
         start_new_session=True,
         preexec_fn=prepare,
     )
@@ -153,6 +173,7 @@ def run(
     stdin: str = "",
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    also: str = "",
     check: bool = True,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
@@ -162,7 +183,7 @@ def run(
     subprocess.TimeoutExpired, or FileNotFoundError.
     """
     pipe = subprocess.PIPE
-    process = start(argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env)
+    process = start(argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env, also=also)
     with running(process):
         out, err = (
             text.decode(errors="replace")
@@ -181,6 +202,7 @@ def stream(
     on_line: Callable[[str], None] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    also: str = "",
     keep: int = 40,
 ) -> None:
     """Run a long command and write its stdout and stderr to log as they come.
@@ -193,7 +215,9 @@ def stream(
     log.write(f"+ {shlex.join(command)}\n".encode())
     log.flush()
     tail: deque[str] = deque(maxlen=keep)
-    process = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env)
+    process = start(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env, also=also
+    )
     with running(process):
         pipe = process.stdout
         assert pipe

@@ -159,7 +159,8 @@ class Copy:
 def copy(checkout: Path, root: Path, work: Path, wanted: Sequence[str]) -> Copy:
     """Copy the checkout with its changes, and the files in work that match the patterns wanted.
 
-    Its files have the modes of a clone under umask 077, which must not reach an image. The copy shares data with the original by reflink where it can, and never writes to it.
+    Its files have the modes of a clone under umask 077, which must not reach an image. The copy
+    shares data with the original by reflink where it can, and never writes to it.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -19,7 +19,7 @@ from filelock import FileLock
 from scripts import arch, catalog
 from scripts.boot.checks.programs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
-from tests import manifests, wsl
+from tests import manifests, ownership, wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
 from tests.e2e.surgery import Patient
 from tests.lab import repository, tampering
@@ -97,7 +97,8 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
     assert {check["status"] for check in checks.values()} == {"passed"}
     assert {
         "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
-        "programs", "credentials", "mounts", "sshfs", "rpm-knows",
+        "programs", "credentials", "mounts", "sshfs", "rpm-knows", "ssh-needs-a-key",
+        "sshd-configuration", "privileged-files", "no-builder-traces",
     } <= checks.keys()  # fmt: skip
     assert not [name for name, check in checks.items() if LEFT_OUT in check["evidence"]]
     assert "SSHFS version 3.7.3" in checks["sshfs"]["evidence"]
@@ -172,9 +173,28 @@ def test_the_wsl_rootfs_is_a_root_without_kernel_identity_or_host_keys(built: Pa
     assert members["etc/machine-id"].size == 0
 
 
+def test_every_file_belongs_to_a_component_or_has_a_reason_not_to(built: Path) -> None:
+    image = "container-with-kernel"
+    bill = built / f"{image}.sbom.cdx.json"
+    assert ownership.complaints(built / image, bill, "amazonlinux") == []
+    files = {
+        part["name"]: part
+        for part in json.loads(bill.read_text())["components"]
+        if part["type"] == "file"
+    }
+    for path, purl, licence in (
+        ("/usr/bin/docker-credential-pass", "pkg:github/docker/docker-credential-helpers@v", "MIT"),
+        ("/usr/bin/pass", "pkg:github/zx2c4/password-store@", "GPL-2.0-or-later"),
+    ):
+        assert files[path]["purl"].startswith(purl)
+        assert files[path]["version"] in files[path]["purl"]
+        assert files[path]["licenses"] == [{"license": {"id": licence}}]
+        assert files[path]["hashes"][0]["alg"] == "SHA-256"
+
+
 def test_the_bill_of_materials_names_amazon_s_packages_as_rpm_knows_them(built: Path) -> None:
     bom = json.loads((built / "os-image.sbom.cdx.json").read_text())
-    packages = [part for part in bom["components"] if "purl" in part]
+    packages = [part for part in bom["components"] if part["type"] == "library"]
     assert len(packages) > 150
     assert all(part["purl"].startswith("pkg:rpm/amzn/") for part in packages)
     assert all("distro=amzn-2023" in part["purl"] for part in packages)

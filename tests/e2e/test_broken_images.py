@@ -21,6 +21,7 @@ from tests.e2e.surgery import Patient, copy
 # stops early or lacks sshd, the test must end before the time limits of a boot.
 INSPECTION_LIMIT = 30
 BOOT_LIMIT = 300
+TEST_LIMIT = 900  # for all boots, of an image in which everything starts
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,41 @@ def test_an_orphan_file_root(operation: Operation) -> None:
     operation.patient.add_feature("orphan_file")
     result = operation.boot(INSPECTION_LIMIT)
     assert "the root file system has the feature orphan_file" in result.reason
+
+
+def test_an_image_that_was_opened_up_fails_with_each_way_in_named(
+    operation: Operation, tmp_path: Path
+) -> None:
+    """Each of these lets somebody in or up, and none of them keeps the guest from starting."""
+    patient = operation.patient
+    texts = {
+        "/etc/ssh/sshd_config.d/00-open.conf": "PasswordAuthentication yes\nX11Forwarding yes\n",
+        "/root/.ssh/authorized_keys": "ssh-ed25519 AAAA somebody\n",
+        "/var/lib/systemd/random-seed": "4",
+        "/etc/left-over.conf": f"root = {operation.subject.disk.parent}/x\n",
+    }
+    if ".ssh" not in patient.list_root("/root"):
+        patient.edit_root("mkdir /root/.ssh")
+    for path, text in texts.items():
+        source = tmp_path / Path(path).name
+        source.write_text(text)
+        patient.edit_root(f"write {source} {path}")
+    patient.edit_root(
+        "set_inode_field /srv mode 040777",
+        "set_inode_field /usr/bin/env mode 0104755",
+        "set_inode_field /usr/bin/sudo mode 0100755",
+    )
+    opened = replace(
+        operation, subject=replace(operation.subject, marks=(str(operation.subject.disk.parent),))
+    )
+    result = opened.boot(TEST_LIMIT)
+    reasons = {check.name: check.reason for check in result.failures}
+    assert "sshd also lets in by password" in reasons["ssh-needs-a-key"]
+    assert "passwordauthentication is yes, not no" in reasons["sshd-configuration"]
+    assert "x11forwarding is yes, not no" in reasons["sshd-configuration"]
+    assert "/root/.ssh/authorized_keys" in reasons["no-keys"]
+    assert "/var/lib/systemd/random-seed" in reasons["no-seeds"]
+    assert "everyone may write to /srv (0777)" in reasons["world-writable"]
+    assert "not expected: /usr/bin/env (setuid root)" in reasons["privileged-files"]
+    assert "missing: /usr/bin/sudo" in reasons["privileged-files"]
+    assert "/etc/left-over.conf has" in reasons["no-builder-traces"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from scripts.arch import ARCHES, native
 from scripts.emulation import elf, emulators
 from scripts.emulation.emulators import Emulators
+from scripts.mkosi import source
 from scripts.system.progress import Progress
 from tests.integration import namespaces
 
@@ -157,6 +160,19 @@ first.__exit__(None, None, None)
 print(runs())
 second.__exit__(None, None, None)
 """
+
+
+def test_they_run_where_a_build_is_isolated(checkout: Path, run: Run, tmp_path: Path) -> None:
+    sandbox = source.obtain(checkout / "mkosi", checkout / ".work", Progress()).sandbox
+    lines = run(f"""
+from scripts.mkosi.confinement import Confinement
+confinement = Confinement(Path("{sandbox}"), read=[Path("{tmp_path}")])
+with emulated():
+    command = confinement.command([program])
+    print(subprocess.run(command, capture_output=True, text=True))
+""")
+
+    assert "stdout='foreign'" in lines[0]
 
 
 def test_of_two_builds_the_last_one_takes_the_emulator_away(run: Run) -> None:
@@ -546,3 +562,51 @@ binfmt.teardown(FOREIGN, Aloud())
         "['theirs']",
         f"finch-{FOREIGN} is not registered",
     ]
+
+
+def test_an_entry_with_which_an_earlier_version_gave_rights_away_is_replaced(run: Run) -> None:
+    assert run(f"""
+register("finch-{FOREIGN}", f"{{sys.argv[3]}}/qemu-{FOREIGN}", "PCF")
+binfmt.setup(FOREIGN, root, work, quiet)
+print(runs(), names(), entries.find(table()).flags)
+""") == [f"foreign ['finch-{FOREIGN}'] PF"]
+
+
+# A user runs a foreign setuid program of root, and tells QEMU to log to a file.
+SETUID = """
+from scripts.emulation.registrar import Registrar
+from scripts.mkosi import namespaces
+namespaces.map_everyone()
+subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", entries.MOUNT], check=True)
+own = emulators.download(root, work, arch.native(), quiet)
+line = Registrar(table(), own).line("attacked")
+(entries.MOUNT / "register").write_text(line if sys.argv[4] == "ours" else line + "C")
+folder = Path(program).parent
+(folder / "private").mkdir(mode=0o700)
+Path(program).chmod(0o4755)
+folder.chmod(0o755)
+variables = {**os.environ, "QEMU_LOG": "page", "QEMU_LOG_FILENAME": str(folder / "private/log")}
+user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program]
+subprocess.run(user, env=variables, capture_output=True)
+print((folder / "private/log").exists())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, whose program it is, and another user")
+@pytest.mark.parametrize(("flags", "is_written"), [("ours", "False"), ("with C", "True")])
+def test_a_setuid_program_under_the_host_s_registration_does_not_make_qemu_root(
+    checkout: Path, own: Emulators, flags: str, is_written: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="finch-setuid-") as name:
+        program = Path(name, "program")
+        program.write_bytes(elf.says(FOREIGN, "foreign"))
+        code = PRELUDE + "from scripts.emulation import emulators\n" + SETUID
+        done = subprocess.run(
+            [sys.executable, "-c", code, checkout, program, own.folder, flags],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert done.stdout == f"{is_written}\n", done.stderr

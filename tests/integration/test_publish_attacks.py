@@ -476,9 +476,10 @@ def test_a_build_with_a_user_s_own_mkosi_configuration_is_altered(
         "a\nb",
         "a\\b",
         "",
+        "os-image.raw",  # which is there already
     ],
 )
-def test_a_manifest_with_a_name_that_leaves_the_folder_is_refused(
+def test_a_manifest_with_a_name_that_leaves_the_folder_or_is_there_twice_is_refused(
     tell: Callable[..., None], out: Path, name: str, aws: Any, bucket: str
 ) -> None:
     with told(out) as data:

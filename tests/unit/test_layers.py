@@ -34,10 +34,11 @@ SPEAKERS = {"sessions", "catalog"}
 # Below the sessions, who reads the environment or the command line, and why.
 READERS = {
     "scripts.bootstrap.environments": "runs in Nox's process, beside the noxfile",
+    "scripts.mkosi.namespaces": "is a program of its own",
     "scripts.packages.rpms": "Docker's own variables say which engine is meant",
     "scripts.stages.places": "mkosi's PATH is the harness's, and more",
     "scripts.system.errors": "main() is what every session begins with, and hands the arguments on",
-    "scripts.system.process": "a child has the harness's environment, and more",
+    "scripts.system.process": "a child has a part of the harness's environment, and more",
     "scripts.system.progress": "$CI says that nobody watches the terminal",
 }
 

@@ -7,7 +7,9 @@ from scripts.boot.checks import (
     boots,
     disk,
     emulators,
+    files,
     image,
+    logins,
     mounts,
     programs,
     services,
@@ -19,7 +21,19 @@ from scripts.boot.results import Check, Status
 from scripts.catalog import Distribution
 
 # The subjects, in the order in which results list their checks: that of a test's course.
-SUBJECTS = (disk, start, mounts, services, programs, boots, emulators, amazonlinux, image)
+SUBJECTS = (
+    disk,
+    start,
+    mounts,
+    services,
+    programs,
+    boots,
+    emulators,
+    amazonlinux,
+    logins,
+    files,
+    image,
+)
 
 RULES = tuple(rule for subject in SUBJECTS for rule in rules_of(subject))
 

@@ -114,6 +114,13 @@ def qemu() -> None:
             sys.exit()
 
 
+def login() -> None:
+    """A login without a key, which sshd refuses or lets in."""
+    if next_play("login") == "good":
+        print("finch-test@127.0.0.1: Permission denied (publickey).")
+        sys.exit(255)
+
+
 def ssh() -> None:
     """SSH into the guest, which may refuse it (255 is ssh's own status) or break off the script."""
     play = next_play("ssh")
@@ -143,8 +150,12 @@ def main() -> None:
             if next_play("mcopy") != "good":
                 sys.exit("mcopy: File not found")
             shutil.copy(PROGRAM.with_name("uki.efi"), sys.argv[-1])
+        case "mdir":
+            if next_play("mdir") != "good":
+                sys.exit("mdir: not a DOS file system")
+            print("::/EFI/\n::/EFI/BOOT/\n::/EFI/BOOT/BOOTX64.EFI")
         case "ssh":
-            ssh()
+            login() if "PubkeyAuthentication=no" in sys.argv else ssh()
         case "debugfs":
             print("debugfs 1.47.2 (1-Jan-2025)", file=sys.stderr)
             if next_play("debugfs") != "good":

@@ -1,8 +1,8 @@
 """A tools tree of stand-ins for QEMU, mtools and SSH: programs that play a scripted guest.
 
 They are started as the real ones are. What QEMU plays under each accelerator is a list: one play
-for each start, the last one again and again. "ssh", "keyscan", "mcopy" and "debugfs" may have such
-a list too; without one, they do what they should.
+for each start, the last one again and again. "ssh", "login", "keyscan", "mcopy", "mdir" and
+"debugfs" may have such a list too; without one, they do what they should.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NAMES = (
     "ssh-keygen",
     "ssh-keyscan",
     "mcopy",
+    "mdir",
     "debugfs",
 )
 
@@ -50,9 +51,14 @@ class FakeTools(Tools):
         return status.exists() and "zombie" not in status.read_text()
 
     def command(
-        self, argv: Sequence[Arg], *, read: Sequence[Path] = (), write: Sequence[Path] = ()
+        self,
+        argv: Sequence[Arg],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
     ) -> list[str]:
-        del read, write
+        del read, write, network
         program, *rest = (os.fspath(arg) for arg in argv)
         return [str(self.bin / program), *rest]
 

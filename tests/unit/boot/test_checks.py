@@ -11,7 +11,7 @@ import pytest
 
 from scripts import catalog
 from scripts.arch import X86_64
-from scripts.boot import checks, cidata
+from scripts.boot import checks, cidata, ssh
 from scripts.boot.checks import amazonlinux, programs
 from scripts.boot.facts import Facts, Verdict
 from scripts.boot.machine import ROOM
@@ -21,6 +21,7 @@ from scripts.build.manifest import PACKAGES, THIRD_PARTY, Contents
 from scripts.formats.disk import ESP_TYPE, FileSystem, Partition
 from scripts.formats.uki import Uki
 from scripts.packages import thirdparty
+from tests.unit.boot import trees
 
 DEBIAN = catalog.DISTRIBUTIONS["debian"]
 AMAZON_LINUX = catalog.DISTRIBUTIONS["amazonlinux"]
@@ -82,6 +83,9 @@ FIRST = {
         [*cidata.MOUNT[:3], f"{cidata.MOUNT[3]},comment=cloudconfig", "0", "0"]
     )
     + f"\n{programs.NO_9P}",
+    "sshd-configuration": "permitrootlogin without-password\npubkeyauthentication yes\n"
+    "passwordauthentication no\nkbdinteractiveauthentication no\nx11forwarding no\n"
+    "permitemptypasswords no",
     "sshfs": "SSHFS version 3.7.3\nFUSE library version 3.17.2",
     "cloud-init-status": json.dumps({"v1": {"init": {"recoverable_errors": {}}}}),
     "programs": "cosign 0 GitVersion: v3.0.5\ndocker-credential-pass 0 0.9.8\n"
@@ -124,9 +128,12 @@ def good() -> Facts:
         partitions=(ESP, ROOT),
         root=FileSystem("ext4"),
         esp_uki="33188c8b",
+        esp_files=["EFI/BOOT/BOOTX64.EFI"],
+        files=trees.good("debian"),
         boots={boot: Verdict("", "") for boot in ("first", "second", "other")},
         first=answers(FIRST),
         second=answers(SECOND),
+        refusals=dict.fromkeys(ssh.WITHOUT_KEY, "x@127.0.0.1: Permission denied (publickey)."),
         host_keys={"first": "ssh-ed25519 A", "second": "ssh-ed25519 A", "other": "ssh-ed25519 B"},
         power_offs={"first": "guest-shutdown", "second": "guest-shutdown"},
         emulated=["aarch64"],
@@ -220,6 +227,26 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
      "emulators", "without flag F, containers cannot use the emulator: qemu-aarch64"),
     (in_first(foreign_program="Exec format error"), "foreign-program", "does not run"),
     (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
+    (with_facts(refusals=dict.fromkeys(ssh.WITHOUT_KEY, "Permission denied (password).")),
+     "ssh-needs-a-key", "also lets in by password"),
+    (in_first(sshd_configuration="x11forwarding yes"), "sshd-configuration",
+     "x11forwarding is yes, not no"),
+    (with_facts(files=dataclasses.replace(trees.good("debian"), complaint="damaged")),
+     "root-files", "damaged"),
+    (with_facts(files=trees.with_texts(trees.good("debian"), {"/etc/shadow": "root::1"})),
+     "locked-passwords", "not locked: root"),
+    (with_facts(files=trees.with_entry(
+        trees.good("debian"), trees.entry("/root/.ssh/authorized_keys"))),
+     "no-keys", "/root/.ssh/authorized_keys"),
+    (with_facts(esp_files=["loader/random-seed"]), "no-seeds", "loader/random-seed on the ESP"),
+    (with_facts(files=trees.without(trees.good("debian"), "/usr/bin/su")),
+     "privileged-files", "missing: /usr/bin/su"),
+    (with_facts(files=trees.with_entry(trees.good("debian"), trees.entry("/srv", 0o40777))),
+     "world-writable", "/srv (0777)"),
+    (with_facts(files=dataclasses.replace(trees.good("debian"), traces={"/etc/x": "/a/b"})),
+     "no-builder-traces", "/etc/x has /a/b"),
+    (with_facts(files=trees.with_entry(trees.good("debian"), trees.entry("/var/log/dpkg.log"))),
+     "no-leftovers", "/var/log/dpkg.log"),
     (with_facts(boots={"first": Verdict("first boot: panic", "…")}), "first-boot", "panic"),
     (with_facts(boots={"second": Verdict("second boot: no sshd", "…")}), "second-boot", "no sshd"),
     (with_facts(boots={"other": Verdict("other boot: oops", "…")}), "other-instance", "oops"),
@@ -241,6 +268,7 @@ def amazon(**changes: str) -> Facts:
         good(),
         distribution=AMAZON_LINUX,
         machine_id="",
+        files=trees.good("amazonlinux"),
         first=answers(AMAZON | named),
         second=answers(SECOND | {"machine-id": MACHINE_ID}),
     )

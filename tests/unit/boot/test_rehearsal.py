@@ -199,6 +199,17 @@ def test_a_guest_that_refuses_ssh_at_first_is_asked_again(
     assert result.guest["kernel"] == "fake"
 
 
+@pytest.mark.parametrize(("play", "status"), [("good", "passed"), ("open", "failed")])
+def test_logins_without_a_key_are_tried_in_the_first_boot(
+    boot: Boot, play: str, status: str
+) -> None:
+    assert statuses(boot("tcg", tcg=["good"], login=[play]))["ssh-needs-a-key"] == status
+
+
+def test_an_esp_that_cannot_be_listed_is_not_judged(boot: Boot) -> None:
+    assert statuses(boot("tcg", tcg=["good"], mdir=["odd"]))["no-seeds"] == "skipped"
+
+
 def test_a_guest_that_breaks_off_the_questions_is_a_failure(boot: Boot) -> None:
     result = boot("tcg", tcg=["good"], ssh=["broken"])
     assert "could not be asked over SSH: sudo: a password is required" in result.reason

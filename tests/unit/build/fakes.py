@@ -14,10 +14,14 @@ from scripts.system.process import Arg
 
 PROGRAM = Path(__file__).with_name("fake_mkosi.py")
 
-# Starts the fake program in place of mkosi's sandbox, for the programs of the tools tree.
+# In place of mkosi's sandbox: hides nothing, and has the fake program play those of the tools tree.
 SANDBOX = """\
-import os, sys
-os.execv(sys.executable, [sys.executable, {program!r}, {folder!r}, *sys.argv[1:]])
+import sys
+def enter(argv):
+    command = argv[argv.index("--") + 1:]
+    if "--image-id" in command:
+        return command
+    return [sys.executable, {program!r}, {folder!r}, "--", *command]
 """
 
 
@@ -52,9 +56,12 @@ class FakeMkosi(Mkosi):
         (self.folder / f"{stage}.json").write_text(json.dumps(attempts))
 
     def events(self, *what: str) -> list[Event]:
-        """What it told of in order; of those kinds, if any are given."""
+        """What it told of in order; of those kinds, if any are given.
+
+        That metadata were fetched is told only to those that ask for "sync".
+        """
         path = self.folder / "events"
         lines = path.read_text().splitlines() if path.exists() else []
         events = [json.loads(line) for line in lines]
         told = [Event(event.pop("what"), event.pop("stage"), event) for event in events]
-        return [event for event in told if not what or event.what in what]
+        return [event for event in told if event.what in what or not (what or event.what == "sync")]

@@ -192,6 +192,16 @@ def test_the_schema_takes_the_keys_that_rpm_lists_without_an_architecture(tmp_pa
     assert Manifest.read(tmp_path).images["base"].packages == (key,)
 
 
+def test_the_digest_of_a_package_is_listed_and_older_manifests_have_none(tmp_path: Path) -> None:
+    packages = (Package("bash", "5.2", "amd64", SHA256), Package("old", "1", "amd64"))
+    images = {"base": BuiltImage(SHA256, (), 1.5, packages)}
+    replace(MANIFEST, images=images).write(tmp_path)
+
+    listed = json.loads((tmp_path / manifest.NAME).read_text())["images"]["base"]["packages"]
+    assert [package.get("sha256") for package in listed] == [SHA256, None]
+    assert Manifest.read(tmp_path).images["base"].packages == packages
+
+
 @pytest.mark.parametrize(
     "path", [(), ("options",), ("mkosi",), ("additions",), ("images", "base"), ("artifacts", 0)]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -16,10 +17,12 @@ import pytest
 
 from scripts import arch
 from scripts.build import runner
+from scripts.build.package_cache import unpacker
 from scripts.build.runner import Runner
 from scripts.build.workshop import Workshop
 from scripts.catalog import DISTRIBUTIONS, TOOLS_TREE
 from scripts.mkosi import workspaces
+from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.stages import artifacts
@@ -27,6 +30,7 @@ from scripts.stages.inputs import Input
 from scripts.stages.places import Place, Places
 from scripts.stages.plan import Stage
 from scripts.stages.records import Package, Record
+from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Terminated
 from scripts.system.progress import Progress
@@ -207,7 +211,8 @@ def test_mkosi_is_told_which_image_to_build_and_where(play: Play) -> None:
     [tools, base] = [" ".join(event.more["argv"]) for event in play.events("start")]
     assert "--image-id tools-tree" in tools
     assert "--tools-tree no" in tools
-    assert "--image-id base --distribution debian --release trixie" in base
+    assert "--distribution debian --release trixie" in base
+    assert " --image-id base " in base
     assert f"--tools-tree {play.at.tools_tree} " in base
     assert base.endswith(" build")
 
@@ -251,11 +256,12 @@ def test_repositories_are_asked_only_where_packages_are_installed_and_that_is_al
 ) -> None:
     alone = Stage(stage.name, (), (), stage.installs)
     play.tell(alone, {"files": {"wsl-rootfs.tar": "a tree"}})
+    play.build(BASE)
 
     play.build(alone, argv=("--jobs", "1", *argv))
 
-    [event] = play.events("start")
-    assert ("--cache-only" not in event.more["argv"]) == is_asked
+    [_, event] = play.events("start")
+    assert ("--cache-only metadata " in f"{' '.join(event.more['argv'])} ") == is_asked
 
 
 def test_the_log_has_what_each_stage_printed_under_its_name(play: Play) -> None:
@@ -264,8 +270,8 @@ def test_the_log_has_what_each_stage_printed_under_its_name(play: Play) -> None:
     play.build(BASE)
 
     log = (play.out / "build.log").read_text().splitlines()
-    assert log[0].startswith("base | + ")
-    assert log[1:] == ["base | ‣ Building the base", "base | half a line"]
+    assert all(line.startswith("base | + ") for line in log[:2])  # for metadata, and for the base
+    assert log[2:] == ["base | ‣ Building the base", "base | half a line"]
 
 
 def test_a_log_that_cannot_be_written_is_the_user_s_to_mend(play: Play) -> None:
@@ -288,6 +294,7 @@ def test_the_steps_that_mkosi_announces_are_shown(
 
     shown = [line for line in capsys.readouterr().err.splitlines() if "base: " in line]
     assert [line.partition("base: ")[2] for line in shown[:-1]] == [
+        "Fetching the lists of packages",
         "Installing Debian",
         "Cleaning up",
     ]
@@ -296,23 +303,218 @@ def test_the_steps_that_mkosi_announces_are_shown(
 # Packages
 
 
+ARCHIVES = "cache/apt/archives"
+
+BASH = f"{ARCHIVES}/bash_5.2_amd64.deb"
+
+BASH_DIGEST = text_digest("bash")
+
+
+def kept(play: Play, name: str = BASH) -> Path:
+    """The path of a package that is kept for the images."""
+    return play.at.images.folder / "packages" / name
+
+
+def keep(play: Play, text: str, name: str = BASH) -> Path:
+    """Put a package where builds keep those of the images, as somebody who fills a cache does."""
+    path = kept(play, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def cached(play: Play) -> list[dict[str, str]]:
+    """What each stage found in its package cache: the contents of packages by their names."""
+    return [event.more["cached"] for event in play.events("start")]
+
+
 def test_packages_that_one_stage_fetched_are_there_for_the_next(play: Play) -> None:
-    play.tell(BASE, {"packages": {"archives/bash.deb": "bash"}})
+    play.tell(BASE, {"packages": {BASH: "bash"}})
 
     play.build(BASE, KERNEL)
 
-    [_, kernel] = play.events("start")
-    assert kernel.more["cached"] == ["bash.deb"]
-    assert (play.at.images.folder / "packages/archives/bash.deb").read_text() == "bash"
+    assert cached(play) == [{}, {"bash_5.2_amd64.deb": "bash"}]
+    assert kept(play).read_text() == "bash"
 
 
 def test_packages_that_a_failed_stage_fetched_are_kept(play: Play) -> None:
-    play.tell(BASE, {"packages": {"archives/bash.deb": "bash"}, "status": 1})
+    play.tell(BASE, {"packages": {BASH: "bash"}, "status": 1})
 
     with pytest.raises(HarnessError):
         play.build(BASE)
 
-    assert (play.at.images.folder / "packages/archives/bash.deb").exists()
+    assert kept(play).exists()
+
+
+def test_a_kept_deb_of_the_right_size_and_another_digest_is_not_offered_and_that_is_told(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(play, "EVIL")
+
+    play.build(BASE)
+
+    assert cached(play) == [{}]
+    assert not kept(play).exists()
+    sentence = "'bash_5.2_amd64.deb' was removed: its sha256 is not the one that the index names"
+    assert f"base | the kept package {sentence}" in (play.out / "build.log").read_text()
+    assert f"base: the kept package {sentence}" in capsys.readouterr().err
+
+
+def test_a_kept_deb_that_the_index_no_longer_names_is_removed_with_a_line_in_the_log(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(play, "old", f"{ARCHIVES}/bash_5.1_amd64.deb")
+
+    play.build(BASE)
+
+    assert cached(play) == [{}]
+    assert "'bash_5.1_amd64.deb' was removed" in (play.out / "build.log").read_text()
+    assert "bash_5.1" not in capsys.readouterr().err
+
+
+def test_a_hostile_name_of_a_kept_file_reaches_neither_terminal_nor_log_raw(play: Play) -> None:
+    keep(play, "x", f"{ARCHIVES}/\x1b[2J\n.deb")
+
+    play.build(BASE)
+
+    assert b"\x1b" not in (play.out / "build.log").read_bytes()
+
+
+def test_lists_of_packages_that_somebody_planted_do_not_count(play: Play) -> None:
+    keep(play, "EVIL")
+    evil = f"Package: bash\nVersion: 5.2\nArchitecture: amd64\nSize: 4\nSHA256: {'0' * 64}\n"
+    for folder in ("cache", "packages/lib/apt/lists", "packages/cache/apt", "cache/metadata"):
+        path = play.at.images.folder / folder / "evil_dists_trixie_main_binary-amd64_Packages"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(evil)
+
+    play.build(BASE)
+
+    [event] = play.events("start")
+    assert event.more["lists"] == ["mirror_debian_dists_trixie_main_binary-amd64_Packages"]
+    assert cached(play) == [{}]
+    assert not [*play.at.images.folder.rglob("evil*")]
+
+
+def test_metadata_are_fetched_once_for_all_stages_of_a_place_and_anew_by_each_build(
+    play: Play,
+) -> None:
+    play.build(BASE, INITRD, KERNEL, argv=("--jobs", "2"))
+    assert len(play.events("sync")) == 1
+
+    play.build(TOOLS, BASE)
+    assert len(play.events("sync")) == 3
+
+
+def test_metadata_are_not_fetched_for_what_installs_nothing(play: Play) -> None:
+    play.tell(ROOTFS, {"files": {"wsl-rootfs.tar": "a tree"}})
+
+    play.build(Stage(ROOTFS.name, (), (), installs=False))
+
+    assert play.events("sync") == []
+
+
+def test_offline_the_metadata_of_the_last_build_are_used_and_kept_packages_still_compared(
+    play: Play,
+) -> None:
+    play.build(BASE)
+    keep(play, "EVIL")
+    play.build(INITRD, argv=("--offline",))
+
+    assert len(play.events("sync")) == 1
+    assert cached(play) == [{}, {}]
+
+
+def test_offline_without_any_metadata_says_what_to_do(play: Play) -> None:
+    with pytest.raises(HarnessError, match="--offline forbids it") as caught:
+        play.build(BASE, argv=("--offline",))
+
+    assert "without --offline" in caught.value.hint
+
+
+OLD, NEW = "Sat, 05 Sep 2026 09:15:44 UTC", "Sat, 21 Nov 2026 09:15:44 UTC"
+
+
+def test_an_older_index_that_is_replayed_ends_the_build(play: Play) -> None:
+    play.fake.tell("metadata", {"date": NEW}, {"date": OLD})
+    play.build(BASE)
+
+    with pytest.raises(HarnessError, match=r"2026-09-05 09:15 UTC.*2026-11-21") as caught:
+        play.build(KERNEL)
+
+    assert "--allow-older-index" in caught.value.hint
+    assert "start base-with-kernel" not in play.order()
+
+
+def test_an_older_index_is_used_if_the_user_says_so_and_the_newest_is_still_remembered(
+    play: Play,
+) -> None:
+    play.fake.tell("metadata", {"date": NEW}, {"date": OLD})
+    play.build(BASE)
+    play.build(KERNEL, argv=("--allow-older-index",))
+
+    with pytest.raises(HarnessError, match="2026-11-21"):
+        play.build(KERNEL)
+
+
+def test_an_index_that_only_a_failed_build_has_seen_is_not_remembered(play: Play) -> None:
+    play.fake.tell("metadata", {"date": NEW}, {"date": OLD})
+    play.tell(BASE, {"status": 1}, {})
+    with pytest.raises(HarnessError):
+        play.build(BASE)
+
+    play.build(BASE)
+
+
+def test_an_older_index_does_not_replace_the_metadata_for_builds_offline(play: Play) -> None:
+    play.fake.tell("metadata", {"date": NEW}, {"date": OLD})
+    play.build(BASE)
+    with pytest.raises(HarnessError):
+        play.build(BASE)
+
+    [inrelease] = (play.at.images.folder / "cache").rglob("*_InRelease")
+    assert NEW in inrelease.read_text()
+
+
+def test_what_zstd_packed_is_unpacked_by_the_tools_tree_s(play: Play) -> None:
+    packed = play.folder / "primary.xml.zst"
+    packed.write_bytes(gzip.compress(b"<metadata/>"))  # the fake's zstd is gzip
+    tools = Tools(play.at.tools_tree, play.fake.sandbox)
+
+    unpacked = unpacker(tools, play.at.images.folder)(packed)
+
+    assert unpacked == play.at.images.folder / "primary.xml"
+    assert unpacked.read_bytes() == b"<metadata/>"
+
+
+def lists_packages(stage: Stage, **versions: str) -> dict[str, Any]:
+    """What to tell the fake so that mkosi's manifest of stage lists packages."""
+    listed = [{"name": n, "version": v, "architecture": "amd64"} for n, v in versions.items()]
+    manifest = json.dumps({"packages": listed})
+    return {"files": {stage.name: "an image", f"{stage.name}.manifest": manifest}}
+
+
+def test_the_record_has_the_digest_of_each_package_that_the_index_names(play: Play) -> None:
+    play.tell(BASE, lists_packages(BASE, bash="5.2", own="1"))
+
+    play.build(BASE)
+
+    assert play.record(BASE).packages == (
+        Package("bash", "5.2", "amd64", BASH_DIGEST),
+        Package("own", "1", "amd64", ""),
+    )
+
+
+def test_a_package_of_the_stage_below_keeps_the_digest_of_what_was_installed_there(
+    play: Play,
+) -> None:
+    play.fake.tell("metadata", {}, {"index": {"bash_5.2_amd64": "bash, built again"}})
+    play.tell(BASE, lists_packages(BASE, bash="5.2"))
+    play.tell(KERNEL, lists_packages(KERNEL, bash="5.2"))
+    play.build(BASE)
+    play.build(KERNEL)
+
+    assert play.record(KERNEL).packages == (Package("bash", "5.2", "amd64", BASH_DIGEST),)
 
 
 # Retry
@@ -523,51 +725,3 @@ def test_a_failure_leaves_the_artifacts_and_the_record_of_before(play: Play) -> 
     assert play.record(ROOTFS) == before
     assert all(made.stands_in(play.out) for made in before.artifacts)
     assert not play.leftovers()
-
-
-# Sharing a package cache
-
-
-@pytest.fixture
-def common(tmp_path: Path) -> Path:
-    """A package cache that several share."""
-    folder = tmp_path / "common"
-    folder.mkdir()
-    return folder
-
-
-def test_a_deb_is_shared_without_a_copy(common: Path, tmp_path: Path) -> None:
-    (common / "bash.deb").write_text("bash")
-
-    runner.share(common, tmp_path / "own")
-
-    assert (tmp_path / "own/bash.deb").samefile(common / "bash.deb")
-
-
-def test_an_rpm_that_is_written_over_stays_as_it_was_for_others(
-    common: Path, tmp_path: Path
-) -> None:
-    (common / "dnf").mkdir()
-    (common / "dnf/bash.rpm").write_text("bash")
-
-    runner.share(common, tmp_path / "own")
-    (tmp_path / "own/dnf/bash.rpm").write_text("another bash")
-
-    assert (common / "dnf/bash.rpm").read_text() == "bash"
-
-
-def test_a_package_that_is_still_on_its_way_is_not_shared(common: Path, tmp_path: Path) -> None:
-    (common / "archives/partial").mkdir(parents=True)
-    (common / "archives/partial/bash.deb").write_text("ba")
-
-    runner.share(common, tmp_path / "own")
-
-    assert not [path for path in tmp_path.glob("own/**/*") if path.is_file()]
-
-
-def test_what_is_no_package_is_not_shared(common: Path, tmp_path: Path) -> None:
-    (common / "lock").touch()
-
-    runner.share(common, tmp_path / "own")
-
-    assert not list(tmp_path.glob("own/*"))

@@ -99,11 +99,17 @@ class Told(Tools):
     """A tools tree whose rpm tells what stands in the file at tree."""
 
     def command(
-        self, argv: Sequence[Arg], *, read: Sequence[Path] = (), write: Sequence[Path] = ()
+        self,
+        argv: Sequence[Arg],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
     ) -> list[str]:
         assert argv[0] == "rpm"
         assert read
         assert not write
+        assert not network
         return ["cat", str(self.tree)]
 
 

@@ -38,7 +38,7 @@ CI = Builder(
 def statement(source: Checkout, builder: Builder, manifest: Manifest = MANIFEST) -> dict[str, Any]:
     text = provenance.to_json(
         [Artifact("os-image.raw", 1, 0, "ff")], manifest, {"file /usr/bin/x": "dd"},
-        builds.PIN, source, builder, made=0,
+        {"pkg:deb/debian/bash@5.2": "ee"}, builds.PIN, source, builder, made=0,
     )  # fmt: skip
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -63,7 +63,9 @@ def test_it_names_commit_mkosi_added_files_and_stage_keys() -> None:
         {"sha256": builds.PIN.sha256},
         {"sha256": "bb"},
         {"sha256": "dd"},
+        {"sha256": "ee"},
     ]
+    assert definition["resolvedDependencies"][-1]["uri"] == "pkg:deb/debian/bash@5.2"
     assert definition["internalParameters"] == {
         "mkosi": {"version": "27.1", "source": UPSTREAM, "digest": "of the patched package"},
         "stage_keys": {"base": "k1", "os-image": "k2"},

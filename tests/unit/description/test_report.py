@@ -66,7 +66,7 @@ def out(tmp_path: Path) -> Path:
     (tmp_path / artifacts.SBOM).write_text(sbom.to_json(image, other))
     source = Checkout("c0ffee" * 6 + "c0ff", ("README.md",))
     (tmp_path / artifacts.PROVENANCE).write_text(
-        provenance.to_json([raw], manifest, {}, builds.PIN, source, Builder(), made=0)
+        provenance.to_json([raw], manifest, {}, {}, builds.PIN, source, Builder(), made=0)
     )
     return tmp_path
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cyclonedx.schema import SchemaVersion
@@ -92,7 +93,7 @@ def test_files_and_rpms_of_our_own_have_their_digests() -> None:
             image(
                 "os-image",
                 [SHADOW],
-                files={"/usr/bin/helper": "cd" * 32},
+                files=[sbom.SingleFile("/usr/bin/helper", "cd" * 32)],
                 rpms={"shadow-utils-4.9-12.amzn2023.x86_64.rpm": "ef" * 32},
             )
         )
@@ -102,6 +103,15 @@ def test_files_and_rpms_of_our_own_have_their_digests() -> None:
     assert found["/usr/bin/helper"]["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
     assert found["shadow-utils"]["hashes"] == [{"alg": "SHA-256", "content": "ef" * 32}]
     assert sbom.ORIGIN in {entry["name"] for entry in found["shadow-utils"]["properties"]}
+
+
+def test_packages_have_the_digest_of_their_file_if_it_is_known() -> None:
+    known = replace(BASH, sha256="ab" * 32)
+    found = by_name(load(sbom.to_json(image("os-image", [known, ZLIB]))))
+
+    assert found["bash"]["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
+    assert "hashes" not in found["zlib1g"]
+    assert "properties" not in found["bash"]
 
 
 def test_the_packages_of_the_initrd_are_its_own_parts() -> None:

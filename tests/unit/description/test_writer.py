@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def opts(tmp_path: Path) -> Options:
         (folder / "mkosi.conf").write_text(f"[Config]\nDependencies={needs}\n")
     (tmp_path / "mkosi").mkdir()
     shutil.copy(catalog.ROOT / "mkosi/pin.toml", tmp_path / "mkosi")
+    shutil.copytree(catalog.ROOT / "binfmt", tmp_path / "binfmt")
     argv = ["--distribution", "debian", "--arch", "x86_64"]
     return arguments.parse(argv, {}, root=tmp_path)
 
@@ -70,10 +72,16 @@ def records(opts: Options) -> dict[str, Record]:
     made = (Artifact.of(opts.artifacts, "os-image.raw"),)
     added = from_labels({"file /usr/bin/helper": "ab" * 32})
     return {
-        "base": Record("key", added, 1, (), (Package("bash", "1", "amd64"),), "b"),
-        "initrd": Record("key", (), 1, (), (Package("kmod", "2", "amd64"),), "i"),
+        "base": Record("key", added, 1, (), (Package("bash", "1", "amd64", "ba" * 32),), "b"),
+        "initrd": Record("key", (), 1, (), (Package("kmod", "2", "amd64", "cd" * 32),), "i"),
         "os-image": Record(
-            "key", (), 1, made, (Package("grown", "3", "amd64"),), "o", {"base": "b", "initrd": "i"}
+            "key",
+            (),
+            1,
+            made,
+            (Package("grown", "3", "amd64", "ef" * 32),),
+            "o",
+            {"base": "b", "initrd": "i"},
         ),
     }
 
@@ -110,6 +118,34 @@ def test_all_that_is_promised_is_written(
     statement = json.loads((opts.artifacts / artifacts.PROVENANCE).read_text())
     dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert {"name": "file /usr/bin/helper", "digest": {"sha256": "ab" * 32}} in dependencies
+
+
+def test_each_package_has_the_digest_that_the_stage_noted_which_installed_it(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    write(opts, at, records)
+    found = parts(opts, "os-image.sbom.cdx.json")
+    [kmod] = found["initrd"]["components"]
+    statement = json.loads((opts.artifacts / artifacts.PROVENANCE).read_text())
+    dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+
+    for part, digest in ((found["bash"], "ba"), (found["grown"], "ef"), (kmod, "cd")):
+        assert part["hashes"] == [{"alg": "SHA-256", "content": digest * 32}]
+        assert {"uri": part["purl"], "digest": {"sha256": digest * 32}} in dependencies
+
+
+def test_an_rpm_of_our_own_is_among_the_dependencies_once(
+    opts: Options, at: Places, records: dict[str, Record]
+) -> None:
+    digest = "9a" * 32
+    own = Package("own", "1-1", "noarch", digest)
+    added = from_labels({"RPM own-1-1.noarch.rpm": digest})
+    base = replace(records["base"], inputs=added, packages=(own,))
+    os_image = replace(records["os-image"], packages=(own,))
+    write(opts, at, records | {"base": base, "os-image": os_image})
+
+    statement = (opts.artifacts / artifacts.PROVENANCE).read_text()
+    assert statement.count(digest) == 1
 
 
 def test_an_image_of_an_older_base_keeps_the_description_that_it_has(

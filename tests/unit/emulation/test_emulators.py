@@ -72,6 +72,19 @@ def test_a_path_with_colons_is_registered_all_the_same(table: EmulationTable) ->
     assert line.endswith("|/a:b/qemu|F")
 
 
+def test_what_has_been_downloaded_is_found_and_nothing_else_is_done(
+    checkout: Path, tmp_path: Path, table: EmulationTable
+) -> None:
+    assert emulators.find(checkout, tmp_path, X86_64) is None
+    folder = tmp_path / f"emulators/amd64-{table.digest[:16]}"
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_text(json.dumps({"package": "q_1_amd64.deb", "digests": {"q": "0"}}))
+    found = emulators.find(checkout, tmp_path, X86_64)
+    assert found is not None
+    assert (found.package, found.digests) == ("q_1_amd64.deb", {"q": "0"})
+    assert emulators.find(checkout, tmp_path, AARCH64) is None
+
+
 def test_a_corrupt_emulator_goes_into_no_image(downloaded: Emulators, tmp_path: Path) -> None:
     (downloaded.folder / "qemu-arm").write_text("another")
 

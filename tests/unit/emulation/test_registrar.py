@@ -43,7 +43,7 @@ def test_a_user_who_may_not_register_gets_a_script_that_an_administrator_can_run
     script = tmp_path / "register-aarch64.sh"
     assert error.hint.endswith(f": sudo sh {script}")
     subprocess.run(["sh", "-n", script], check=True)
-    assert f":{tmp_path}/qemu-aarch64:PCF" in script.read_text()
+    assert f":{tmp_path}/qemu-aarch64:PF'" in script.read_text()
 
 
 def test_a_damaged_emulator_is_not_registered(aarch64: Registrar, tmp_path: Path) -> None:

@@ -133,6 +133,15 @@ def test_the_complaint_about_a_file_that_the_esp_lacks_is_returned(
 
 
 @pytest.mark.parametrize(
+    ("play", "files"), [("good", ("EFI/BOOT/BOOTX64.EFI",)), ("missing", None)]
+)
+def test_the_files_on_the_esp_are_listed_without_its_folders(
+    tools: Callable[..., FakeTools], tmp_path: Path, play: str, files: tuple[str, ...] | None
+) -> None:
+    assert disk.list_esp(tools(mdir=[play]), tmp_path / "disk", ESP) == files
+
+
+@pytest.mark.parametrize(
     ("play", "text"), [("good", "machine-id of the image\n"), ("missing", None)]
 )
 def test_a_file_of_the_root_is_read_if_it_is_there(

@@ -38,8 +38,14 @@ class Recorder(Tools):
     fails: str = ""
 
     def command(
-        self, argv: Sequence[Arg], *, read: Sequence[Path] = (), write: Sequence[Path] = ()
+        self,
+        argv: Sequence[Arg],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
     ) -> list[str]:
+        assert not network
         with (self.tree / "shared").open("a") as shared:
             print("read", *read, "write", *write, file=shared)
         program = str(self.tree / "program.py")

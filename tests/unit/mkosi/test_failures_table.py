@@ -21,6 +21,7 @@ METADATA = "Error: Failed to download metadata for repo 'amazonlinux': "
 SIGNS_EXAMPLES = [
     f"cp: error writing '{MEMORY}/finch-1/sh': No space left on device",
     "cp: error writing 'sh': Disk quota exceeded",
+    "cannot isolate the build: namespaces 0x2e020000: Operation not permitted",
     "E: Failed to fetch http://mirror/InRelease  404  Not Found",
     "Err:1 http://mirror trixie InRelease\n  404  Not Found",
     "E: Release file for http://mirror/InRelease is expired (invalid since 9d). Updates for this",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.mkosi.confinement import PROGRAM
 from scripts.mkosi.sandbox import Tools
 
 
@@ -26,8 +27,14 @@ def binds(command: list[str], option: str) -> set[str]:
 
 def test_the_program_is_run_by_mkosi_s_sandbox(tools: Tools) -> None:
     command = tools.command(["pigz", "--stdout"])
-    assert command[:3] == [sys.executable, "-I", os.fspath(tools.sandbox)]
+    assert command[:4] == [sys.executable, "-IS", os.fspath(PROGRAM), os.fspath(tools.sandbox)]
     assert command[-3:] == ["--", "pigz", "--stdout"]
+
+
+def test_it_has_neither_environment_nor_network_unless_it_asks(tools: Tools) -> None:
+    assert {"--bare", "--no-network"} <= {*tools.command(["pigz"])}
+    assert "--bare" in tools.command(["ssh"], network=True)
+    assert "--no-network" not in tools.command(["ssh"], network=True)
 
 
 def test_it_sees_the_tree_s_programs_and_not_the_host_s(tools: Tools) -> None:

@@ -76,6 +76,28 @@ def test_a_check_that_failed_is_the_reason_with_its_evidence_and_the_way_to_see_
     assert told.value.log == site.folder / "console.log"
 
 
+def test_the_image_is_searched_for_this_machines_folders_and_for_the_mirrors_host(
+    site: Site, played: Callable[..., list[Subject]], checkout: Path
+) -> None:
+    subjects = played(PASSED)
+    boot_test.main([*site.argv, "--third-party-mirror", "https://ann:secret@files.test:8443/x"])
+    assert set(subjects[0].marks) == {
+        str(checkout), f"{site.folder}/work", f"{site.folder}/out",
+        "mirror.test", "files.test:8443",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://localhost:80/x", "http://127.0.0.1/x", "http://[::1]/x"]
+)
+def test_a_mirror_on_this_machine_is_not_searched_for_by_its_name(
+    site: Site, played: Callable[..., list[Subject]], mirror: str
+) -> None:
+    subjects = played(PASSED)
+    boot_test.main([*site.argv, "--mirror", mirror])
+    assert all(mark.startswith("/") for mark in subjects[0].marks)
+
+
 def test_a_machine_that_has_built_nothing_else_gets_the_tools_tree_first(
     site: Site, played: Callable[..., list[Subject]]
 ) -> None:

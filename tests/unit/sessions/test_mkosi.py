@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import arch
+from scripts.mkosi import confinement
 from scripts.sessions import mkosi
 from scripts.system.errors import UsageError
 from scripts.system.url import Url
@@ -83,9 +84,13 @@ def test_mkosi_builds_one_image_at_a_time() -> None:
 def executed(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that this process would have turned into; site builds with a fake mkosi."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+
+    def execute(_program: str, command: list[str], variables: dict[str, str]) -> None:
+        assert variables["FINCH_SANDBOX_TREE"] == os.fspath(site.places.images.sandbox_tree)
+        commands.append(command)
+
+    monkeypatch.setattr(os, "execve", execute)
     monkeypatch.setattr(os, "chdir", lambda _: None)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
     assert site.built == []
     return commands
 
@@ -97,7 +102,6 @@ def test_a_summary_needs_no_tools(site: Site, executed: list[list[str]]) -> None
     assert command[-3:] == ["--image-id", "base", "summary"]
     assert "--tools-tree" not in command
     assert site.built == []
-    assert os.environ["FINCH_SANDBOX_TREE"] == os.fspath(site.places.images.sandbox_tree)
 
 
 def test_a_build_has_the_tools_tree_of_our_own_builds(
@@ -111,3 +115,36 @@ def test_a_build_has_the_tools_tree_of_our_own_builds(
     assert site.built == ["tools-tree"]
     assert (site.places.images.emulators / "usr/bin").is_dir()
     assert (site.places.images.additions / "mkosi.conf").is_file()
+
+
+@pytest.mark.parametrize("verb", ["build", "summary", "clean"])
+def test_a_plain_mkosi_that_may_run_package_scripts_is_confined(
+    site: Site, executed: list[list[str]], verb: str
+) -> None:
+    mkosi.main([*site.argv, "--image", "base", verb])
+
+    [command] = executed
+    assert os.fspath(confinement.PROGRAM) in command
+    assert command.index(os.fspath(confinement.PROGRAM)) < command.index(verb)
+
+
+def test_a_plain_mkosi_that_runs_an_image_has_the_machine(
+    site: Site, executed: list[list[str]]
+) -> None:
+    mkosi.main([*site.argv, "--image", "os-image", "vm"])
+
+    [command] = executed
+    assert os.fspath(confinement.PROGRAM) not in command
+
+
+def test_a_build_does_not_trust_the_packages_that_are_kept_for_our_own_builds(
+    site: Site, executed: list[list[str]]
+) -> None:
+    mkosi.main([*site.argv, "--image", "base", "build"])
+
+    [command] = executed
+    packages = Path(command[command.index("--package-cache-dir") + 1])
+    kept = site.places.images.folder / "packages"  # which CI restores from a cache
+    assert packages.is_dir()
+    assert packages != kept
+    assert kept not in packages.parents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import NoReturn
 import pytest
 
 from scripts.distributions import debian
+from scripts.mkosi import source
+from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
 from scripts.sessions import arguments, patch_check
@@ -108,3 +111,47 @@ def test_the_sandbox_tree_of_a_running_build_is_left_alone(
 
     assert (sandbox / "marker").exists()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["amazonlinux"]
+
+
+@pytest.fixture
+def served(checkout_of_patches: Options, server: Server, tmp_path: Path) -> Path:
+    """The folder mkosi/ of that checkout, whose server has the pinned tarball as well."""
+    folder = checkout_of_patches.folders.root / "mkosi"
+    archive = packed(make_package(tmp_path / "27.1"))
+    server.files["/27.1.tar.gz"] = archive
+    text = PIN.format(url=server.url, digest="0" * 64)
+    digest = hashlib.sha256(archive).hexdigest()
+    (folder / "pin.toml").write_text(text.replace("0" * 64, digest, 1))
+    return folder
+
+
+def test_the_digest_is_pinned_for_each_source_that_answers(
+    served: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch_check.pin_digests(served, Progress(live=False))
+    said = capsys.readouterr().err
+
+    assert "mkosi 27.1 from upstream's tarball is pinned: " in said
+    assert "not pinned: debian: this machine has no Debian archive" in said
+    made = source.obtain(served, tmp_path / "work", Progress(live=False))
+    assert Pin.read(served / "pin.toml").digests == {made.digest, "0" * 64}
+
+
+def test_a_mkosi_that_the_patches_do_not_fit_is_not_pinned(
+    served: Path,
+) -> None:
+    (served / "0001-Know.patch").write_text(PATCH.replace("line 38", "line XXXVIII"))
+    before = (served / "pin.toml").read_text()
+    with pytest.raises(HarnessError, match="no digest was pinned"):
+        patch_check.pin_digests(served, Progress(live=False))
+
+    assert (served / "pin.toml").read_text() == before
+
+
+def test_a_tarball_that_is_not_the_pinned_one_is_not_pinned(served: Path, server: Server) -> None:
+    server.files["/27.1.tar.gz"] += b"x"
+    before = (served / "pin.toml").read_text()
+    with pytest.raises(HarnessError, match="no digest was pinned"):
+        patch_check.pin_digests(served, Progress(live=False))
+
+    assert (served / "pin.toml").read_text() == before

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scripts.stages import records
 from scripts.stages.artifacts import Artifact
-from scripts.stages.inputs import from_labels
+from scripts.stages.inputs import Input, Kind, from_labels
 from scripts.stages.records import Package, Record
 
 RECORD = Record(
@@ -53,11 +54,54 @@ def test_packages_are_read_from_mkosis_manifest(tmp_path: Path) -> None:
     package = {"type": "deb", "name": "bash", "version": "5.2", "architecture": "amd64"}
     (tmp_path / "m").write_text(json.dumps({"config": {}, "packages": [package]}))
 
-    assert records.packages_of(tmp_path / "m") == (Package("bash", "5.2", "amd64"),)
+    assert records.packages_of(tmp_path / "m", {}) == (Package("bash", "5.2", "amd64"),)
 
 
 def test_an_image_without_a_manifest_lists_no_packages(tmp_path: Path) -> None:
-    assert records.packages_of(tmp_path / "m") == ()
+    assert records.packages_of(tmp_path / "m", {}) == ()
+
+
+def lists(path: Path, *packages: tuple[str, str, str]) -> Path:
+    """Write a manifest of mkosi's that lists packages."""
+    names = ("name", "version", "architecture")
+    listed = [dict(zip(names, package, strict=True)) for package in packages]
+    path.write_text(json.dumps({"packages": listed}))
+    return path
+
+
+def test_an_rpm_of_our_own_comes_before_the_distribution_s(tmp_path: Path) -> None:
+    manifest = lists(tmp_path / "m", ("sshfs", "1:3.7-1", "x86_64"))
+    own = (Input(Kind.RPM, "sshfs-3.7-1.x86_64.rpm", "0a"),)
+    offered = {("sshfs", "1:3.7-1", "x86_64"): "0b"}
+
+    assert [one.sha256 for one in records.packages_of(manifest, offered, own)] == ["0a"]
+
+
+def test_a_key_of_rpm_has_no_digest_and_epoch_0_is_none(tmp_path: Path) -> None:
+    manifest = lists(
+        tmp_path / "m", ("gpg-pubkey", "d832c631-6515c85e", ""), ("bash", "0:5.2-1", "x86_64")
+    )
+    found = records.packages_of(manifest, {("bash", "5.2-1", "x86_64"): "0c"})
+
+    assert [one.sha256 for one in found] == ["", "0c"]
+
+
+def test_a_package_below_whose_digest_nobody_noted_has_none(tmp_path: Path) -> None:
+    manifest = lists(tmp_path / "m", ("bash", "5.2", "amd64"))
+    found = records.packages_of(manifest, {("bash", "5.2", "amd64"): "0d"}, below=[RECORD])
+
+    assert [one.sha256 for one in found] == [""]
+
+
+def test_a_record_of_an_older_version_has_packages_without_digests(tmp_path: Path) -> None:
+    known = replace(RECORD, packages=(Package("bash", "5.2", "amd64", "ab"),))
+    known.write(tmp_path)
+    assert Record.read(tmp_path) == known
+    data = json.loads((tmp_path / records.NAME).read_text())
+    del data["packages"][0]["sha256"]
+    (tmp_path / records.NAME).write_text(json.dumps(data))
+
+    assert Record.read(tmp_path) == RECORD
 
 
 @pytest.fixture

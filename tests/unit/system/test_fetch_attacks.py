@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -372,3 +373,28 @@ def test_what_a_redirect_is_about_is_shown_without_its_tricks(server: Server, to
         read(f"{server.url}/x", settings=QUICK)
     assert caught.value.message.isprintable()
     assert "MARK@" not in caught.value.message
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    secure, plain = servers
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure.http.socket = context.wrap_socket(secure.http.socket, server_side=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    secure.answers |= {"/x": redirects(f"{plain.url}/x"), "/y": redirects("/z"), "/z": says(b"ok")}
+    plain.answers["/x"] = says(b"wrong")
+    url = f"https://localhost:{secure.port}"
+
+    assert read(f"{url}/y", settings=QUICK) == b"ok"
+    with pytest.raises(HarnessError, match="it redirects from https to http"):
+        read(f"{url}/x", settings=QUICK)
+    assert plain.asked == []

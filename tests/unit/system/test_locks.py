@@ -75,6 +75,20 @@ def test_a_folder_that_cannot_be_made_is_said_to_be_so(tmp_path: Path) -> None:
         pass
 
 
+def test_other_users_cannot_look_into_the_folder_of_builds(tmp_path: Path) -> None:
+    with only_build(tmp_path / "new/work"):
+        assert (tmp_path / "new/work").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "new/work").chmod(0o755)
+    with only_build(tmp_path / "new/work"):
+        assert (tmp_path / "new/work").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_all_users_share_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with only_build(tmp_path):
+        assert tmp_path.stat().st_mode & 0o7777 == 0o1777
+
+
 @pytest.mark.parametrize("name", ["lock", "lock.pid"])
 def test_a_lock_that_is_a_link_does_not_empty_what_it_leads_to(tmp_path: Path, name: str) -> None:
     victim, work = tmp_path / "victim", tmp_path / "work"

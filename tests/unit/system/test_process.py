@@ -96,6 +96,22 @@ def test_the_environment_is_added_to_and_paths_are_taken_as_they_are(tmp_path: P
     assert processes.run([program], env={"GREETING": "hi"}).stdout == f"hi {os.environ['HOME']}\n"
 
 
+def test_a_credential_in_the_environment_reaches_no_program_that_does_not_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "COSIGN_PASSWORD", "GITHUB_TOKEN", "LD_PRELOAD"):
+        monkeypatch.setenv(name, "secret")
+    for name in ("FINCH_OUTPUT", "https_proxy", "LC_TIME", "SOURCE_DATE_EPOCH"):
+        monkeypatch.setenv(name, "allowed")
+
+    everyone = processes.run(["env"]).stdout.splitlines()
+    signer = processes.run(["env"], also=r"COSIGN_\w+").stdout.splitlines()
+
+    assert not [line for line in everyone if line.endswith("=secret")]
+    assert len([line for line in everyone if line.endswith("=allowed")]) == 4
+    assert [line for line in signer if line.endswith("=secret")] == ["COSIGN_PASSWORD=secret"]
+
+
 def test_a_command_that_takes_too_long_is_ended() -> None:
     started = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):

@@ -1,0 +1,149 @@
+"""Inspects the root file system of a built disk: its files, and what tells of the builder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.formats.disk import DiskError, Partition
+from scripts.formats.ext4 import Entry, Ext4
+
+# The files whose text the checks read.
+READ = ("/etc/group", "/etc/hosts", "/etc/machine-id", "/etc/passwd", "/etc/shadow")
+
+# Where packages keep settings and state. A published image names no address of a private network
+# there, nor a short path that programs elsewhere may well hold for reasons of their own.
+SETTINGS = ("/etc/", "/home/", "/root/", "/var/")
+
+# A URL with an address that means something on the builder only: loopback, RFC 1918, RFC 3927.
+PRIVATE = re.compile(
+    rb"\b[a-z+]{3,8}://(?:[^/@\s]*@)?(?:localhost|127\.\d|10\.\d|192\.168\.|172\.(?:1[6-9]|2\d|3[01])\."
+    rb"|169\.254\.|\[::1\])[^\s\"'<>]*"
+)
+# Any URL with a password.
+PASSWORD = re.compile(rb"\b[a-z+]{3,8}://[^/@\s:\"'<>]+:[^/@\s\"'<>]+@[\w.-]+")
+
+COMMENT = re.compile(rb"^[ \t]*[#;].*$", re.MULTILINE)
+
+PRIVATE_KEY = re.compile(rb"\A-----BEGIN [A-Z ]*PRIVATE KEY-----")
+
+# Where mkosi mounts the tree of an image while it builds it.
+MKOSI = ("/buildroot",)
+
+# How many bytes of one piece of a file are searched again with the next one. No mark is longer.
+OVERLAP = 512
+
+# How much of a trace is quoted, in characters.
+QUOTED = 120
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the root file system of a disk holds.
+
+    texts has the text of some small files by path. traces maps paths to what tells of the builder
+    in them, private_keys are the paths of files that hold one. complaint says why the file system
+    could not be read to its end, "" if it was.
+    """
+
+    entries: Sequence[Entry] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    traces: Mapping[str, str] = field(default_factory=dict)
+    private_keys: Sequence[str] = ()
+    complaint: str = ""
+
+    def below(self, *folders: str) -> list[Entry]:
+        """Return the entries in folders, at any depth."""
+        return [one for one in self.entries if one.path.startswith(tuple(f"{f}/" for f in folders))]
+
+    def paths(self) -> set[str]:
+        """Return the paths of all entries."""
+        return {one.path for one in self.entries}
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one file was found to hold; see `Files`."""
+
+    trace: str = ""
+    is_private_key: bool = False
+
+
+def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
+    """Return what the ext4 partition root of image holds.
+
+    marks are strings that tell of the builder: absolute paths, and names of hosts.
+    """
+    entries: list[Entry] = []
+    texts: dict[str, str] = {}
+    found: dict[str, _Finding] = {}
+    complaint = ""
+    search = _Search([*marks, *MKOSI])
+    try:
+        with image.open("rb") as file:
+            system = Ext4(file, root)
+            entries += system.walk()
+            for entry in entries:
+                found[entry.path] = search.entry(system, entry)
+                if entry.is_file and entry.path in READ:
+                    texts[entry.path] = system.read(entry).decode(errors="replace")
+    except DiskError as error:
+        complaint = str(error)
+    return Files(
+        tuple(entries),
+        texts,
+        {path: one.trace for path, one in found.items() if one.trace},
+        tuple(path for path, one in found.items() if one.is_private_key),
+        complaint,
+    )
+
+
+class _Search:
+    """Searches files for what tells of the builder, and for private keys."""
+
+    def __init__(self, marks: Sequence[str]) -> None:
+        self._everywhere = [mark.encode() for mark in marks if is_specific(mark)]
+        self._in_settings = [mark.encode() for mark in marks]
+
+    def entry(self, system: Ext4, entry: Entry) -> _Finding:
+        """Return what a file holds, or what the target of a link says."""
+        is_setting = entry.path.startswith(SETTINGS)
+        if entry.is_link:
+            return _Finding(self._trace(entry.target.encode(), is_setting=is_setting))
+        trace, is_key, tail = "", False, b""
+        for chunk in system.chunks(entry) if entry.is_file else ():
+            is_key = is_key or (not tail and bool(PRIVATE_KEY.match(chunk)))
+            trace = trace or self._trace(tail + chunk, is_setting=is_setting)
+            tail = chunk[-OVERLAP:]
+        return _Finding(trace, is_key)
+
+    def _trace(self, data: bytes, *, is_setting: bool) -> str:
+        if not is_setting:
+            return _mark(self._everywhere, data)
+        return _mark(self._in_settings, data) or _address(data)
+
+
+def is_specific(mark: str) -> bool:
+    """Return whether a mark is a path of two parts or more, or the name of a host.
+
+    /src or /build also stand in programs that were compiled in such a folder somewhere else.
+    """
+    return mark.count("/") > 1 or not mark.startswith("/")
+
+
+def _mark(marks: Sequence[bytes], data: bytes) -> str:
+    """Return the first of marks that data holds as a whole path or name, or ""."""
+    for mark in marks:
+        # The plain search is fast, and nearly always enough.
+        if mark in data and re.search(rb"(?<![\w.-])" + re.escape(mark) + rb"(?![\w-])", data):
+            return mark.decode()
+    return ""
+
+
+def _address(data: bytes) -> str:
+    """Return the first URL in data that only the builder can use, or ""; comments do not count."""
+    text = COMMENT.sub(b"", data)
+    found = next((match for each in (PRIVATE, PASSWORD) for match in each.finditer(text)), None)
+    return found[0].decode(errors="backslashreplace")[:QUOTED] if found else ""
