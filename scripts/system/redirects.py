@@ -52,9 +52,13 @@ class Session(requests.Session):
         target = super().get_redirect_target(resp)
         if target is None:
             return None
-        schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
-        if schemes == ["https", "http"]:
-            raise RedirectError("it redirects from https to http")
+        try:
+            schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
+            if schemes == ["https", "http"]:
+                raise RedirectError("it redirects from https to http")
+        except ValueError:
+            resp.close()  # requests leaves it open
+            raise
         return target
 
     def rebuild_auth(

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -361,3 +362,39 @@ def test_a_link_in_the_place_of_the_file_is_replaced(
     fetch(f"{server.url}/x", tmp_path / "x", sha256=SHA256, settings=QUICK)
     assert victim.read_text() == "precious"
     assert not (tmp_path / "x").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "to", ["http://you:MARK@127.0.0.1:99999/x", "http://[MARK\x1b[2J", "gopher://\x9b2JMARK@x/"]
+)
+def test_what_a_redirect_is_about_is_shown_without_its_tricks(server: Server, to: str) -> None:
+    server.answers["/x"] = redirects(to)
+    with pytest.raises(HarnessError) as caught:
+        read(f"{server.url}/x", settings=QUICK)
+    assert caught.value.message.isprintable()
+    assert "MARK@" not in caught.value.message
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    secure, plain = servers
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure.http.socket = context.wrap_socket(secure.http.socket, server_side=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    secure.answers |= {"/x": redirects(f"{plain.url}/x"), "/y": redirects("/z"), "/z": says(b"ok")}
+    plain.answers["/x"] = says(b"wrong")
+    url = f"https://localhost:{secure.port}"
+
+    assert read(f"{url}/y", settings=QUICK) == b"ok"
+    with pytest.raises(HarnessError, match="it redirects from https to http"):
+        read(f"{url}/x", settings=QUICK)
+    assert plain.asked == []
