@@ -5,7 +5,6 @@ manifest.schema.json beside this module describes the file for other programs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,9 +25,11 @@ from scripts.stages.artifacts import Artifact, output_of
 from scripts.stages.inputs import Input
 from scripts.stages.places import Place
 from scripts.stages.records import Package, Record
+from scripts.system import strict
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
+from scripts.system.text import json_text
 
 NAME = "manifest.json"
 
@@ -206,7 +207,7 @@ class Manifest:
         """
         file = path / NAME if path.is_dir() else path
         try:
-            return _parse(json.loads(file.read_text()))
+            return _parse(strict.loads(file.read_text()))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"there is no {file}",
@@ -227,8 +228,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest to manifest.json in folder, atomically."""
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-        write_text(folder / NAME, f"{text}\n")
+        write_text(folder / NAME, json_text(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds."""

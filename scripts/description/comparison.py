@@ -21,6 +21,7 @@ from scripts.build.manifest import BuiltImage, Manifest
 from scripts.formats import disk, uki
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError
+from scripts.system.text import json_text, markdown, printable
 
 # The number of rows that Markdown shows of an aspect: GitHub limits comments to 65536 characters.
 ROWS = 60
@@ -250,22 +251,25 @@ READERS: Sequence[tuple[str, str, Callable[[Path], Aspect]]] = (
 
 def to_text(found: Difference) -> str:
     """Format a difference for a terminal."""
-    lines = [f"{found.a} → {found.b}"]
+    lines = [f"{printable(found.a)} → {printable(found.b)}"]
     for aspect, changes in found.changes.items():
         lines.append(f"{aspect}: {_count(changes)}")
-        lines += [f"  {MARKS[change.kind]} {change.name}: {_words(change)}" for change in changes]
+        lines += [
+            f"  {MARKS[change.kind]} {printable(change.name)}: {printable(_words(change))}"
+            for change in changes
+        ]
     lines += [f"{aspect}: only one of the two has them" for aspect in found.skipped]
     return "\n".join(lines) + "\n"
 
 
 def to_json(found: Difference) -> str:
     """Format a difference for a program."""
-    return json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
+    return json_text(asdict(found))
 
 
 def to_markdown(found: Difference) -> str:
     """Format a difference for a comment on a pull request."""
-    lines = [f"### `{found.a}` → `{found.b}`", ""]
+    lines = [f"### {markdown(found.a)} → {markdown(found.b)}", ""]
     for aspect, changes in found.changes.items():
         if not changes:
             lines += [f"**{aspect}**: no difference", ""]
@@ -273,7 +277,7 @@ def to_markdown(found: Difference) -> str:
         lines += [f"<details><summary><b>{aspect}</b>: {_count(changes)}</summary>", ""]
         lines += ["| | name | before | after |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {MARKS[c.kind]} | {_cell(c.name)} | {_cell(c.before)} | {_cell(c.after)} |"
+            f"| {MARKS[c.kind]} | {markdown(c.name)} | {markdown(c.before)} | {markdown(c.after)} |"
             for c in changes[:ROWS]
         ]
         if len(changes) > ROWS:
@@ -300,9 +304,3 @@ def _words(change: Change) -> str:
     if change.kind is Kind.CHANGED:
         return f"{change.before} → {change.after}"
     return change.before or change.after
-
-
-def _cell(text: str) -> str:
-    """Format text as code in a cell of a table, which bars and line breaks would end."""
-    escaped = text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
-    return f"`{escaped}`" if escaped else ""

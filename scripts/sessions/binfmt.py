@@ -10,6 +10,7 @@ from scripts.emulation.binfmt import setup, teardown
 from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.progress import Progress
+from scripts.system.text import say
 
 USAGE = """\
 usage: ./nox -s binfmt -- {setup,teardown}
@@ -21,7 +22,7 @@ start; teardown removes them."""
 def main(argv: Sequence[str]) -> None:
     """Set up or tear down the emulators of the other architectures, as argv says."""
     if {"-h", "--help"} & set(argv):
-        print(USAGE)
+        say(USAGE)
         return
     if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
         raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
+from scripts.system.text import say
 
 RUNNERS = Path(__file__).with_name("runners.toml")
 
@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> None:
         raise HarnessError(f"Nox cannot list its sessions: {error.output.strip()}") from error
     runners = tomllib.loads(RUNNERS.read_text())
     matrix = {"include": jobs(json.loads(listed), runners, by_image=given.by_image)}
-    json.dump(matrix, sys.stdout)
-    print()
+    say(json.dumps(matrix))
 
 
 def jobs(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -80,11 +81,13 @@ def start(
     stderr: int | IO[bytes] | None = None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    file_bytes: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once; `terminate` ends it.
 
-    env is added to the environment of the harness. Raises FileNotFoundError if the program does not
-    exist.
+    env is added to the environment of the harness. With file_bytes the kernel ends the program, by
+    SIGXFSZ, when a file that it writes would become longer than that (setrlimit(2)). Raises
+    FileNotFoundError if the program does not exist.
     """
     parent = os.getpid()
 
@@ -92,6 +95,8 @@ def start(
         die_with_parent()
         if os.getppid() != parent:  # the parent has died between fork and prctl
             os._exit(128 + signal.SIGTERM)
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     return subprocess.Popen(
         [os.fspath(arg) for arg in argv],

@@ -95,6 +95,6 @@ def test_the_guest_is_asked_for_each_program_that_it_must_hold() -> None:
 
 
 def test_an_answer_cut_off_is_no_answer() -> None:
-    text = "mark begin a\n1\n\nmark end 0\nmark begin b\nhal"
-    assert probes.parse("mark", text) == {"a": Answer("1", 0)}
+    text = "mark begin kernel\n1\n\nmark end 0\nmark begin uki\nhal"
+    assert probes.parse("mark", text) == {"kernel": Answer("1", 0)}
     assert not probes.is_complete("mark", text)

@@ -135,7 +135,7 @@ def test_the_answers_that_people_read_are_kept(boot: Boot, out: Path) -> None:
     result = boot("tcg", tcg=["good"])
     assert result.guest == {"os": "fake", "kernel": "fake", "time": "fake", "blame": "fake"}
     assert (out / "journal.txt").read_text() == "fake\n"
-    assert (out / "boot.svg").read_text() == "fake\n"
+    assert "<svg " in (out / "boot.svg").read_text()
 
 
 def test_a_disk_that_cannot_boot_is_not_booted(boot: Boot, subject: Subject) -> None:

@@ -222,6 +222,6 @@ def test_a_value_may_contain_the_sign_that_ends_its_name() -> None:
     assert assignments("A=root=PARTUUID=1 rw\nno name\n") == {"A": "root=PARTUUID=1 rw"}
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "null", "{"])
+@pytest.mark.parametrize("text", ["", "[1]", "null", "cat: no such file"])
 def test_an_answer_that_is_no_json_object_is_an_empty_one(text: str) -> None:
     assert json_object(text) == {}

@@ -163,7 +163,7 @@ def test_markdown_stays_short_and_cells_stay_cells() -> None:
     changes = [Change(Kind.ADDED, f"/a|`{number}", after="x") for number in range(100)]
     text = comparison.to_markdown(comparison.Difference("a", "b", {"files": changes}, []))
 
-    assert "| + | `/a\\|'0` |  | `x` |" in text
+    assert "| + | `/a\\x7c\\x600` |  | `x` |" in text
     assert "… and 40 more" in text
     assert "100 added" in text
 
