@@ -213,7 +213,7 @@ class Manifest:
                 f"there is no {file}",
                 hint=f"{catalog.command('build')} makes one in {catalog.OUT}/",
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        except (OSError, *strict.ODDITIES, UsageError) as error:
             raise HarnessError(
                 f"{file} is not the manifest of a build: {error!r}", hint="build again"
             ) from error

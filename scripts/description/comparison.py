@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -19,6 +20,7 @@ from rich.filesize import decimal
 from scripts import catalog
 from scripts.build.manifest import BuiltImage, Manifest
 from scripts.formats import disk, uki
+from scripts.system import strict
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError
 from scripts.system.text import json_text, markdown, printable
@@ -144,7 +146,7 @@ def _of_files(folder: Path) -> dict[str, Aspect]:
             for image, name in _artifacts(suffix)
             if (folder / name).exists()
         }
-    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, *strict.ODDITIES) as error:
         raise HarnessError(f"an artifact in {folder} cannot be read: {error}") from error
     except (uki.UkiError, disk.DiskError) as error:
         raise HarnessError(f"{folder}: {error}") from error
@@ -181,8 +183,8 @@ def _partitions(path: Path) -> Aspect:
 
 def _layers(layout: Path) -> Aspect:
     """Return the files of the one image in an OCI image layout."""
-    [entry] = json.loads((layout / "index.json").read_text())["manifests"]
-    manifest = json.loads(_blob(layout, entry["digest"]).read_text())
+    [entry] = strict.loads((layout / "index.json").read_text())["manifests"]
+    manifest = strict.loads(_blob(layout, entry["digest"]).read_text())
     return {
         name: text
         for layer in manifest["layers"]

@@ -38,6 +38,15 @@ MAGICS = (
 PROBE = 0x11000  # bytes from the start of a partition that contain every signature
 
 
+# Bytes of a GPT's header, of the smallest entry, and of more entries than any disk has: UEFI asks for
+# 16 KiB of them.
+HEADER = 92
+ENTRY = 128
+TABLE = 1 << 20
+
+SUPERBLOCK_END = 2048  # bytes from the start of an ext4
+
+
 class DiskError(Exception):
     """The image has no readable partition table."""
 
@@ -70,10 +79,15 @@ def partitions(image: Path) -> tuple[Partition, ...]:
     """The entries of image's GPT. Raises DiskError if it has none."""
     with image.open("rb") as file:
         file.seek(SECTOR)
-        header = file.read(92)
+        header = file.read(HEADER)
         if header[:8] != b"EFI PART":
             raise DiskError("the disk has no GPT")
+        if len(header) < HEADER:
+            raise DiskError("the disk ends within its GPT")
         start, count, size = struct.unpack_from("<QII", header, 72)
+        end = image.stat().st_size
+        if not (ENTRY <= size and count * size <= TABLE and start * SECTOR + count * size <= end):
+            raise DiskError(f"the GPT has {count} entries of {size} bytes in sector {start}")
         file.seek(start * SECTOR)
         table = file.read(count * size)
     entries = (table[i * size : (i + 1) * size] for i in range(count))
@@ -86,7 +100,7 @@ def _partition(number: int, entry: bytes) -> Partition:
         number=number,
         type=str(uuid.UUID(bytes_le=entry[:16])),
         uuid=str(uuid.UUID(bytes_le=entry[16:32])),
-        label=entry[56:128].decode("utf-16-le").partition("\0")[0],
+        label=entry[56:128].decode("utf-16-le", "replace").partition("\0")[0],
         offset=first * SECTOR,
         size=(last - first + 1) * SECTOR,
     )
@@ -100,11 +114,11 @@ def of_type(table: Sequence[Partition], type_: str) -> Partition | None:
 def file_system(image: Path, partition: Partition) -> FileSystem:
     """Recognise the file system in a partition of image."""
     with image.open("rb") as file:
-        file.seek(partition.offset)
-        data = file.read(min(PROBE, partition.size))
+        file.seek(min(partition.offset, image.stat().st_size))
+        data = file.read(max(0, min(PROBE, partition.size))).ljust(SUPERBLOCK_END, b"\0")
     name = next((name for name, at, magic in MAGICS if data[at:].startswith(magic)), "")
     if name == "ext4":
-        return _ext4(data[1024:2048])
+        return _ext4(data[1024:SUPERBLOCK_END])
     return FileSystem(name or ("unknown" if any(data) else ""))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
 
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 
 # The annotation that containerd, and so nerdctl and Finch, takes an image's name from.
+DIGEST = re.compile(r"sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})")
 CONTAINERD_NAME = "io.containerd.image.name"
 
 
@@ -20,10 +23,27 @@ def pack_oci(layout: Path) -> Path:
     The archive is a layout itself. For engines older than Docker 25, it also has a manifest.json,
     as `docker save` writes it. Raises HarnessError unless the layout holds exactly one image.
     """
+    try:
+        texts = _texts(layout)
+    except strict.ODDITIES as error:
+        raise HarnessError(
+            f"{layout} is not an OCI image layout with one image: {error!r}"
+        ) from error
+    archive = layout.with_name(f"{layout.name}.tar")
+    files = {path.relative_to(layout).as_posix(): path for path in layout.rglob("*")}
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted({*files, *texts}):
+            _add(tar, path, texts[path] if path in texts else files[path])
+    return archive
+
+
+def _texts(layout: Path) -> dict[str, str]:
+    """Return the files of the archive that the layout does not have, or not so, by name.
+
+    Raises what looking into a damaged layout raises.
+    """
     name = image_name(layout)
     index = _json(layout / "index.json")
-    if len(index.get("manifests", [])) != 1:
-        raise HarnessError(f"{layout} is not an OCI image layout with one image")
     [entry] = index["manifests"]
     entry["annotations"] = {**entry.get("annotations", {}), CONTAINERD_NAME: name}
     manifest = _json(_blob(layout, entry["digest"]))
@@ -34,13 +54,7 @@ def pack_oci(layout: Path) -> Path:
             "Layers": [_path(layer["digest"]) for layer in manifest["layers"]],
         }
     ]
-    texts = {"index.json": json.dumps(index), "manifest.json": json.dumps(docker)}
-    archive = layout.with_name(f"{layout.name}.tar")
-    files = {path.relative_to(layout).as_posix(): path for path in layout.rglob("*")}
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted({*files, *texts}):
-            _add(tar, path, texts[path] if path in texts else files[path])
-    return archive
+    return {"index.json": json.dumps(index), "manifest.json": json.dumps(docker)}
 
 
 def image_name(layout: Path) -> str:
@@ -64,7 +78,12 @@ def _add(tar: tarfile.TarFile, name: str, what: str | Path) -> None:
 
 
 def _path(digest: str) -> str:
-    """Return the path of a blob in a layout (OCI image specification, image-layout)."""
+    """Return the path of a blob in a layout (OCI image specification, image-layout).
+
+    Raises ValueError if digest is not one, such as a path that leads out of the layout.
+    """
+    if not DIGEST.fullmatch(digest):
+        raise ValueError(f"{digest!r} is not a digest")
     return f"blobs/{digest.replace(':', '/')}"
 
 
@@ -74,6 +93,6 @@ def _blob(layout: Path, digest: str) -> Path:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return strict.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise HarnessError(f"{path} cannot be read: {error}") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.system import strict
 from scripts.system.errors import UsageError
 
 
@@ -37,7 +37,7 @@ class Pin:
     def read(cls, path: Path) -> Pin:
         """Return the pin at path. Raises UsageError that says what is wrong with it."""
         try:
-            data = tomllib.loads(path.read_text())
+            data = strict.toml(path.read_text())
             return cls(
                 version=data["version"],
                 url=data["upstream"]["url"],
@@ -47,7 +47,7 @@ class Pin:
                 suites=tuple(data["debian"]["suites"]),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
-        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        except (OSError, *strict.ODDITIES) as error:
             raise UsageError(f"{path} is not a pin of mkosi: {error!r}") from error
 
 

@@ -18,6 +18,7 @@ from scripts.distributions.debian import Archive
 from scripts.mkosi.patches import apply_series
 from scripts.mkosi.pin import Pin, version_of
 from scripts.mkosi.unpacking import digest_of, unpack
+from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest, tree_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, DigestError, fetch
@@ -77,7 +78,7 @@ class Mkosi:
 
         Raises OSError, ValueError or TypeError if there is no record, or a damaged one.
         """
-        mkosi = cls(**json.loads((home / RECORD).read_text()))
+        mkosi = cls(**strict.loads((home / RECORD).read_text()))
         return replace(mkosi, folder=home / mkosi.folder)
 
     def write(self, home: Path) -> None:

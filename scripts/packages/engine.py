@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.system import strict
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError, last_line, run
 
@@ -85,23 +86,34 @@ def find(environ: Mapping[str, str]) -> Engine:
             context, host = _context(environ)
         _knock(host)
         client = docker.from_env(timeout=SECONDS, environment=environ)
-    except (DockerException, OSError) as error:
+    except (DockerException, OSError, *strict.ODDITIES) as error:
         raise _unreachable(host, error) from None
     try:
         version, info = client.version(), client.info()
         ping = client.api.get(f"{client.api.base_url}/_ping", timeout=SECONDS)
-    except (DockerException, OSError) as error:
+        return _described(version, info, ping.headers, context, host)
+    except (DockerException, OSError, *strict.ODDITIES) as error:
         raise _unreachable(host, error) from None
     finally:
         client.close()
+
+
+def _described(
+    version: Mapping[str, Any],
+    info: Mapping[str, Any],
+    headers: Mapping[str, str],
+    context: str,
+    host: str,
+) -> Engine:
+    """Return the engine that gave these answers. Raises what looking into odd ones raises."""
     status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == len(("a", "b")))
     return Engine(
         name=_name(version),
-        version=version.get("Version", "?"),
-        api=version.get("ApiVersion", "?"),
+        version=str(version.get("Version", "?")),
+        api=str(version.get("ApiVersion", "?")),
         host=host,
         builder=context,
-        has_buildkit=ping.headers.get("Builder-Version") == BUILDKIT,
+        has_buildkit=headers.get("Builder-Version") == BUILDKIT,
         exports_cache=status.get("driver-type") == CONTAINERD_STORE,
     )
 

@@ -29,6 +29,7 @@ from scripts.packages.thirdparty import NOARCH, SHA256, PinnedFile
 from scripts.pins import edits, registry
 from scripts.pins.edits import Edit
 from scripts.stages import places
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings, read
 
@@ -233,9 +234,9 @@ class Lookups:
         """Return the newest version that GitHub's API names at url, as a release or as a tag."""
         text = self._text(url)
         try:
-            data = json.loads(text)
+            data = strict.loads(text)
             tags = [tag["name"] for tag in data] if isinstance(data, list) else [data["tag_name"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except strict.ODDITIES as error:
             raise HarnessError(f"{url} does not name a release: {error!r}") from error
         versions = [match[1] for tag in tags if (match := TAG.fullmatch(str(tag)))]
         if not versions:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import PATIENT, Settings, UnauthorizedError, read
 
@@ -42,7 +42,7 @@ def digest(url: str, *, settings: Settings = PATIENT) -> str:
 def _is_manifest(body: bytes) -> bool:
     """Whether body is a manifest, or an index of manifests."""
     try:
-        data = json.loads(body)
+        data = strict.loads(body)
     except ValueError:
         return False
     return isinstance(data, dict) and data.get("schemaVersion") == 2
@@ -56,8 +56,8 @@ def _token(challenge: str, url: str, settings: Settings) -> str:
         raise HarnessError(f"{url} asks for an unknown kind of credentials: {challenge}")
     answer = read(realm, parameters=parameters, settings=settings)
     try:
-        data = json.loads(answer)
+        data = strict.loads(answer)
         token = data.get("token") or data["access_token"]
-    except (ValueError, KeyError, AttributeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(f"{realm} did not return a token: {error!r}") from error
     return str(token)

@@ -24,6 +24,7 @@ from scripts.stages import inputs, places, plan
 from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM, output_of
 from scripts.stages.plan import StageTarget
 from scripts.stages.records import Record, outdated
+from scripts.system import strict
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 
@@ -272,9 +273,9 @@ def _check_described(build: Build) -> None:
     path = build.out / PROVENANCE
     again = f"remove {path} and build again"
     try:
-        subjects = json.loads(path.read_text())["subject"]
+        subjects = strict.loads(path.read_text())["subject"]
         described = {subject["digest"]["sha512"] for subject in subjects}
-    except (ValueError, KeyError, TypeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(f"{path} is not a provenance: {error!r}", hint=again) from error
     for name, sha512 in build.sha512.items():
         if _is_published(name) and sha512 not in described:
@@ -293,9 +294,9 @@ def _check_booted(build: Build) -> None:
     )
     anyway = f"{catalog.option('allow-unbooted')} publishes it anyway"
     try:
-        result = json.loads((build.out / BOOT_TEST).read_text())
+        result = strict.loads((build.out / BOOT_TEST).read_text())
         passed, reason, booted = result["passed"], result["reason"], result["disk"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *strict.ODDITIES):
         raise HarnessError(
             f"the {catalog.DISK} in {build.out} has not been booted", hint=f"{again}; {anyway}"
         ) from None
@@ -393,11 +394,11 @@ def same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
 def newest_run(text: bytes) -> int:
     """Return the largest run number in the names that a release manifest lists, or 0."""
     try:
-        data = json.loads(text)
+        data = strict.loads(text)
         names = [one["url"] for one in data["artifacts"]]
         names += [one["image"] for one in data["container_images"]]
         found = [RUN_OF_NAME.search(name) for name in names]
-    except (ValueError, KeyError, TypeError):
+    except strict.ODDITIES:
         return 0
     return max((int(match[1]) for match in found if match), default=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,17 +13,31 @@ from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.inputs import Input, Kind
 from scripts.stages.plan import Stage
+from scripts.system import strict
+from scripts.system.errors import HarnessError
 
 NAME = "stage.json"
+
+# A word of a package: dpkg and rpm allow nothing but printable ASCII in it, and no blanks.
+WORD = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package in an image, in the words of its package manager."""
+    """A package in an image, in the words of its package manager.
+
+    Raises ValueError for words that no package manager has: empty ones, and those with blanks or
+    characters that cannot be printed, which would act in whatever lists the package.
+    """
 
     name: str
     version: str
     architecture: str
+
+    def __post_init__(self) -> None:
+        for word in (self.name, self.version, self.architecture):
+            if not (isinstance(word, str) and WORD.fullmatch(word)):
+                raise ValueError(f"{word!r} is not the name, version or architecture of a package")
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Record:
     def read(cls, folder: Path) -> Record | None:
         """Return the record in folder, or None if there is none that this version can read."""
         try:
-            data = json.loads((folder / NAME).read_text())
+            data = strict.loads((folder / NAME).read_text())
             return cls(
                 key=data["key"],
                 inputs=inputs.from_labels(data["inputs"]),
@@ -56,7 +71,7 @@ class Record:
                 artifacts=tuple(Artifact(**entry) for entry in data["artifacts"]),
                 packages=tuple(Package(**entry) for entry in data["packages"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *strict.ODDITIES):
             return None
 
 
@@ -92,9 +107,14 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
 
 
 def packages_of(manifest: Path) -> tuple[Package, ...]:
-    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest."""
+    """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest.
+
+    Raises HarnessError if it is damaged, or names a package as no package can be called.
+    """
     try:
-        listed = json.loads(manifest.read_text()).get("packages", [])
+        listed = strict.loads(manifest.read_text()).get("packages", [])
+        return tuple(Package(p["name"], p["version"], p["architecture"]) for p in listed)
     except FileNotFoundError:
         return ()
-    return tuple(Package(p["name"], p["version"], p["architecture"]) for p in listed)
+    except strict.ODDITIES as error:
+        raise HarnessError(f"{manifest} is not a manifest of mkosi: {error!r}") from error

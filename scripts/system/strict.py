@@ -1,8 +1,9 @@
-"""Reading JSON of others: whatever is odd about it is a ValueError."""
+"""Reading JSON and TOML of others: whatever is odd about it is a ValueError."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +21,17 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def toml(text: str) -> dict[str, Any]:
+    """Return what the TOML in text holds.
+
+    Raises ValueError if text is not TOML, or is nested too deeply for Python.
+    """
+    try:
+        return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

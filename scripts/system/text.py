@@ -48,8 +48,9 @@ def markdown(text: str) -> str:
 
 
 def json_text(data: object) -> str:
-    """Return data as JSON of several lines, in which escapes stand for unprintable characters."""
-    lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
+    """Return data as JSON of several lines, in which escapes stand for what acts on others."""
+    text = json.dumps(data, indent=2, ensure_ascii=False).replace("##[", r"\u0023#[")
+    lines = text.split("\n")
     return "".join(f"{line if line.isprintable() else _json_escaped(line)}\n" for line in lines)
 
 
