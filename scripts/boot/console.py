@@ -15,8 +15,8 @@ from scripts.system.text import paragraph
 
 TAIL_LINES = 20
 
-# What a scanner keeps of a console that never ends a line, or ends far too many in failure: characters
-# of a line, and findings. A sound console has lines of some hundred characters.
+# What a scanner keeps of a console that never ends a line, or reports failures without end: the
+# characters of a line, and findings. A sound console has lines of some hundred characters.
 LINE_CHARS = 4_096
 FINDINGS = 100
 UNITS = 4  # that cidata.REPORT asks about

@@ -13,7 +13,7 @@ from scripts.system import process
 
 ADDRESS = "127.0.0.1"
 
-# The one kind of host key that is asked for; RFC 8709 gives it 32 bytes, so its form is always this.
+# The one kind of host key that is asked for. A real one has 68 characters of base64 (RFC 8709).
 HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{1,100}={0,2}")
 
 # Bytes of what a guest says over SSH that are kept. The journal of a sound one has 1 to 3 MB; the

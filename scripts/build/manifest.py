@@ -5,7 +5,7 @@ manifest.schema.json beside this module describes the file for other programs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,17 @@ class Given:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Given:
         """Return what the manifest lists. Options that this version does not know are left out."""
-        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
-        return cls(**known | {"allow_missing": tuple(data.get("allow_missing", ()))})
+        kinds: Mapping[str, Callable[[Any], Any]] = {
+            "without_packages": _flag,
+            "allow_missing": _list,
+        }
+        return cls(
+            **{
+                one.name: kinds.get(one.name, _text)(data[one.name])
+                for one in fields(cls)
+                if one.name in data
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
@@ -126,9 +135,9 @@ class BuiltImage:
     def parse(cls, data: Any) -> BuiltImage:
         """Return the image in data, which may be anything. Raises what looking into it raises."""
         return cls(
-            data["stage_key"],
-            inputs.from_labels(data["inputs"]),
-            data["seconds"],
+            _text(data["stage_key"]),
+            inputs.from_labels(_texts(data["inputs"])),
+            _number(data["seconds"]),
             tuple(Package(p["name"], p["version"], p["architecture"]) for p in data["packages"]),
         )
 
@@ -254,25 +263,71 @@ def _parse(data: Any) -> Manifest:
     """Return the manifest in data, which may be anything. Raises what looking into it raises."""
     mkosi, added = data.get("mkosi", {}), data.get("additions", {})
     return Manifest(
-        distribution=data["distribution"],
-        release=data["release"],
+        distribution=_text(data["distribution"]),
+        release=_text(data["release"]),
         arch=arches.parse(data["arch"]),
         options=Given.parse(data.get("options", {})),
-        pins=data.get("pins", {}),
+        pins=_texts(data.get("pins", {})),
         mkosi=UsedMkosi(
-            mkosi.get("version", ""),
-            mkosi.get("source", ""),
-            mkosi.get("digest", ""),
-            mkosi.get("patches", {}),
+            _text(mkosi.get("version", "")),
+            _text(mkosi.get("source", "")),
+            _text(mkosi.get("digest", "")),
+            _texts(mkosi.get("patches", {})),
         ),
         additions=Added(
-            tuple(added.get("packages", ())), tuple(added.get("rpms", ())), added.get("files", {})
+            _list(added.get("packages", [])),
+            _list(added.get("rpms", [])),
+            _texts(added.get("files", {})),
         ),
         images={name: BuiltImage.parse(image) for name, image in data["images"].items()},
         artifacts=tuple(
-            ListedFile(one["name"], one["size"], one["sha512"]) for one in data["artifacts"]
+            ListedFile(_text(one["name"]), _size(one["size"]), _text(one["sha512"]))
+            for one in data["artifacts"]
         ),
     )
+
+
+def _text(value: object) -> str:
+    """Return value if it is a string that UTF-8 can hold. Raises TypeError or ValueError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    value.encode()
+    return value
+
+
+def _list(value: object) -> tuple[str, ...]:
+    """Return value if it is a list of strings. Raises TypeError or ValueError."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return tuple(map(_text, value))
+
+
+def _texts(value: object) -> Mapping[str, str]:
+    """Return value if it is an object with strings. Raises TypeError or ValueError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object")
+    return {_text(name): _text(text) for name, text in value.items()}
+
+
+def _number(value: object) -> float:
+    """Return value if it is a number that is not negative. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+        raise TypeError(f"{value!r} is not a number of seconds")
+    return value
+
+
+def _size(value: object) -> int:
+    """Return value if it is a number of bytes. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r} is not a number of bytes")
+    return value
+
+
+def _flag(value: object) -> bool:
+    """Return value if it is true or false. Raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 def pins(root: Path, distribution: Distribution) -> dict[str, str]:

@@ -36,6 +36,9 @@ RPM_FIELDS = (
 # rpm keeps the keys that it trusts as packages of this name.
 RPM_KEY = "gpg-pubkey"
 
+# Characters of a field of os-release that are kept.
+FIELD = 200
+
 # How Debian joins the licences of one file.
 JOINED = re.compile(r",?\s+(?:and|or)\s+|,\s+", re.IGNORECASE)
 
@@ -110,9 +113,9 @@ def system(tree: Path) -> System:
         name: value.strip("\"'") for name, _, value in (line.partition("=") for line in lines)
     }
     return System(
-        fields.get("ID") or "linux",
-        fields.get("VERSION_ID") or "unknown",
-        fields.get("PRETTY_NAME", ""),
+        (fields.get("ID") or "linux")[:FIELD],
+        (fields.get("VERSION_ID") or "unknown")[:FIELD],
+        fields.get("PRETTY_NAME", "")[:FIELD],
     )
 
 

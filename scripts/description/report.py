@@ -9,10 +9,11 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from rich.filesize import decimal
 
 from scripts import catalog
@@ -56,21 +57,17 @@ def _page(out: Path, manifest: Manifest) -> str:
     plot = (out / BOOT_TEST).with_name("boot.svg")
     definition = provenance.get("predicate", {}).get("buildDefinition", {})
     script = Path(__file__).with_name("report.js").read_text()
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=f"{manifest.distribution} {manifest.release} for {manifest.arch}",
-            built=_moment(provenance),
-            commit=_commit(definition),
-            modified=len(definition.get("internalParameters", {}).get("modified", [])),
-            artifacts=_artifacts(manifest.artifacts),
-            stages=_stages(manifest.images),
-            boot=_boot(result, manifest, plot) if result else None,
-            packages=_packages(bom),
-            script=script,
-            policy=POLICY.format(script=_hash(script)),
-        )
+    return _template().render(
+        title=f"{manifest.distribution} {manifest.release} for {manifest.arch}",
+        built=_moment(provenance),
+        commit=_commit(definition),
+        modified=len(definition.get("internalParameters", {}).get("modified", [])),
+        artifacts=_artifacts(manifest.artifacts),
+        stages=_stages(manifest.images),
+        boot=_boot(result, manifest, plot) if result else None,
+        packages=_packages(bom),
+        script=script,
+        policy=POLICY.format(script=_hash(script)),
     )
 
 
@@ -79,7 +76,8 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _environment() -> Environment:
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # what the guest printed is evidence, not markup
@@ -89,7 +87,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["size"] = decimal
-    return environment
+    return environment.get_template("report.html.j2")
 
 
 def _shown(value: object) -> object:

@@ -38,8 +38,8 @@ MAGICS = (
 PROBE = 0x11000  # bytes from the start of a partition that contain every signature
 
 
-# Bytes of a GPT's header, of the smallest entry, and of more entries than any disk has: UEFI asks for
-# 16 KiB of them.
+# Bytes of a GPT's header, of its smallest entry, and of more entries than any disk has. UEFI asks
+# for 16 KiB of them.
 HEADER = 92
 ENTRY = 128
 TABLE = 1 << 20
@@ -86,7 +86,7 @@ def partitions(image: Path) -> tuple[Partition, ...]:
             raise DiskError("the disk ends within its GPT")
         start, count, size = struct.unpack_from("<QII", header, 72)
         end = image.stat().st_size
-        if not (ENTRY <= size and count * size <= TABLE and start * SECTOR + count * size <= end):
+        if not (size >= ENTRY and count * size <= TABLE and start * SECTOR + count * size <= end):
             raise DiskError(f"the GPT has {count} entries of {size} bytes in sector {start}")
         file.seek(start * SECTOR)
         table = file.read(count * size)

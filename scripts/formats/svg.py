@@ -73,8 +73,7 @@ def _drawn(found: ET.Element, depth: int) -> ET.Element:
 
 def _name(element: ET.Element) -> str:
     """The name of an element in SVG's namespace or in none; "" for any other."""
-    tag = element.tag if isinstance(element.tag, str) else ""
-    return tag.removeprefix(f"{{{NAMESPACE}}}")
+    return element.tag.removeprefix(f"{{{NAMESPACE}}}")
 
 
 def _is_allowed(name: str, value: str) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import re
 import tomllib
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +66,9 @@ class Update:
 
 
 Lookup = Callable[[], Update]
+
+# What reading packed XML raises if it is damaged.
+DAMAGE = (ParseError, DefusedXmlException, EOFError, zlib.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class Lookups:
             address = "" if location is None else location.get("href", "")
             packed = read(f"{base}/{address}", settings=self.settings)
             primary = ElementTree.fromstring(gzip.decompress(packed))
-        except (ParseError, DefusedXmlException, StopIteration, OSError, EOFError) as error:
+        except (*DAMAGE, StopIteration, OSError) as error:
             raise HarnessError(f"the metadata of {base} cannot be read: {error!r}") from error
         return [
             f"{package.findtext(f'{COMMON}name')}-{version.get('ver')}-{version.get('rel')}"

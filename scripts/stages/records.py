@@ -19,7 +19,7 @@ from scripts.system.errors import HarnessError
 NAME = "stage.json"
 
 # A word of a package: dpkg and rpm allow nothing but printable ASCII in it, and no blanks.
-WORD = re.compile(r"[!-~]+")
+WORD = re.compile(r"[!-~]{1,500}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Package:
 
     def __post_init__(self) -> None:
         for word in (self.name, self.version, self.architecture):
-            if not (isinstance(word, str) and WORD.fullmatch(word)):
+            if not WORD.fullmatch(word):  # a TypeError if it is not even a string
                 raise ValueError(f"{word!r} is not the name, version or architecture of a package")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail if the whole suite tried fewer cases than it promises."""
-    is_whole = not session.config.stash[CHOSEN] and not any("::" in arg for arg in session.config.args)
+    is_whole = not session.config.stash[CHOSEN] and not any(
+        "::" in arg for arg in session.config.args
+    )
     if exitstatus == 0 and is_whole and CASES.total() < LEAST:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -65,19 +67,26 @@ def cases(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def attack(
     request: pytest.FixtureRequest, cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Attack]:
-    """Gives a parser its inputs: attack(inputs, call), or with refused=, what else it may raise."""
+) -> Attack:
+    """Gives a parser its inputs: attack(inputs, call).
+
+    refused is what else than a HarnessError the parser may raise. share is the part of the usual
+    number of inputs that it gets, for a parser that takes long.
+    """
     set_hypothesis_home_dir(tmp_path / "hypothesis")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     name = request.node.name
 
     def run(
-        inputs: st.SearchStrategy[Any], call: Call, refused: tuple[type[Exception], ...] = ()
+        inputs: st.SearchStrategy[Any],
+        call: Call,
+        refused: tuple[type[Exception], ...] = (),
+        share: float = 1,
     ) -> None:
         @seed(request.config.getoption("--seed"))
         @settings(
-            max_examples=cases,
+            max_examples=max(1, round(cases * share)),
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink),
@@ -96,7 +105,7 @@ def attack(
 
         case()
 
-    yield run
+    return run
 
 
 def assert_shown_safely(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Watches what Python does in one process: no file outside a folder, no program, no other machine."""
+"""Watches what Python does in this process: files outside a folder, programs, other machines."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NASTY = (
     *("../../../../tmp/escaped", "/etc/escaped", "..", ".", "~", "a/b", "a\\b", "-x", "--", "%s"),
     *("{", "}", "{}", "{0.__class__}", "$(id)", "${x}", "[", "]", "'", '"', "=", ":", ",", "#"),
     *("9" * 5000, "-1", "0", "1e999", "NaN", "²", "٣", "0x10", "1_0", "inf", "[" * 3000),
-    *("http://[", "http://[::1", "http://x:99999", "http://\n", "file:///etc/passwd", "sha256:..")
+    *("http://[", "http://[::1", "http://x:99999", "http://\n", "file:///etc/passwd", "sha256:.."),
 )
 
 CHARACTERS = st.characters(exclude_categories=())
@@ -34,9 +34,7 @@ NUMBERS = st.one_of(
 )
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXT),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
     max_leaves=6,
 )
 

@@ -125,7 +125,9 @@ def test_every_check_judges_any_answer(attack: Attack) -> None:
 
 
 def test_every_check_judges_answers_that_are_all_odd(attack: Attack) -> None:
-    every = st.fixed_dictionaries(dict.fromkeys(probes.table(), st.one_of(TEXT, JSON.map(json.dumps))))
+    every = st.fixed_dictionaries(
+        dict.fromkeys(probes.table(), st.one_of(TEXT, JSON.map(json.dumps)))
+    )
     attack(st.tuples(every, every, TEXT), _judge)
 
 
@@ -133,7 +135,7 @@ def test_every_check_judges_odd_json(attack: Attack) -> None:
     pairs = st.one_of(
         *(
             altered(json.loads(test_checks.AMAZON[name])).map(
-                lambda new, name=name: {**test_checks.AMAZON, name: json.dumps(new)}  # type: ignore[misc]
+                lambda new, name=name: {**test_checks.AMAZON, name: json.dumps(new)}
             )
             for name in JSON_PROBES
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from hypothesis import strategies as st
 
@@ -33,6 +34,14 @@ rect.box { fill: rgb(255,255,255); stroke-width: 1; }
 """
 
 
+def assert_acts_on_nothing(text: str) -> None:
+    for element in ET.fromstring(text.encode()).iter():
+        assert element.tag.removeprefix(f"{{{svg.NAMESPACE}}}") in svg.ELEMENTS
+        assert element.keys() <= svg.ATTRIBUTES
+        if element.tag.endswith("style"):
+            assert not {"url", "@", "\\"} & {*(element.text or "").split("(")}
+
+
 def test_a_partition_table_is_read_or_refused(attack: Attack, tmp_path: Path) -> None:
     path = write_disk(tmp_path / "disk", ESP, ROOT)
     with path.open("rb") as file:
@@ -51,9 +60,7 @@ def test_a_partition_table_is_read_or_refused(attack: Attack, tmp_path: Path) ->
 def test_a_file_system_is_recognised_or_unknown(attack: Attack, tmp_path: Path) -> None:
     whole = Partition(1, "t", "u", "l", 0, 1 << 20)
     samples = (bytes(1024) + superblock(), b"XFSB", b"hsqs", bytes(82) + b"FAT32")
-    attack(
-        mutated(*samples), lambda data: disk.file_system(put(tmp_path / "disk", data), whole)
-    )
+    attack(mutated(*samples), lambda data: disk.file_system(put(tmp_path / "disk", data), whole))
 
 
 def test_a_uki_is_read_or_refused(attack: Attack, tmp_path: Path) -> None:
@@ -90,9 +97,7 @@ def test_an_oci_layout_is_packed_or_refused(attack: Attack, tmp_path: Path) -> N
 
 def test_a_chart_is_drawn_again_or_refused(attack: Attack) -> None:
     def clean(data: bytes) -> None:
-        text = svg.clean(data.decode(errors="replace"))
-        assert svg.clean(text)
-        assert not any(word in text.lower() for word in ("<script", " on", "href", "url(", "@import"))
+        assert_acts_on_nothing(svg.clean(data.decode(errors="replace")))
 
     attack(text_like(PLOT), clean, (SvgError,))
 
@@ -104,7 +109,6 @@ def test_a_tiny_program_says_anything(attack: Attack) -> None:
 
 def test_a_name_in_a_chart_is_only_text(attack: Attack) -> None:
     def clean(text: str) -> None:
-        drawn = svg.clean(PLOT.replace("sshd.service", text))
-        assert "<script" not in drawn
+        assert_acts_on_nothing(svg.clean(PLOT.replace("sshd.service", text)))
 
     attack(TEXT, clean, (SvgError,))

@@ -192,7 +192,7 @@ def test_the_source_rpms_of_a_repository_are_listed_or_refused(
              st.one_of(mutated(packed), text_like(PRIMARY).map(gzip.compress))]  # fmt: skip
     cases = st.one_of(
         *(
-            form.map(lambda body, at=at: [*good[:at], body, *good[at + 1 :]])  # type: ignore[misc]
+            form.map(lambda body, at=at: [*good[:at], body, *good[at + 1 :]])
             for at, form in enumerate(forms)
         )
     )
@@ -271,9 +271,7 @@ def test_a_context_of_docker_is_read_or_refused(
     config = b'{"currentContext": "other"}'
     cases = st.one_of(
         json_like(meta).map(lambda data: (config, data)),
-        json_like({"currentContext": "other"}).map(
-            lambda data: (data, json.dumps(meta).encode())
-        ),
+        json_like({"currentContext": "other"}).map(lambda data: (data, json.dumps(meta).encode())),
     )
 
     def read(case: tuple[bytes, bytes]) -> None:

@@ -274,7 +274,9 @@ def test_the_checker_sees_every_room(sources: Sources) -> None:
     assert {room(module) for module in sources if module != "scripts"} == {*ROOMS}
 
 
-@pytest.mark.parametrize("rule", [climbs, circles, relatives, hidden, burdens, parsers, readers, printers])
+@pytest.mark.parametrize(
+    "rule", [climbs, circles, relatives, hidden, burdens, parsers, readers, printers]
+)
 def test_the_harness_keeps(rule: Callable[[Sources], Iterator[str]], sources: Sources) -> None:
     assert list(rule(sources)) == []
 

@@ -18,8 +18,8 @@ from scripts.system.text import cut
 # The boots whose guest is asked the probes.
 ASKED = ("first", "second")
 
-# Characters of a check's evidence and of its reason that the results keep: any reader of result.json
-# and junit.xml takes them, and a sound guest's evidence has a few thousand at most.
+# Characters of a check's evidence and of its reason that the results keep. A sound guest's evidence
+# has a few thousand at most.
 EVIDENCE = 50_000
 REASON = 2_000
 

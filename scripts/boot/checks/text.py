@@ -11,7 +11,7 @@ from scripts.system import strict
 def json_object(text: str) -> Mapping[str, Any]:
     """The JSON object that text holds; an empty one if it is no JSON at all, such as a complaint.
 
-    Raises ValueError if it is JSON with an oddity that `strict.loads` refuses, or another value.
+    Raises ValueError if it is JSON with an oddity that `strict.loads` refuses.
     """
     if not text.startswith("{"):
         return {}
@@ -19,16 +19,16 @@ def json_object(text: str) -> Mapping[str, Any]:
 
 
 def as_object(value: object) -> Mapping[str, Any]:
-    """Return value if it is an object of JSON. Raises ValueError if it is anything else."""
+    """Return value if it is an object of JSON. Raises TypeError if it is anything else."""
     if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is not an object")
+        raise TypeError(f"{value!r} is not an object")
     return value
 
 
 def as_objects(value: object) -> Sequence[Mapping[str, Any]]:
-    """Return value if it is a list of objects. Raises ValueError if it is anything else."""
+    """Return value if it is a list of objects. Raises TypeError if it is anything else."""
     if not isinstance(value, list):
-        raise ValueError(f"{value!r} is not a list")
+        raise TypeError(f"{value!r} is not a list")
     return [as_object(one) for one in value]
 
 

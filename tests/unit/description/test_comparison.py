@@ -197,3 +197,14 @@ def test_artifacts_of_any_image_in_the_catalogue_are_compared(
 
     assert [change.name for change in changes["partitions of sixth"]] == ["1 root"]
     assert changes["partitions"] == []
+
+
+def test_a_package_with_a_line_break_makes_no_line_of_its_own() -> None:
+    changes = [Change(Kind.ADDED, "a\n  + fake: 1|`", after="\x1b[2J")]
+    found = comparison.Difference("a`", "b\n", {"packages": changes}, [])
+
+    assert comparison.to_text(found).splitlines()[2:] == [r"  + a\n  + fake: 1|`: \x1b[2J"]
+    markdown = comparison.to_markdown(found)
+    assert markdown.startswith(r"### `a\x60` → `b\n`")
+    assert r"| + | `a\n  + fake: 1\x7c\x60` |  | `\x1b[2J` |" in markdown
+    assert json.loads(comparison.to_json(found))["changes"]["packages"][0]["after"] == "\x1b[2J"
