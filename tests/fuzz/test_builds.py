@@ -120,7 +120,7 @@ def tar_of(*names: str) -> bytes:
 
 
 def test_json_is_read_or_refused(attack: Attack) -> None:
-    attack(st.one_of(json_like(RECORD), odd_json()), strict.loads, (ValueError,))
+    attack(st.one_of(json_like(RECORD), odd_json()), strict.loads, (ValueError,), share=3)
 
 
 def test_a_manifest_is_read_or_refused(attack: Attack, build: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_mkosis_manifest_is_read_or_refused(attack: Attack, tmp_path: Path) -> N
         for package in records.packages_of(put(tmp_path / "image.manifest", data)):
             assert all(isinstance(text, str) for text in vars(package).values())
 
-    attack(json_like(OF_MKOSI), read)
+    attack(json_like(OF_MKOSI), read, share=2)
 
 
 def test_a_record_of_mkosi_is_read_or_counts_as_none(attack: Attack, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_published_manifest_names_a_run_or_none(attack: Attack) -> None:
         "artifacts": [{"url": "https://x/finch-debian-13-x86_64-17.wsl", "sha512": "0"}],
         "container_images": [{"image": "x/y:x86_64-with-kernel-17", "digest": "sha256:0"}],
     }
-    attack(json_like(sample), lambda data: release.newest_run(data) >= 0)
+    attack(json_like(sample), lambda data: release.newest_run(data) >= 0, share=3)
 
 
 def test_the_files_of_a_build_are_compared_or_refused(attack: Attack, build: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_files_of_a_build_are_compared_or_refused(attack: Attack, build: Pat
     whole = {name: (build / name).read_bytes() for name in names if (build / name).is_file()}
     # The interesting bytes of a disk are at its start.
     whole["os-image.raw"] = whole["os-image.raw"][:4096]
-    cases = [mutated(data).map(lambda new, name=name: (name, new)) for name, data in whole.items()]
+    cases = [st.tuples(st.just(name), mutated(data)) for name, data in whole.items()]
 
     def compare(case: tuple[str, bytes]) -> None:
         name, data = case
@@ -252,7 +252,7 @@ def test_an_os_release_is_read_or_refused(attack: Attack, tmp_path: Path) -> Non
         put(tmp_path / "usr/lib/os-release", data)
         inventory.system(tmp_path)
 
-    attack(text_like(OS_RELEASE), read)
+    attack(text_like(OS_RELEASE), read, share=3)
 
 
 def test_a_database_of_packages_is_read_or_refused(attack: Attack, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_json_is_written_so_that_it_acts_nowhere(attack: Attack) -> None:
         text.encode()
         assert_shown_safely(text)
 
-    attack(st.one_of(JSON, altered(RECORD)), write)
+    attack(st.one_of(JSON, altered(RECORD)), write, share=3)
 
 
 def test_the_record_of_emulators_is_read_or_refused(attack: Attack, tmp_path: Path) -> None:

@@ -128,18 +128,16 @@ def test_every_check_judges_answers_that_are_all_odd(attack: Attack) -> None:
     every = st.fixed_dictionaries(
         dict.fromkeys(probes.table(), st.one_of(TEXT, JSON.map(json.dumps)))
     )
-    attack(st.tuples(every, every, TEXT), _judge)
+    attack(st.tuples(every, every, TEXT), _judge, share=0.3)
 
 
 def test_every_check_judges_odd_json(attack: Attack) -> None:
     pairs = st.one_of(
         *(
-            altered(json.loads(test_checks.AMAZON[name])).map(
-                lambda new, name=name: {**test_checks.AMAZON, name: json.dumps(new)}
-            )
+            st.tuples(st.just(name), altered(json.loads(test_checks.AMAZON[name])))
             for name in JSON_PROBES
         )
-    )
+    ).map(lambda pair: {**test_checks.AMAZON, pair[0]: json.dumps(pair[1])})
     attack(st.tuples(pairs, st.just(test_checks.SECOND), st.just("")), _judge)
 
 
@@ -150,13 +148,14 @@ def test_a_host_key_is_found_or_not(attack: Attack) -> None:
         key = ssh.parse_keyscan(data.decode(errors="replace"))
         assert key == "" or (key.isascii() and key.startswith("ssh-ed25519 "))
 
-    attack(text_like(sample), parse)
+    attack(text_like(sample), parse, share=5)
 
 
 def test_console_lines_are_plain(attack: Attack) -> None:
     attack(
         st.one_of(mutated(CONSOLE.encode()), TEXT.map(encoded)),
         lambda data: assert_shown_safely(plain(data.decode(errors="replace"))),
+        share=4,
     )
 
 
@@ -177,4 +176,4 @@ def test_what_is_shown_acts_on_nothing(attack: Attack) -> None:
         root.text = text.paragraph(said)
         assert ET.fromstring(ET.tostring(root)).text in {root.text, None}
 
-    attack(st.lists(TEXT, max_size=5).map("".join), show)
+    attack(st.lists(TEXT, max_size=5).map("".join), show, share=6)

@@ -173,7 +173,7 @@ def test_an_entry_of_binfmt_misc_is_read_or_left_out(attack: Attack, tmp_path: P
         entries.find(wanted, tmp_path / "entries")
         Entry.parse("qemu", data.decode(errors="replace"))
 
-    attack(text_like(ENTRY), read)
+    attack(text_like(ENTRY), read, share=3)
 
 
 def test_any_failure_of_mkosi_is_explained(attack: Attack) -> None:
@@ -184,7 +184,7 @@ def test_any_failure_of_mkosi_is_explained(attack: Attack) -> None:
             "base", error, work=Path("/w"), log=Path("/w/log"), repository="amazonlinux at x"
         )
 
-    attack(text_like(MKOSI), explain)
+    attack(text_like(MKOSI), explain, share=2)
 
 
 def test_any_output_of_buildx_is_read(attack: Attack) -> None:
@@ -196,7 +196,7 @@ def test_any_output_of_buildx_is_read(attack: Attack) -> None:
         Failure.of(steps, CommandError(["docker"], 1, output))
         list(steps.warnings(Cache("x", "y", "z")))
 
-    attack(text_like(BUILDX), read)
+    attack(text_like(BUILDX), read, share=3)
 
 
 def test_ranges_of_ids_are_read_or_left_out(attack: Attack) -> None:
@@ -204,6 +204,7 @@ def test_ranges_of_ids_are_read_or_left_out(attack: Attack) -> None:
     attack(
         text_like(sample),
         lambda data: machine.sub_ids(data.decode(errors="replace"), "user", 1000) >= 0,
+        share=5,
     )
 
 
@@ -211,12 +212,12 @@ def test_a_session_is_known_or_refused(attack: Attack) -> None:
     names = st.one_of(
         TEXT, st.sampled_from(list(catalog.SESSIONS)), text_like("build-3.12(arch='x')")
     )
-    attack(names.map(str), doctor.session_name)
+    attack(names.map(str), doctor.session_name, share=5)
 
 
 def test_an_os_release_leads_to_a_command(attack: Attack) -> None:
     sample = {"ID": "debian", "VERSION_ID": "12", "NAME": "Debian"}
-    attack(fields_like(sample), engine.installation)
+    attack(fields_like(sample), engine.installation, share=5)
 
 
 def test_pips_settings_are_read(attack: Attack) -> None:
@@ -226,6 +227,7 @@ def test_pips_settings_are_read(attack: Attack) -> None:
     attack(
         text_like(sample),
         lambda data: environments.uv_settings(data.decode(errors="replace"), {}),
+        share=5,
     )
 
 

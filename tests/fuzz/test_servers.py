@@ -190,11 +190,8 @@ def test_the_source_rpms_of_a_repository_are_listed_or_refused(
     good = [RELEASES.encode(), f"{server.url}/repo\n".encode(), REPOMD.encode(), packed]
     forms = [text_like(RELEASES), text_like(f"{server.url}/repo\n"), text_like(REPOMD),
              st.one_of(mutated(packed), text_like(PRIMARY).map(gzip.compress))]  # fmt: skip
-    cases = st.one_of(
-        *(
-            form.map(lambda body, at=at: [*good[:at], body, *good[at + 1 :]])
-            for at, form in enumerate(forms)
-        )
+    cases = st.one_of(*(st.tuples(st.just(at), form) for at, form in enumerate(forms))).map(
+        lambda case: [*good[: case[0]], case[1], *good[case[0] + 1 :]]
     )
 
     def ask(bodies: list[bytes]) -> None:
@@ -209,7 +206,9 @@ def test_the_source_rpms_of_a_repository_are_listed_or_refused(
 
 def test_checksums_are_read_or_left_out(attack: Attack) -> None:
     sample = f"{'0' * 64}  a\n{'1' * 64} *b\n"
-    attack(text_like(sample), lambda data: lookups.checksums(data.decode(errors="replace")))
+    attack(
+        text_like(sample), lambda data: lookups.checksums(data.decode(errors="replace")), share=5
+    )
 
 
 @pytest.fixture
