@@ -148,7 +148,7 @@ def test_a_chart_that_a_guest_drew_with_a_script_is_kept_without_it(boot: Boot, 
 def test_a_chart_that_is_none_is_left_out_and_said_so(
     boot: Boot, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    boot("tcg", tcg=["good"], plot=["Bootup is not yet\\x1b finished"])
+    boot("tcg", tcg=["good"], plot=["It is not yet\\x1b finished"])
     assert not (out / "boot.svg").exists()
     assert "boot.svg of the guest is left out: it cannot be read" in capsys.readouterr().err
 

@@ -71,7 +71,7 @@ def test_a_chart_with_a_script_or_a_reference_loses_it(inside: str) -> None:
     "text",
     [
         "",
-        "systemd-analyze: Bootup is not yet finished",
+        "systemd-analyze: It is not yet finished",
         "<html><svg/></html>",
         f"{HEAD}>",
         '<!DOCTYPE svg [<!ENTITY a "b">]><svg>&a;</svg>',
