@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from rich.filesize import decimal
 
 from scripts import catalog
@@ -42,7 +42,7 @@ def write(out: Path) -> None:
         return
     try:
         text = _page(out, manifest)
-    except strict.ODDITIES as error:
+    except (TemplateError, *strict.ODDITIES) as error:
         files = f"{PROVENANCE}, {SBOM}, {BOOT_TEST}"
         raise HarnessError(
             f"{out / REPORT} cannot be made of {files}: one of them is damaged ({error!r})",

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # What is imported while the fence is up must not write its bytecode.
     sys.dont_write_bytecode = True
     config.stash[CHOSEN] = False
+    config.addinivalue_line("filterwarnings", "ignore:Generating overly large repr")
 
 
 CHOSEN = pytest.StashKey[bool]()

@@ -129,8 +129,8 @@ def test_a_manifest_is_read_or_refused(attack: Attack, build: Path, tmp_path: Pa
     def read(data: bytes) -> None:
         manifest = Manifest.read(put(tmp_path / "manifest.json", data))
         Contents.of(manifest)
-        manifest.write(tmp_path)
-        assert Manifest.read(tmp_path) == manifest
+        text = json_text(manifest.to_json())
+        assert Manifest.read(put(tmp_path / "manifest.json", text.encode())) == manifest
 
     attack(json_like(sample), read)
 
@@ -276,7 +276,7 @@ def test_a_file_of_licences_is_read_or_left_out(attack: Attack, tmp_path: Path) 
 
 
 def test_a_bill_of_materials_holds_any_package(attack: Attack) -> None:
-    word = TEXT.map(lambda text: "".join(filter(WORD.fullmatch, text)) or "a")
+    word = TEXT.map(lambda text: "".join(filter(WORD.fullmatch, text))[:500] or "a")
     # Databases are decoded with replacements for what is no UTF-8.
     text = TEXT.map(lambda text: text.encode(errors="replace").decode()[:200])
     package = st.builds(
@@ -305,7 +305,6 @@ def test_a_manifest_holds_any_package(attack: Attack, build: Path, tmp_path: Pat
         put(tmp_path / "manifest.json", json_text(data).encode())
         manifest = Manifest.read(tmp_path)
         assert manifest.images["base"].packages[0].name == text
-        manifest.write(tmp_path)
 
     attack(TEXT, write)
 
