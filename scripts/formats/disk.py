@@ -16,6 +16,8 @@ from scripts.mkosi.sandbox import Tools
 from scripts.system import process
 
 SECTOR = 512  # bytes; the default of systemd-repart and of QEMU's virtio-blk
+HEADER = 92  # bytes of the GPT's header, in the second sector
+FIRST = 2  # the first sector after it
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 
 # Flags of the ext4 superblock. Only ext4 has extents, so they tell it from ext2 and ext3.
@@ -38,13 +40,14 @@ MAGICS = (
 PROBE = 0x11000  # bytes from the start of a partition that contain every signature
 
 
-# Bytes of a GPT's header, of its smallest entry, and of more entries than any disk has. UEFI asks
-# for 16 KiB of them.
-HEADER = 92
-ENTRY = 128
-TABLE = 1 << 20
+# A table of partitions has at least 128 entries; sfdisk and the kernel read no more than this.
+MOST_ENTRIES = 1024
 
-SUPERBLOCK_END = 2048  # bytes from the start of an ext4
+# The size of an entry is 128 times a power of two; no tool writes larger ones.
+ENTRY_SIZES = (128, 256, 512, 1024, 2048, 4096)  # bytes
+
+# The bytes of the superblock up to the last flags that are read.
+SUPERBLOCK = 0x64
 
 
 class DiskError(Exception):
@@ -76,22 +79,34 @@ class FileSystem:
 
 
 def partitions(image: Path) -> tuple[Partition, ...]:
-    """The entries of image's GPT. Raises DiskError if it has none."""
+    """The entries of image's GPT. Raises DiskError if it has none, or one that makes no sense."""
+    end = image.stat().st_size
     with image.open("rb") as file:
         file.seek(SECTOR)
         header = file.read(HEADER)
-        if header[:8] != b"EFI PART":
+        if header[:8] != b"EFI PART" or len(header) < HEADER:
             raise DiskError("the disk has no GPT")
-        if len(header) < HEADER:
-            raise DiskError("the disk ends within its GPT")
         start, count, size = struct.unpack_from("<QII", header, 72)
-        end = image.stat().st_size
-        if not (size >= ENTRY and count * size <= TABLE and start * SECTOR + count * size <= end):
-            raise DiskError(f"the GPT has {count} entries of {size} bytes in sector {start}")
+        is_sound = count <= MOST_ENTRIES and size in ENTRY_SIZES
+        if not is_sound or start < FIRST or start * SECTOR + count * size > end:
+            raise DiskError("the GPT says that its table is where or what no table can be")
         file.seek(start * SECTOR)
         table = file.read(count * size)
     entries = (table[i * size : (i + 1) * size] for i in range(count))
-    return tuple(_partition(n, entry) for n, entry in enumerate(entries, 1) if any(entry[:16]))
+    found = tuple(_partition(n, entry) for n, entry in enumerate(entries, 1) if any(entry[:16]))
+    _check(found, end)
+    return found
+
+
+def _check(found: Sequence[Partition], end: int) -> None:
+    """Raise DiskError unless partitions are on a disk of end bytes, and do not overlap."""
+    before = FIRST * SECTOR
+    for partition in sorted(found, key=lambda partition: partition.offset):
+        if partition.offset < before or partition.size <= 0:
+            raise DiskError(f"partition {partition.number} overlaps another or has no size")
+        before = partition.offset + partition.size
+        if before > end:
+            raise DiskError(f"partition {partition.number} ends outside the disk")
 
 
 def _partition(number: int, entry: bytes) -> Partition:
@@ -100,7 +115,7 @@ def _partition(number: int, entry: bytes) -> Partition:
         number=number,
         type=str(uuid.UUID(bytes_le=entry[:16])),
         uuid=str(uuid.UUID(bytes_le=entry[16:32])),
-        label=entry[56:128].decode("utf-16-le", "replace").partition("\0")[0],
+        label=entry[56:128].decode("utf-16-le", errors="replace").partition("\0")[0],
         offset=first * SECTOR,
         size=(last - first + 1) * SECTOR,
     )
@@ -115,10 +130,11 @@ def file_system(image: Path, partition: Partition) -> FileSystem:
     """Recognise the file system in a partition of image."""
     with image.open("rb") as file:
         file.seek(min(partition.offset, image.stat().st_size))
-        data = file.read(max(0, min(PROBE, partition.size))).ljust(SUPERBLOCK_END, b"\0")
+        data = file.read(max(0, min(PROBE, partition.size)))
     name = next((name for name, at, magic in MAGICS if data[at:].startswith(magic)), "")
     if name == "ext4":
-        return _ext4(data[1024:SUPERBLOCK_END])
+        superblock = data[1024:2048]
+        return _ext4(superblock) if len(superblock) >= SUPERBLOCK + 4 else FileSystem("unknown")
     return FileSystem(name or ("unknown" if any(data) else ""))
 
 
@@ -140,6 +156,15 @@ def copy_from_esp(tools: Tools, image: Path, esp: Partition, path: str, target: 
     except process.CommandError as error:
         return error.output.strip()
     return ""
+
+
+def list_esp(tools: Tools, image: Path, esp: Partition) -> tuple[str, ...] | None:
+    """Return the paths of the files on the ESP, or None if mtools cannot read it."""
+    show: list[process.Arg] = ["mdir", "-b", "-/", "-i", f"{image}@@{esp.offset}", "::/"]
+    done = process.run(tools.command(show, read=[image]), check=False)
+    lines = (line.removeprefix("::/") for line in done.stdout.splitlines())
+    files = tuple(sorted(line for line in lines if line and not line.endswith("/")))
+    return None if done.returncode else files
 
 
 def read_file(tools: Tools, image: Path, partition: Partition, path: str) -> str | None:

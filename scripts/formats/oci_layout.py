@@ -1,60 +1,143 @@
-"""Packs OCI image layouts as tar archives."""
+"""Reads OCI image layouts, and packs them as tar archives.
+
+The formats are those of the OCI image specification: image-layout, descriptor, manifest.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import re
+import stat
 import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.system import strict
 from scripts.system.errors import HarnessError
+from scripts.system.text import printable
 
 # The annotation that containerd, and so nerdctl and Finch, takes an image's name from.
-DIGEST = re.compile(r"sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})")
 CONTAINERD_NAME = "io.containerd.image.name"
+
+# The digests that the specification registers: the algorithm, and the digest in hex.
+DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
+
+# The most bytes of index.json or a manifest; registries accept no larger manifests (the OCI
+# distribution specification, "Pushing Manifests").
+JSON_BYTES = 4 << 20
+
+# What index.json, a manifest's config and its layers may be.
+MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+CONFIGS = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
+LAYERS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob of a layout: its digest as in sha256:HEX, and its size in bytes."""
+
+    layout: Path
+    digest: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Its path in the layout."""
+        return f"blobs/{self.digest.replace(':', '/')}"
+
+    @property
+    def path(self) -> Path:
+        """Its path."""
+        return self.layout / self.name
+
+    def check(self) -> None:
+        """Raise HarnessError unless it is a file of its own with that size and digest."""
+        algorithm, _, expected = self.digest.partition(":")
+        with _opened(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if (size, found) != (self.size, expected):
+            raise HarnessError(f"{self.path} is not the blob that the layout names")
+
+
+@dataclass(frozen=True)
+class Image:
+    """The one image in a layout: its entry in index.json, its manifest, config and layers."""
+
+    entry: Mapping[str, Any]
+    manifest: Blob
+    config: Blob
+    layers: Sequence[Blob]
+
+    @classmethod
+    def read(cls, layout: Path) -> Image:
+        """Return the image in layout. Raises HarnessError unless it holds exactly one.
+
+        The manifest is checked against its digest, the other blobs are not.
+        """
+        index = _json(layout / "index.json")
+        entries = index.get("manifests") if isinstance(index, dict) else None
+        if not isinstance(entries, list) or len(entries) != 1:
+            raise HarnessError(f"{layout} is not an OCI image layout with one image")
+        manifest = _blob(layout, entries[0], MANIFESTS)
+        manifest.check()
+        data = _json(manifest.path)
+        layers = data.get("layers") if isinstance(data, dict) else None
+        if not isinstance(layers, list):
+            raise HarnessError(f"{manifest.path} is not the manifest of an image")
+        return cls(
+            entries[0],
+            manifest,
+            _blob(layout, data.get("config"), CONFIGS),
+            [_blob(layout, layer, LAYERS) for layer in layers],
+        )
 
 
 def pack_oci(layout: Path) -> Path:
     """Write an OCI image layout as <layout>.tar for `docker load` and skopeo, and return the file.
 
     The archive is a layout itself. For engines older than Docker 25, it also has a manifest.json,
-    as `docker save` writes it. Raises HarnessError unless the layout holds exactly one image.
+    as `docker save` writes it. Raises HarnessError unless the layout holds exactly one image, and
+    all blobs of that are there.
     """
-    try:
-        texts = _texts(layout)
-    except strict.ODDITIES as error:
-        raise HarnessError(
-            f"{layout} is not an OCI image layout with one image: {error!r}"
-        ) from error
-    archive = layout.with_name(f"{layout.name}.tar")
-    files = {path.relative_to(layout).as_posix(): path for path in layout.rglob("*")}
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted({*files, *texts}):
-            _add(tar, path, texts[path] if path in texts else files[path])
-    return archive
-
-
-def _texts(layout: Path) -> dict[str, str]:
-    """Return the files of the archive that the layout does not have, or not so, by name.
-
-    Raises what looking into a damaged layout raises.
-    """
-    name = image_name(layout)
-    index = _json(layout / "index.json")
-    [entry] = index["manifests"]
-    entry["annotations"] = {**entry.get("annotations", {}), CONTAINERD_NAME: name}
-    manifest = _json(_blob(layout, entry["digest"]))
+    image, name = Image.read(layout), image_name(layout)
+    blobs = {blob.name: blob for blob in (image.manifest, image.config, *image.layers)}
+    for blob in blobs.values():
+        blob.check()
+    entry = {
+        **image.entry,
+        "annotations": {**image.entry.get("annotations", {}), CONTAINERD_NAME: name},
+    }
     docker = [
         {
-            "Config": _path(manifest["config"]["digest"]),
+            "Config": image.config.name,
             "RepoTags": [name],
-            "Layers": [_path(layer["digest"]) for layer in manifest["layers"]],
+            "Layers": [layer.name for layer in image.layers],
         }
     ]
-    return {"index.json": json.dumps(index), "manifest.json": json.dumps(docker)}
+    index = {**_json(layout / "index.json"), "manifests": [entry]}
+    texts = {"index.json": json.dumps(index), "manifest.json": json.dumps(docker)}
+    folders = {path.as_posix() for name in blobs for path in Path(name).parents if path != Path()}
+    archive = layout.with_name(f"{layout.name}.tar")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted({"oci-layout", *blobs, *texts, *folders}):
+            _add(tar, path, texts.get(path), None if path in folders else layout / path)
+    return archive
 
 
 def image_name(layout: Path) -> str:
@@ -62,37 +145,60 @@ def image_name(layout: Path) -> str:
     return f"localhost/finch/{layout.name}:latest"
 
 
-def _add(tar: tarfile.TarFile, name: str, what: str | Path) -> None:
+def _add(tar: tarfile.TarFile, name: str, text: str | None, path: Path | None) -> None:
+    """Add the text, or else the file at path, or else a folder, as name."""
     member = tarfile.TarInfo(name)
-    if isinstance(what, str):
-        data = what.encode()
+    if text is not None:
+        data = text.encode()
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
-    elif what.is_dir():
+    elif path:
+        with _opened(path) as file:
+            member.size = os.fstat(file.fileno()).st_size
+            tar.addfile(member, file)
+    else:
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)
-    else:
-        member.size = what.stat().st_size
-        with what.open("rb") as file:
-            tar.addfile(member, file)
 
 
-def _path(digest: str) -> str:
-    """Return the path of a blob in a layout (OCI image specification, image-layout).
+def _blob(layout: Path, descriptor: Any, types: Sequence[str]) -> Blob:
+    """Return the blob that descriptor describes. Raises HarnessError unless it is one of types."""
+    data = descriptor if isinstance(descriptor, dict) else {}
+    digest, size = data.get("digest"), data.get("size")
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise HarnessError(f"{layout} has {_quoted(digest)} where a digest should be")
+    if type(size) is not int or size < 0:
+        raise HarnessError(f"{layout} has {_quoted(size)} where the size of {digest} should be")
+    if data.get("mediaType") not in types:
+        raise HarnessError(
+            f"{layout} has a blob of the type {_quoted(data.get('mediaType'))}, where one of "
+            f"{types[0]} should be"
+        )
+    return Blob(layout, digest, size)
 
-    Raises ValueError if digest is not one, such as a path that leads out of the layout.
-    """
-    if not DIGEST.fullmatch(digest):
-        raise ValueError(f"{digest!r} is not a digest")
-    return f"blobs/{digest.replace(':', '/')}"
+
+def _quoted(value: object) -> str:
+    return printable(repr(value))[:100]
 
 
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / _path(digest)
+def _opened(path: Path) -> io.BufferedReader:
+    """Open the regular file at path, and no link. Raises HarnessError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise HarnessError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HarnessError(f"{path} cannot be read: it is not a file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _json(path: Path) -> Any:
+    with _opened(path) as file:
+        data = file.read(JSON_BYTES + 1)
+    if len(data) > JSON_BYTES:
+        raise HarnessError(f"{path} cannot be read: it has more than {JSON_BYTES >> 20} MiB")
     try:
-        return strict.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"{path} cannot be read: {error}") from error
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise HarnessError(f"{path} cannot be read: {printable(str(error))}") from error

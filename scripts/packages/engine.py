@@ -187,14 +187,15 @@ def _context(environ: Mapping[str, str]) -> tuple[str, str]:
     Raises MachineError if there is no such context, or the file that describes it is damaged.
     """
     from docker.context import ContextAPI  # noqa: PLC0415 - see `find`
-    from docker.context.config import get_current_context_name, get_meta_file  # noqa: PLC0415
+    from docker.context.config import get_current_context_name  # noqa: PLC0415
 
-    name = environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
+    name = environ.get("DOCKER_CONTEXT", "")
     try:
+        name = name or get_current_context_name() or "default"
         found = ContextAPI.get_context(name)
     except Exception as error:  # the SDK's own, or a KeyError and the like
         raise MachineError(
-            f"Docker's context {name} cannot be read: {get_meta_file(name)} is damaged",
+            f"Docker's context {name} cannot be read: {_meta_file(name)} is damaged",
             hint=f"remove that file and create the context again; {OTHER_CONTEXT}",
         ) from error
     if found is None:
@@ -203,6 +204,13 @@ def _context(environ: Mapping[str, str]) -> tuple[str, str]:
             hint=f"`docker context ls` lists those that do; {OTHER_CONTEXT}",
         )
     return found.Name, found.Host or ""
+
+
+def _meta_file(name: object) -> str:
+    """Return the file that describes a context, or Docker's configuration if that names none."""
+    from docker.context.config import get_meta_file  # noqa: PLC0415 - see `find`
+
+    return str(get_meta_file(name)) if isinstance(name, str) else "Docker's config.json"
 
 
 def _name(version: Mapping[str, Any]) -> str:

@@ -35,7 +35,9 @@ class Package:
     architecture: str
 
     def __post_init__(self) -> None:
-        for word in (self.name, self.version, self.architecture):
+        # rpm lists the keys that it trusts as packages without an architecture.
+        own = () if self.architecture == "" else (self.architecture,)
+        for word in (self.name, self.version, *own):
             if not WORD.fullmatch(word):  # a TypeError if it is not even a string
                 raise ValueError(f"{word!r} is not the name, version or architecture of a package")
 

@@ -24,7 +24,7 @@ from scripts.system import fetch
 from scripts.system.fetch import Settings
 from tests.fuzz import wire
 from tests.fuzz.conftest import Attack
-from tests.fuzz.hostile import TEXT, json_like, mutated, put, text_like
+from tests.fuzz.hostile import TEXT, encoded, json_like, mutated, put, text_like
 from tests.fuzz.wire import Wire, response
 
 HASTY = Settings(attempts=2, pause=0, longest_pause=0, connect=1, stall=0.5)
@@ -188,7 +188,7 @@ def test_the_source_rpms_of_a_repository_are_listed_or_refused(
     look = Lookups(checkout, HASTY)
     packed = gzip.compress(PRIMARY.encode(), mtime=0)
     good = [RELEASES.encode(), f"{server.url}/repo\n".encode(), REPOMD.encode(), packed]
-    forms = [text_like(RELEASES), text_like(f"{server.url}/repo\n"), text_like(REPOMD),
+    forms = [text_like(RELEASES), TEXT.map(lambda text: encoded(f"{server.url}/{text}\n")), text_like(REPOMD),
              st.one_of(mutated(packed), text_like(PRIMARY).map(gzip.compress))]  # fmt: skip
     cases = st.one_of(*(st.tuples(st.just(at), form) for at, form in enumerate(forms))).map(
         lambda case: [*good[: case[0]], case[1], *good[case[0] + 1 :]]
@@ -229,6 +229,7 @@ def bucket(server: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Buc
     return found
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_any_answer_of_s3_is_read_or_refused(
     attack: Attack, server: Wire, bucket: Bucket, tmp_path: Path
 ) -> None:

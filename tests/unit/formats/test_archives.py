@@ -13,6 +13,7 @@ from scripts.formats import archives, oci_layout
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError
+from tests import builds
 
 GZIP = ["gzip", "--no-name", "--fast"]
 
@@ -127,16 +128,9 @@ def test_the_wsl_file_is_the_tarball_under_another_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """An OCI image layout, of contents that say where they stand."""
-    layout = tmp_path / "image"
-    blobs = layout / "blobs/sha256"
-    blobs.mkdir(parents=True)
-    manifest = {"config": {"digest": "sha256:c"}, "layers": [{"digest": "sha256:1"}]}
-    for name, text in {"m": json.dumps(manifest), "c": "config", "1": "layer"}.items():
-        (blobs / name).write_text(text)
-    (layout / "index.json").write_text(json.dumps({"manifests": [{"digest": "sha256:m"}]}))
-    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return layout
+    """An OCI image layout with a layer."""
+    builds.write_layout(tmp_path / "image", b"layer")
+    return tmp_path / "image"
 
 
 def test_the_archive_of_a_layout_names_its_blobs_as_docker_does(layout: Path) -> None:
@@ -165,21 +159,94 @@ def test_equal_layouts_come_to_equal_archives(layout: Path) -> None:
     assert file_digest(oci_layout.pack_oci(layout)) == first
 
 
-@pytest.mark.parametrize("index", ["{}", '{"manifests": []}', '{"manifests": [{}, {}]}'])
+@pytest.mark.parametrize("index", ["{}", "[]", '{"manifests": []}', '{"manifests": [{}, {}]}'])
 def test_a_layout_without_exactly_one_image_is_refused(layout: Path, index: str) -> None:
     (layout / "index.json").write_text(index)
     with pytest.raises(HarnessError, match="not an OCI image layout with one image"):
         oci_layout.pack_oci(layout)
 
 
-@pytest.mark.parametrize("name", ["index.json", "blobs/sha256/m"])
-def test_a_layout_that_lacks_a_file_is_refused_with_its_path(layout: Path, name: str) -> None:
-    (layout / name).unlink()
-    with pytest.raises(HarnessError, match=f"{name} cannot be read"):
+def test_a_layout_that_lacks_its_index_is_refused_with_its_path(layout: Path) -> None:
+    (layout / "index.json").unlink()
+    with pytest.raises(HarnessError, match=r"index\.json cannot be read: No such file"):
         oci_layout.pack_oci(layout)
 
 
-def test_a_layout_whose_index_is_damaged_is_refused_with_its_path(layout: Path) -> None:
-    (layout / "index.json").write_text("{")
+def test_a_layout_that_lacks_a_blob_is_refused_with_its_path(layout: Path) -> None:
+    layer = oci_layout.Image.read(layout).layers[0]
+    layer.path.unlink()
+    with pytest.raises(HarnessError, match=f"{layer.name} cannot be read"):
+        oci_layout.pack_oci(layout)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, " " * (4 << 20) + "{}"])
+def test_a_layout_whose_index_is_damaged_is_refused_with_its_path(layout: Path, text: str) -> None:
+    (layout / "index.json").write_text(text)
     with pytest.raises(HarnessError, match=r"index\.json cannot be read"):
         oci_layout.pack_oci(layout)
+
+
+def altered(layout: Path, **fields: object) -> Path:
+    """The layout with other fields in the one entry of its index."""
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"][0] |= fields
+    (layout / "index.json").write_text(json.dumps(index))
+    return layout
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "sha256:../../../../etc/passwd",
+        "sha256:/etc/passwd",
+        "../x:y",
+        f"sha256:{'A' * 64}",
+        f"sha256:{'a' * 64}\n",
+        f"md5:{'a' * 32}",
+        7,
+        None,
+    ],
+)
+def test_a_digest_that_is_none_leads_to_no_file(layout: Path, digest: object) -> None:
+    with pytest.raises(HarnessError, match="where a digest should be"):
+        oci_layout.pack_oci(altered(layout, digest=digest))
+
+
+@pytest.mark.parametrize("size", [1, -1, "3", True, 10**30, None])
+def test_a_blob_of_another_size_than_the_layout_says_is_refused(layout: Path, size: object) -> None:
+    with pytest.raises(HarnessError, match=r"not the blob that|where the size of"):
+        oci_layout.pack_oci(altered(layout, size=size))
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.oci.image.index.v1+json", "\x1b[2Jtext", None])
+def test_a_blob_of_another_type_than_a_manifest_is_not_read_as_one(
+    layout: Path, kind: object
+) -> None:
+    with pytest.raises(HarnessError, match="has a blob of the type") as caught:
+        oci_layout.pack_oci(altered(layout, mediaType=kind))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_layer_that_was_changed_is_refused(layout: Path) -> None:
+    layer = oci_layout.Image.read(layout).layers[0]
+    layer.path.write_bytes(bytes(layer.size))
+    with pytest.raises(HarnessError, match="is not the blob that the layout names"):
+        oci_layout.pack_oci(layout)
+
+
+def test_a_layer_that_is_a_link_to_a_file_of_the_host_is_refused(
+    layout: Path, tmp_path: Path
+) -> None:
+    layer = oci_layout.Image.read(layout).layers[0]
+    layer.path.rename(tmp_path / "elsewhere")
+    layer.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HarnessError, match="cannot be read"):
+        oci_layout.pack_oci(layout)
+
+
+def test_a_file_that_the_image_does_not_name_is_not_packed(layout: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the host")
+    (layout / "blobs/sha256/link").symlink_to(tmp_path / "secret")
+    (layout / "extra").write_text("of nobody")
+    with tarfile.open(oci_layout.pack_oci(layout)) as archive:
+        assert not {"extra", "blobs/sha256/link"} & set(archive.getnames())
