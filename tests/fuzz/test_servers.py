@@ -188,7 +188,8 @@ def test_the_source_rpms_of_a_repository_are_listed_or_refused(
     look = Lookups(checkout, HASTY)
     packed = gzip.compress(PRIMARY.encode(), mtime=0)
     good = [RELEASES.encode(), f"{server.url}/repo\n".encode(), REPOMD.encode(), packed]
-    forms = [text_like(RELEASES), TEXT.map(lambda text: encoded(f"{server.url}/{text}\n")), text_like(REPOMD),
+    paths = TEXT.map(lambda text: encoded(f"{server.url}/{text}\n"))
+    forms = [text_like(RELEASES), paths, text_like(REPOMD),
              st.one_of(mutated(packed), text_like(PRIMARY).map(gzip.compress))]  # fmt: skip
     cases = st.one_of(*(st.tuples(st.just(at), form) for at, form in enumerate(forms))).map(
         lambda case: [*good[: case[0]], case[1], *good[case[0] + 1 :]]
