@@ -77,6 +77,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Give every parser of foreign data odd inputs (minutes); `-- --cases N` gives more."""
+    environments.install(session, "test")
+    environments.check(session, "pytest", "tests/fuzz", *session.posargs)
+
+
+@nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Run real builds and boots end to end (half an hour); `-- --full` runs the slowest too."""
     environments.install(session, "test")

@@ -113,7 +113,7 @@ class Catalog:
         """Read the catalogue in text. Raises CatalogError for one that makes no sense."""
         try:
             table = _Table("the catalogue", tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise CatalogError(f"it is not TOML: {error}") from error
         arches = table.texts("arches")
         made = cls(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.system import git, oidc
+from scripts.system import git
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError
 
@@ -137,17 +137,20 @@ class Builder:
     repository: str = ""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], *, keys: str = oidc.KEYS) -> Builder:
+    def of(cls, environ: Mapping[str, str], *, keys: str = "") -> Builder:
         """Return the builder: a job of GitHub Actions that proves it, or a person's machine.
 
         Anybody can set the variables GITHUB_*, so they only say when to ask. Everything in the
         result comes from a token that GitHub has signed for this job; keys is the URL of its
-        public keys. A machine that claims to be CI without such a token gets an id that says so.
+        public keys, "" for GitHub's own. A machine that claims to be CI without such a token gets an id that says so.
         """
         if environ.get("GITHUB_ACTIONS") != "true":
             return cls()
+        # The noxfile imports this module, in an environment without any library.
+        from scripts.system import oidc  # noqa: PLC0415
+
         try:
-            job = oidc.current_job(environ, keys=keys)
+            job = oidc.current_job(environ, keys=keys or oidc.KEYS)
         except oidc.TokenError:
             return cls(UNPROVEN)
         return cls(

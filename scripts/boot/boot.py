@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from scripts.boot import probes, ssh
 from scripts.boot.machine import MachineSpec
 from scripts.boot.monitor import MonitorError
@@ -19,6 +21,7 @@ KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
 LOGIN_MESSAGE = 400  # characters of what ssh says of a login
+SAID = 400  # characters of the end of what ssh printed, which say why it failed
 SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
 
@@ -41,7 +44,7 @@ class Boot:
         output = self._file("keyscan")
         for _ in range(KEYSCANS):
             self._finish(ssh.start_keyscan(self.tools, self.spec.port, output), output)
-            if key := ssh.parse_keyscan(output.read_text()):
+            if key := ssh.parse_keyscan(output.read_text(errors="replace")):
                 return key
         return ""
 
@@ -57,11 +60,16 @@ class Boot:
             asked = ssh.start_script(self.tools, self.key, self.spec.port, script, output)
             self._finish(asked, output)
             text = output.read_text(errors="replace")
+            if output.stat().st_size >= ssh.OUTPUT_BYTES:
+                self.watch.fail(
+                    f"the guest said more over SSH than {decimal(ssh.OUTPUT_BYTES)}, where it was"
+                    " cut off"
+                )
             if probes.is_complete(mark, text):
                 self.watch.milestone("checked")
                 return probes.parse(mark, text)
             if last or asked.returncode != SSH_FAILED:
-                self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-400:]}")
+                self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-SAID:]}")
             self._pause()
 
     def log_in_without_key(self) -> dict[str, str]:

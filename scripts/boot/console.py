@@ -11,8 +11,15 @@ from functools import cache
 from pathlib import Path
 
 from scripts.boot.cidata import REPORT_MARK
+from scripts.system.text import paragraph
 
 TAIL_LINES = 20
+
+# What a scanner keeps of a console that never ends a line, or reports failures without end: the
+# characters of a line, and findings. A sound console has lines of some hundred characters.
+LINE_CHARS = 4_096
+FINDINGS = 100
+UNITS = 4  # that cidata.REPORT asks about
 
 # Terminal escapes of ECMA-48: CSI sequences, OSC strings, and the short ones.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
@@ -80,8 +87,8 @@ def knowledge() -> Knowledge:
 
 
 def plain(text: str) -> str:
-    """Return text without terminal escapes and control characters."""
-    return _CONTROL.sub("", _ESCAPE.sub("", text))
+    """Return text without terminal escapes and control characters; others show as escapes."""
+    return paragraph(_CONTROL.sub("", _ESCAPE.sub("", text)))
 
 
 @dataclass
@@ -113,7 +120,7 @@ class Scanner:
         Returns whether one of the lines is a sign of life.
         """
         text = self._partial + self._decoder.decode(data)
-        *lines, self._partial = _ENDS.split(text)
+        *lines, self._partial = _lines(text)
         lives = [self._line(line, at) for line in map(plain, lines)]
         # A login prompt does not end its line.
         self._pass(plain(self._partial), at)
@@ -145,7 +152,7 @@ class Scanner:
         self._pass(line, at)
         if REPORT_MARK in line:
             self._report(line.partition(REPORT_MARK)[2].split(), at)
-        elif finding := knowledge().finding(line):
+        elif len(self.findings) < FINDINGS and (finding := knowledge().finding(line)):
             self.findings.append(finding)
         return self._goes_on(line)
 
@@ -167,8 +174,17 @@ class Scanner:
     def _report(self, words: list[str], at: float) -> None:
         if words[:1] == ["end"]:
             self.reported_at = at
-        elif words:
+        elif words and len(self.units) < UNITS:
             self.units[words[0]] = " ".join(words[1:3])
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of text. What is longer than LINE_CHARS is broken there."""
+    return [
+        line[start : start + LINE_CHARS]
+        for line in _ENDS.split(text)
+        for start in range(0, max(len(line), 1), LINE_CHARS)
+    ]
 
 
 def why_no_ssh(scanner: Scanner) -> str:

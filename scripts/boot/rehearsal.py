@@ -16,16 +16,18 @@ from scripts import catalog
 from scripts.arch import Arch
 from scripts.boot import checks, cidata, firmware, inspection, machine, probes, ssh
 from scripts.boot.boot import Boot
+from scripts.boot.console import plain
 from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.machine import Machine, MachineSpec
 from scripts.boot.results import Result
 from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
 from scripts.boot.workspace import deliver, results, workspace
-from scripts.formats import disk, uki
+from scripts.formats import disk, svg, uki
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress, Task
+from scripts.system.text import cut, paragraph
 
 KVM = Path("/dev/kvm")
 
@@ -34,6 +36,9 @@ KVM = Path("/dev/kvm")
 SILENCE = 240.0  # without a sign of life
 FIRST_SIGN = 30.0  # until the first sign of life
 TOTAL = {"kvm": 300.0, "tcg": 900.0}  # for the whole test, by accelerator
+
+# Characters of an answer that the results show; that of `blame` has 20 lines.
+SHOWN = 5_000
 
 # The boots, and the file that keeps the console of each.
 CONSOLES = {
@@ -292,11 +297,17 @@ class _Rehearsal:
             self.facts.host_keys["other"] = boot.host_key()
 
     def _keep_answers(self) -> None:
-        """Write the answers that people read in full to files of their own."""
+        """Write the answers that people read in full to files of their own, safe to open."""
         first = self.facts.first or {}
         for name, probe in probes.table().items():
-            if probe.file and name in first:
-                (self.results / probe.file).write_text(first[name].text + "\n")
+            if not probe.file or name not in first:
+                continue
+            try:
+                text = _safe(probe.file, first[name].text)
+            except svg.SvgError as error:
+                self.progress.say(f"{probe.file} of the guest is left out: {error}")
+            else:
+                (self.results / probe.file).write_text(text)
 
     def _tail(self) -> str:
         """The last console lines of the boot that failed, or of the first boot."""
@@ -325,10 +336,18 @@ def _guest(facts: Facts) -> dict[str, str]:
     """The answers that the results show beside the checks."""
     first = facts.first or {}
     return {
-        name: first[name].text
+        name: plain(cut(first[name].text, SHOWN))
         for name, probe in probes.table().items()
         if probe.shown and name in first
     }
+
+
+def _safe(name: str, text: str) -> str:
+    """Return what the guest says for the file name, without anything that acts when it is shown.
+
+    Raises SvgError if the name is that of an SVG, and text is not one.
+    """
+    return svg.clean(text) if name.endswith(".svg") else f"{paragraph(text)}\n"
 
 
 def _read_uki(path: Path) -> uki.Uki:

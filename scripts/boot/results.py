@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
+
+from scripts.system.text import json_text, paragraph
 
 
 class Status(StrEnum):
@@ -80,7 +81,7 @@ def to_json(result: Result) -> str:
     """The text of result.json: all fields of the result, the verdict and its reason."""
     data: dict[str, Any] = {"passed": result.passed, "reason": result.reason, **asdict(result)}
     data["logs"] = str(result.logs)
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return json_text(data)
 
 
 def to_junit(result: Result) -> str:
@@ -97,7 +98,7 @@ def to_junit(result: Result) -> str:
     )
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(result).items():
-        ET.SubElement(properties, "property", name=name, value=value)
+        ET.SubElement(properties, "property", name=paragraph(name), value=paragraph(value))
     for check in result.checks:
         _add_case(suite, check)
     ET.indent(suite)
@@ -118,9 +119,9 @@ def _properties(result: Result) -> dict[str, str]:
 def _add_case(suite: ET.Element, check: Check) -> None:
     case = ET.SubElement(suite, "testcase", name=check.name, classname=suite.get("name", ""))
     if check.status is Status.FAILED:
-        failure = ET.SubElement(case, "failure", message=check.reason)
-        failure.text = check.evidence
+        failure = ET.SubElement(case, "failure", message=paragraph(check.reason))
+        failure.text = paragraph(check.evidence)
     elif check.status is Status.SKIPPED:
         ET.SubElement(case, "skipped", message="the test ended before this check")
     out = ET.SubElement(case, "system-out")
-    out.text = "\n".join(filter(None, [check.title, check.evidence]))
+    out.text = paragraph("\n".join(filter(None, [check.title, check.evidence])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,13 @@ from scripts.mkosi.sandbox import Tools
 from scripts.system import process
 
 ADDRESS = "127.0.0.1"
+
+# The one kind of host key that is asked for. A real one has 68 characters of base64 (RFC 8709).
+HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{1,100}={0,2}")
+
+# Bytes of what a guest says over SSH that are kept. The journal of a sound one has 1 to 3 MB; the
+# rest is for one that is talkative when something is wrong.
+OUTPUT_BYTES = 32 << 20
 
 # We have just started the guest, so ssh need not verify its host key; a check judges that.
 OPTIONS = {
@@ -76,12 +84,17 @@ def _options(options: Mapping[str, str]) -> list[str]:
 def start_script(
     tools: Tools, key: Key, port: int, script: Path, output: Path
 ) -> subprocess.Popen[bytes]:
-    """Start a script as root in the guest. Whatever it and ssh print goes to the file output."""
+    """Start a script as root in the guest. Whatever it and ssh print goes to the file output.
+
+    ssh is ended when that would have more than OUTPUT_BYTES.
+    """
     ssh = tools.command(
         command(key.private, port, "sudo -n sh -s"), read=[key.private], network=True
     )
     with script.open("rb") as stdin, output.open("wb") as out:
-        return process.start(ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT)
+        return process.start(
+            ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, file_bytes=OUTPUT_BYTES
+        )
 
 
 def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[bytes]:
@@ -89,11 +102,15 @@ def start_keyscan(tools: Tools, port: int, output: Path) -> subprocess.Popen[byt
     scan = ["ssh-keyscan", "-T", "30", "-t", "ed25519", "-p", str(port), ADDRESS]
     with output.open("wb") as out:
         return process.start(
-            tools.command(scan, network=True), stdout=out, stderr=subprocess.DEVNULL
+            tools.command(scan, network=True),
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            file_bytes=OUTPUT_BYTES,
         )
 
 
 def parse_keyscan(text: str) -> str:
     """The key in ssh-keyscan's output, as `ssh-ed25519 AAAA…`, or "" if it found none."""
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
-    return next((" ".join(words[1:3]) for words in lines if len(words) > 2), "")
+    keys = (" ".join(words[1:3]) for words in lines if len(words) > 2)
+    return next((key for key in keys if HOST_KEY.fullmatch(key)), "")

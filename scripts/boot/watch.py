@@ -10,11 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from scripts.boot.console import Finding, Scanner, why_no_ssh
 from scripts.boot.machine import Machine
 from scripts.boot.ssh import ADDRESS
 
 TICK = 0.2  # seconds between looks
+
+# Bytes of a console that are read. A sound boot prints 30 to 200 kB, at the speed of a serial port.
+CONSOLE_BYTES = 16 << 20
 
 # The time for explaining lines to arrive after a line that ends the test.
 AFTERMATH_SECONDS = 3.0
@@ -213,7 +218,7 @@ class Watch:
             return
         with self._console.open("rb") as file:
             file.seek(self._offset)
-            data = file.read()
+            data = file.read(CONSOLE_BYTES - self._offset)
         if data:
             self._offset += len(data)
             before = self.scanner.step
@@ -221,6 +226,11 @@ class Watch:
                 self.sign_of_life()
             if self.scanner.step != before:
                 self.step(self.scanner.step)
+        if self._offset >= CONSOLE_BYTES:
+            self.fail(
+                f"the guest printed more than {decimal(CONSOLE_BYTES)} on its console, where the"
+                " test stopped reading"
+            )
 
     def _report_finding(self) -> None:
         end = time.monotonic() + AFTERMATH_SECONDS

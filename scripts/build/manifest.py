@@ -5,8 +5,7 @@ manifest.schema.json beside this module describes the file for other programs.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,11 @@ from scripts.stages.artifacts import Artifact, output_of
 from scripts.stages.inputs import Input
 from scripts.stages.places import Place
 from scripts.stages.records import Package, Record
+from scripts.system import strict
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.files import write_text
+from scripts.system.text import json_text
 from scripts.system.url import Url
 
 NAME = "manifest.json"
@@ -73,8 +74,17 @@ class Given:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Given:
         """Return what the manifest lists. Options that this version does not know are left out."""
-        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
-        return cls(**known | {"allow_missing": tuple(data.get("allow_missing", ()))})
+        kinds: Mapping[str, Callable[[Any], Any]] = {
+            "without_packages": _flag,
+            "allow_missing": _list,
+        }
+        return cls(
+            **{
+                one.name: kinds.get(one.name, _text)(data[one.name])
+                for one in fields(cls)
+                if one.name in data
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
@@ -142,15 +152,15 @@ class BuiltImage:
         Manifests of older versions name no digests.
         """
         return cls(
-            data["stage_key"],
-            inputs.from_labels(data["inputs"]),
-            data["seconds"],
+            _text(data["stage_key"]),
+            inputs.from_labels(_texts(data["inputs"])),
+            _number(data["seconds"]),
             tuple(
-                Package(p["name"], p["version"], p["architecture"], p.get("sha256", ""))
+                Package(p["name"], p["version"], p["architecture"], _text(p.get("sha256", "")))
                 for p in data["packages"]
             ),
-            data.get("digest", ""),
-            data.get("built_from", {}),
+            _text(data.get("digest", "")),
+            _texts(data.get("built_from", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -230,13 +240,13 @@ class Manifest:
         """
         file = path / NAME if path.is_dir() else path
         try:
-            return _parse(json.loads(file.read_text()))
+            return _parse(strict.loads(file.read_text()))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"there is no {file}",
                 hint=f"{catalog.command('build')} makes one in {catalog.OUT}/",
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        except (OSError, *strict.ODDITIES, UsageError) as error:
             raise HarnessError(
                 f"{file} is not the manifest of a build: {error!r}", hint="build again"
             ) from error
@@ -251,8 +261,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest to manifest.json in folder, atomically."""
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
-        write_text(folder / NAME, f"{text}\n")
+        write_text(folder / NAME, json_text(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Return what manifest.json holds."""
@@ -278,25 +287,71 @@ def _parse(data: Any) -> Manifest:
     """Return the manifest in data, which may be anything. Raises what looking into it raises."""
     mkosi, added = data.get("mkosi", {}), data.get("additions", {})
     return Manifest(
-        distribution=data["distribution"],
-        release=data["release"],
+        distribution=_text(data["distribution"]),
+        release=_text(data["release"]),
         arch=arches.parse(data["arch"]),
         options=Given.parse(data.get("options", {})),
-        pins=data.get("pins", {}),
+        pins=_texts(data.get("pins", {})),
         mkosi=UsedMkosi(
-            mkosi.get("version", ""),
-            mkosi.get("source", ""),
-            mkosi.get("digest", ""),
-            mkosi.get("patches", {}),
+            _text(mkosi.get("version", "")),
+            _text(mkosi.get("source", "")),
+            _text(mkosi.get("digest", "")),
+            _texts(mkosi.get("patches", {})),
         ),
         additions=Added(
-            tuple(added.get("packages", ())), tuple(added.get("rpms", ())), added.get("files", {})
+            _list(added.get("packages", [])),
+            _list(added.get("rpms", [])),
+            _texts(added.get("files", {})),
         ),
         images={name: BuiltImage.parse(image) for name, image in data["images"].items()},
         artifacts=tuple(
-            ListedFile(one["name"], one["size"], one["sha512"]) for one in data["artifacts"]
+            ListedFile(_text(one["name"]), _size(one["size"]), _text(one["sha512"]))
+            for one in data["artifacts"]
         ),
     )
+
+
+def _text(value: object) -> str:
+    """Return value if it is a string that UTF-8 can hold. Raises TypeError or ValueError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    value.encode()
+    return value
+
+
+def _list(value: object) -> tuple[str, ...]:
+    """Return value if it is a list of strings. Raises TypeError or ValueError."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return tuple(map(_text, value))
+
+
+def _texts(value: object) -> Mapping[str, str]:
+    """Return value if it is an object with strings. Raises TypeError or ValueError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object")
+    return {_text(name): _text(text) for name, text in value.items()}
+
+
+def _number(value: object) -> float:
+    """Return value if it is a number that is not negative. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
+        raise TypeError(f"{value!r} is not a number of seconds")
+    return value
+
+
+def _size(value: object) -> int:
+    """Return value if it is a number of bytes. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r} is not a number of bytes")
+    return value
+
+
+def _flag(value: object) -> bool:
+    """Return value if it is true or false. Raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 def pins(root: Path, distribution: Distribution) -> dict[str, str]:

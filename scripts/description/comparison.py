@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -19,8 +20,10 @@ from rich.filesize import decimal
 from scripts import catalog
 from scripts.build.manifest import BuiltImage, Manifest
 from scripts.formats import disk, oci_layout, uki
+from scripts.system import strict
 from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError
+from scripts.system.text import json_text, markdown, printable
 
 # The number of rows that Markdown shows of an aspect: GitHub limits comments to 65536 characters.
 ROWS = 60
@@ -143,7 +146,7 @@ def _of_files(folder: Path) -> dict[str, Aspect]:
             for image, name in _artifacts(suffix)
             if (folder / name).exists()
         }
-    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, *strict.ODDITIES) as error:
         raise HarnessError(f"an artifact in {folder} cannot be read: {error}") from error
     except (uki.UkiError, disk.DiskError) as error:
         raise HarnessError(f"{folder}: {error}") from error
@@ -244,22 +247,25 @@ READERS: Sequence[tuple[str, str, Callable[[Path], Aspect]]] = (
 
 def to_text(found: Difference) -> str:
     """Format a difference for a terminal."""
-    lines = [f"{found.a} → {found.b}"]
+    lines = [f"{printable(found.a)} → {printable(found.b)}"]
     for aspect, changes in found.changes.items():
         lines.append(f"{aspect}: {_count(changes)}")
-        lines += [f"  {MARKS[change.kind]} {change.name}: {_words(change)}" for change in changes]
+        lines += [
+            f"  {MARKS[change.kind]} {printable(change.name)}: {printable(_words(change))}"
+            for change in changes
+        ]
     lines += [f"{aspect}: only one of the two has them" for aspect in found.skipped]
     return "\n".join(lines) + "\n"
 
 
 def to_json(found: Difference) -> str:
     """Format a difference for a program."""
-    return json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n"
+    return json_text(asdict(found))
 
 
 def to_markdown(found: Difference) -> str:
     """Format a difference for a comment on a pull request."""
-    lines = [f"### `{found.a}` → `{found.b}`", ""]
+    lines = [f"### {markdown(found.a)} → {markdown(found.b)}", ""]
     for aspect, changes in found.changes.items():
         if not changes:
             lines += [f"**{aspect}**: no difference", ""]
@@ -267,7 +273,7 @@ def to_markdown(found: Difference) -> str:
         lines += [f"<details><summary><b>{aspect}</b>: {_count(changes)}</summary>", ""]
         lines += ["| | name | before | after |", "| --- | --- | --- | --- |"]
         lines += [
-            f"| {MARKS[c.kind]} | {_cell(c.name)} | {_cell(c.before)} | {_cell(c.after)} |"
+            f"| {MARKS[c.kind]} | {markdown(c.name)} | {markdown(c.before)} | {markdown(c.after)} |"
             for c in changes[:ROWS]
         ]
         if len(changes) > ROWS:
@@ -294,9 +300,3 @@ def _words(change: Change) -> str:
     if change.kind is Kind.CHANGED:
         return f"{change.before} → {change.after}"
     return change.before or change.after
-
-
-def _cell(text: str) -> str:
-    """Format text as code in a cell of a table, which bars and line breaks would end."""
-    escaped = text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
-    return f"`{escaped}`" if escaped else ""

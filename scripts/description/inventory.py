@@ -13,6 +13,7 @@ from debian.deb822 import Deb822
 
 from scripts.mkosi.sandbox import Tools
 from scripts.stages.records import Package, PackageKey
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, CommandError, run
 
@@ -34,6 +35,9 @@ RPM_FIELDS = (
 
 # rpm keeps the keys that it trusts as packages of this name.
 RPM_KEY = "gpg-pubkey"
+
+# Characters of a field of os-release that are kept.
+FIELD = 200
 
 # How Debian joins the licences of one file.
 JOINED = re.compile(r",?\s+(?:and|or)\s+|,\s+", re.IGNORECASE)
@@ -64,6 +68,10 @@ class Installed:
         """What records of stages know the package by."""
         return Package(self.name, self.version, self.architecture).key
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for words that no package has."""
+        Package(self.name, self.version, self.architecture)
+
 
 @dataclass(frozen=True)
 class System:
@@ -88,9 +96,12 @@ def of_tree(tree: Path, tools: Tools) -> list[Installed]:
         found: Iterable[Installed] = _debs(tree)
     else:
         found = _rpms(tree, tools)
-    packages = sorted(
-        found, key=lambda package: (package.name, package.version, package.architecture)
-    )
+    try:
+        packages = sorted(
+            found, key=lambda package: (package.name, package.version, package.architecture)
+        )
+    except strict.ODDITIES as error:
+        raise HarnessError(f"the package database in {tree} is damaged: {error!r}") from error
     if not packages:
         raise HarnessError(f"no packages are installed in {tree}")
     return packages
@@ -102,21 +113,21 @@ def system(tree: Path) -> System:
     Raises HarnessError if it has no os-release.
     """
     try:
-        lines = (tree / "usr/lib/os-release").read_text().splitlines()
+        lines = (tree / "usr/lib/os-release").read_text(errors="replace").splitlines()
     except OSError as error:
         raise HarnessError(f"{tree} has no os-release: {error}") from error
     fields = {
         name: value.strip("\"'") for name, _, value in (line.partition("=") for line in lines)
     }
     return System(
-        fields.get("ID", "linux"),
-        fields.get("VERSION_ID", "unknown"),
-        fields.get("PRETTY_NAME", ""),
+        (fields.get("ID") or "linux")[:FIELD],
+        (fields.get("VERSION_ID") or "unknown")[:FIELD],
+        fields.get("PRETTY_NAME", "")[:FIELD],
     )
 
 
 def _debs(tree: Path) -> Iterator[Installed]:
-    with (tree / "var/lib/dpkg/status").open(encoding="utf-8") as file:
+    with (tree / "var/lib/dpkg/status").open(encoding="utf-8", errors="replace") as file:
         for paragraph in Deb822.iter_paragraphs(file, use_apt_pkg=False):
             if paragraph.get("Status", "").split()[-1:] != ["installed"]:
                 continue

@@ -6,7 +6,6 @@ itself is not signed, but publishing lists its checksum in SHA512SUMS, which is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Checkout
 from scripts.stages.artifacts import Artifact
+from scripts.system.text import json_text
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -71,7 +71,7 @@ def to_json(
             },
         },
     }
-    return json.dumps(statement, indent=2, ensure_ascii=False) + "\n"
+    return json_text(statement)
 
 
 def _internal(manifest: Manifest, checkout: Checkout) -> Mapping[str, Any]:

@@ -6,63 +6,99 @@ The page is made from files in out/ alone, so that both a build and a boot test 
 from __future__ import annotations
 
 import base64
-import json
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from rich.filesize import decimal
 
 from scripts import catalog
 from scripts.build.manifest import BuiltImage, ListedFile, Manifest
 from scripts.description import sbom
+from scripts.formats import svg
 from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM
+from scripts.system import strict
+from scripts.system.errors import HarnessError
 from scripts.system.files import write_text
+from scripts.system.text import paragraph
+
+# What a browser lets the page do: show its own charts and styles, and run its one script.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
+)
 
 
 def write(out: Path) -> None:
-    """Write the report about the build in out, unless out has no manifest that can be read."""
+    """Write the report about the build in out, unless out has no manifest that can be read.
+
+    Raises HarnessError if something else in out that it is made from is damaged.
+    """
     manifest = Manifest.find(out)
     if not manifest:
         return
-    provenance, bom, result = (_read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST))
-    plot = (out / BOOT_TEST).with_name("boot.svg")
-    definition = provenance.get("predicate", {}).get("buildDefinition", {})
-    text = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            title=f"{manifest.distribution} {manifest.release} for {manifest.arch}",
-            built=_moment(provenance),
-            commit=_commit(definition),
-            modified=len(definition.get("internalParameters", {}).get("modified", [])),
-            artifacts=_artifacts(manifest.artifacts),
-            stages=_stages(manifest.images),
-            boot=_boot(result, manifest, plot) if result else None,
-            packages=_packages(bom),
-        )
-    )
+    try:
+        text = _page(out, manifest)
+    except (TemplateError, *strict.ODDITIES) as error:
+        files = f"{PROVENANCE}, {SBOM}, {BOOT_TEST}"
+        raise HarnessError(
+            f"{out / REPORT} cannot be made of {files}: one of them is damaged ({error!r})",
+            hint="remove them, then build and boot again",
+        ) from error
     write_text(out / REPORT, text)
 
 
-def _environment() -> Environment:
+def _page(out: Path, manifest: Manifest) -> str:
+    """Return the report about the build in out. Raises what looking into damaged files raises."""
+    provenance, bom, result = (_read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST))
+    plot = (out / BOOT_TEST).with_name("boot.svg")
+    definition = provenance.get("predicate", {}).get("buildDefinition", {})
+    script = Path(__file__).with_name("report.js").read_text()
+    return _template().render(
+        title=f"{manifest.distribution} {manifest.release} for {manifest.arch}",
+        built=_moment(provenance),
+        commit=_commit(definition),
+        modified=len(definition.get("internalParameters", {}).get("modified", [])),
+        artifacts=_artifacts(manifest.artifacts),
+        stages=_stages(manifest.images),
+        boot=_boot(result, manifest, plot) if result else None,
+        packages=_packages(bom),
+        script=script,
+        policy=POLICY.format(script=_hash(script)),
+    )
+
+
+def _hash(script: str) -> str:
+    """Return the digest by which a page allows script (Content Security Policy Level 3)."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # what the guest printed is evidence, not markup
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["size"] = decimal
-    return environment
+    return environment.get_template("report.html.j2")
+
+
+def _shown(value: object) -> object:
+    """Return value as the page shows it: nothing in a text acts on the texts around it."""
+    return paragraph(value) if type(value) is str else value
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file at path, or {} if there is none."""
     try:
-        data = json.loads(path.read_text())
+        data = strict.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -113,8 +149,16 @@ def _boot(result: Mapping[str, Any], manifest: Manifest, plot: Path) -> dict[str
         "verdict": "passed" if result["passed"] else "failed",
         "stale": result.get("disk") != manifest.sha512.get(catalog.DISK_IMAGE),
         "timeline": _timeline(result["timings"]),
-        "plot": base64.b64encode(plot.read_bytes()).decode() if plot.exists() else "",
+        "plot": _plot(plot),
     }
+
+
+def _plot(path: Path) -> str:
+    """Return the chart of the boot in base64, or "" if there is none that can be shown."""
+    try:
+        return base64.b64encode(svg.clean(path.read_text()).encode()).decode()
+    except (OSError, ValueError, svg.SvgError):
+        return ""
 
 
 def _timeline(timings: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -197,7 +197,7 @@ def _package(package: Installed, image: Image, prefix: str, factory: LicenseFact
 
 def _licences(texts: Sequence[str], factory: LicenseFactory) -> list[License]:
     """Return one SPDX expression, or any number of licences of which none is an expression."""
-    found = [factory.make_from_string(text) for text in texts]
+    found = [factory.make_from_string(text) for text in texts if text.strip()]
     if len(found) == 1:
         return found
     return [

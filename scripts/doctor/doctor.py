@@ -276,7 +276,7 @@ def report(judgements: Sequence[Judgement], session: str) -> Table:
         helps = [f"(optional) {item.helps}"] if item.helps else []
         uses = "; ".join([", ".join(item.needed_by), *helps]).removeprefix("; ")
         cells = (item.check, item.found, uses, item.mend)
-        table.add_row(Text(mark, style), *(Text(cell) for cell in cells))
+        table.add_row(Text(mark, style), *cells)
     return table
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from scripts.arch import Arch
 from scripts.distributions import debian as debian_archive
 from scripts.distributions.debian import Archive
 from scripts.mkosi import source as mkosis
+from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.extraction import extract
@@ -96,7 +96,7 @@ class EmulationTable:
         """Return the table in the file at path. Raises UsageError if it is not one."""
         try:
             text = path.read_text()
-            data = tomllib.loads(text)
+            data = strict.toml(text)
             debian = data["debian"]
             return cls(
                 data["flags"],
@@ -107,7 +107,7 @@ class EmulationTable:
                 {name: _emulated(name, entry) for name, entry in data["targets"].items()},
                 text_digest(text),
             )
-        except (OSError, tomllib.TOMLDecodeError, KeyError, ValueError) as error:
+        except (OSError, *strict.ODDITIES) as error:
             raise UsageError(f"{path} is not a table of emulators: {error!r}") from error
 
     def foreign_to(self, arch: Arch) -> list[Emulated]:
@@ -196,8 +196,14 @@ def _folder(work: Path, table: EmulationTable, arch: Arch) -> Path:
 
 
 def _read(table: EmulationTable, folder: Path) -> Emulators:
-    data = json.loads((folder / RECORD).read_text())
-    return Emulators(folder, table, data["package"], data["digests"])
+    record = folder / RECORD
+    try:
+        data = strict.loads(record.read_text())
+        return Emulators(folder, table, str(data["package"]), dict(data["digests"]))
+    except strict.ODDITIES as error:
+        raise HarnessError(
+            f"{record} is damaged: {error!r}", hint=f"rm -r '{folder}', then build again"
+        ) from error
 
 
 def write_tree(emulators: Emulators, arch: Arch, tree: Path) -> None:

@@ -37,8 +37,15 @@ class Entry:
     def parse(cls, name: str, text: str) -> Entry | None:
         """Return the entry that the file name of binfmt_misc describes with text.
 
-        Return None for an entry that goes by file names or by bytes other than the first.
+        Return None for an entry that goes by file names or by bytes other than the first, and for
+        what the kernel does not write.
         """
+        with contextlib.suppress(ValueError, KeyError):
+            return cls._parse(name, text)
+        return None
+
+    @classmethod
+    def _parse(cls, name: str, text: str) -> Entry | None:
         lines = text.splitlines()
         fields = dict(line.split(" ", 1) for line in lines if " " in line)
         if "magic" not in fields or fields.get("offset", "0") != "0":
@@ -88,7 +95,7 @@ def registered(folder: Path = MOUNT) -> list[Entry]:
         if path.name in ("register", "status"):
             continue
         with contextlib.suppress(OSError):  # another process has just removed it
-            found.append(Entry.parse(path.name, path.read_text()))
+            found.append(Entry.parse(path.name, path.read_text(errors="replace")))
     return [entry for entry in found if entry]
 
 

@@ -129,8 +129,8 @@ def of_type(table: Sequence[Partition], type_: str) -> Partition | None:
 def file_system(image: Path, partition: Partition) -> FileSystem:
     """Recognise the file system in a partition of image."""
     with image.open("rb") as file:
-        file.seek(partition.offset)
-        data = file.read(min(PROBE, partition.size))
+        file.seek(min(partition.offset, image.stat().st_size))
+        data = file.read(max(0, min(PROBE, partition.size)))
     name = next((name for name, at, magic in MAGICS if data[at:].startswith(magic)), "")
     if name == "ext4":
         superblock = data[1024:2048]

@@ -154,7 +154,7 @@ class Diagnosis:
         if not crashes:
             return message, ""
         sentence = crash.message.format(message=message, crash=crashes[-1])
-        return sentence, "\n       ".join([crash.hint, *lines])
+        return sentence, "\n".join([crash.hint, *lines])
 
 
 class _Options(dict[str, str]):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.system import strict
 from scripts.system.errors import UsageError
 
 # The tables of the sources that have a pinned version, in the order in which they are asked.
@@ -45,7 +45,7 @@ class Pin:
     def read(cls, path: Path) -> Pin:
         """Return the pin at path. Raises UsageError that says what is wrong with it."""
         try:
-            data = tomllib.loads(path.read_text())
+            data = strict.toml(path.read_text())
             return cls(
                 version=data["version"],
                 url=data["upstream"]["url"],
@@ -57,7 +57,7 @@ class Pin:
                 package_sha256=data["debian"].get("sha256", ""),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *strict.ODDITIES) as error:
             raise UsageError(f"{path} is not a pin of mkosi: {error!r}") from error
 
 

@@ -20,6 +20,7 @@ from scripts.mkosi import package
 from scripts.mkosi.patches import apply_series
 from scripts.mkosi.pin import Pin, version_of
 from scripts.mkosi.unpacking import digest_of, unpack
+from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, DigestError, fetch
@@ -237,9 +238,9 @@ def _kept(home: Path, folder: Path, pin: Pin) -> Mkosi | None:
     patches = {patch.name: file_digest(patch) for patch in sorted(folder.glob("*.patch"))}
     in_package = {name: found for name, found in patches.items() if name not in pin.full_tree}
     try:
-        record = json.loads((home / RECORD).read_text())
+        record = strict.loads((home / RECORD).read_text())
         source, names = str(record["source"]), set(record["patches"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, *strict.ODDITIES):
         return None
     applied = next((one for one in (patches, in_package) if one.keys() == names), None)
     if applied is None or not source.isprintable():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.system import strict
 from scripts.system.errors import MachineError
 from scripts.system.process import CommandError, last_line, run
 from scripts.system.text import printable
@@ -87,23 +88,34 @@ def find(environ: Mapping[str, str]) -> Engine:
             context, host = _context(environ)
         _knock(host)
         client = docker.from_env(timeout=SECONDS, environment=environ)
-    except (DockerException, OSError) as error:
+    except (DockerException, OSError, *strict.ODDITIES) as error:
         raise _unreachable(host, error) from None
     try:
         version, info = client.version(), client.info()
         ping = client.api.get(f"{client.api.base_url}/_ping", timeout=SECONDS)
-    except (DockerException, OSError) as error:
+        return _described(version, info, ping.headers, context, host)
+    except (DockerException, OSError, *strict.ODDITIES) as error:
         raise _unreachable(host, error) from None
     finally:
         client.close()
+
+
+def _described(
+    version: Mapping[str, Any],
+    info: Mapping[str, Any],
+    headers: Mapping[str, str],
+    context: str,
+    host: str,
+) -> Engine:
+    """Return the engine that gave these answers. Raises what looking into odd ones raises."""
     status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == len(("a", "b")))
     return Engine(
         name=_name(version),
-        version=version.get("Version", "?"),
-        api=version.get("ApiVersion", "?"),
+        version=str(version.get("Version", "?")),
+        api=str(version.get("ApiVersion", "?")),
         host=host,
         builder=context,
-        has_buildkit=ping.headers.get("Builder-Version") == BUILDKIT,
+        has_buildkit=headers.get("Builder-Version") == BUILDKIT,
         exports_cache=status.get("driver-type") == CONTAINERD_STORE,
     )
 
@@ -177,14 +189,15 @@ def _context(environ: Mapping[str, str]) -> tuple[str, str]:
     Raises MachineError if there is no such context, or the file that describes it is damaged.
     """
     from docker.context import ContextAPI  # noqa: PLC0415 - see `find`
-    from docker.context.config import get_current_context_name, get_meta_file  # noqa: PLC0415
+    from docker.context.config import get_current_context_name  # noqa: PLC0415
 
-    name = environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
+    name = environ.get("DOCKER_CONTEXT", "")
     try:
+        name = name or get_current_context_name() or "default"
         found = ContextAPI.get_context(name)
     except Exception as error:  # the SDK's own, or a KeyError and the like
         raise MachineError(
-            f"Docker's context {name} cannot be read: {get_meta_file(name)} is damaged",
+            f"Docker's context {name} cannot be read: {_meta_file(name)} is damaged",
             hint=f"remove that file and create the context again; {OTHER_CONTEXT}",
         ) from error
     if found is None:
@@ -193,6 +206,13 @@ def _context(environ: Mapping[str, str]) -> tuple[str, str]:
             hint=f"`docker context ls` lists those that do; {OTHER_CONTEXT}",
         )
     return found.Name, found.Host or ""
+
+
+def _meta_file(name: object) -> str:
+    """Return the file that describes a context, or Docker's configuration if that names none."""
+    from docker.context.config import get_meta_file  # noqa: PLC0415 - see `find`
+
+    return str(get_meta_file(name)) if isinstance(name, str) else "Docker's config.json"
 
 
 def _name(version: Mapping[str, Any]) -> str:

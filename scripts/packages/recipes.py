@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scripts.options import BASE_IMAGE, Options
+from scripts.system import strict
 from scripts.system.errors import UsageError
 from scripts.system.url import Url
 
@@ -100,10 +100,10 @@ def read(path: Path) -> PackagePins:
     Raises UsageError that says what is wrong with the file.
     """
     try:
-        pins = _pins(path, tomllib.loads(path.read_text()))
+        pins = _pins(path, strict.toml(path.read_text()))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -296,7 +296,7 @@ def _package(file: str) -> Package:
 def _describe(failure: Failure, progress: Progress, log: Path) -> HarnessError:
     """Show the last lines of the step that failed, and return the error for it."""
     for line in failure.tail[-TAIL_LINES:]:
-        progress.console.print(f"  {line}", markup=False, emoji=False)
+        progress.console.print(f"  {line}")
     shown = "the last lines of the step are above; " if failure.step else ""
     return HarnessError(
         f"the package build failed{f' at {failure.step}' if failure.step else ''}: "

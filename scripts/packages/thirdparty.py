@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from scripts import catalog
 from scripts.arch import ARCHES, NAMES, Arch
 from scripts.options import Options
 from scripts.stages.additions import Additions
+from scripts.system import strict
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import PATIENT, DigestError, Settings, fetch
@@ -98,8 +98,8 @@ def mirrored(url: str, mirror: Url) -> Url:
 def read_pins(path: Path) -> list[PinnedFile]:
     """Return the pins in the file at path. Raises UsageError that says what is wrong with it."""
     try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = strict.toml(path.read_text())
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as pins: {error}") from error
     return [_pin(path, name, table) for name, table in data.items()]
 
@@ -108,7 +108,7 @@ def _pin(path: Path, name: str, table: Any) -> PinnedFile:
     try:
         pin = PinnedFile(**{**table, "name": name, "requires": tuple(table.get("requires", ()))})
         problem = next(_problems(pin), "")
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+    except strict.ODDITIES as error:
         raise UsageError(f"{path}: {name} is not a pin: {error}") from error
     if problem:
         raise UsageError(f"{path}: {name} {problem}")

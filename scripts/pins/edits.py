@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.files import write_text
 
@@ -51,9 +51,9 @@ class Edit:
 def value(file: Path, key: str) -> Any:
     """Return the value of the dotted key in a TOML file. Raises HarnessError if it has none."""
     try:
-        found: Any = tomllib.loads(file.read_text())
+        found: Any = strict.toml(file.read_text())
         for part in key.split("."):
             found = found[part]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (OSError, *strict.ODDITIES) as error:
         raise HarnessError(f"{file} has no {key}: {error!r}") from error
     return found

@@ -7,7 +7,6 @@ and repositories of source RPMs.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 import tomllib
@@ -32,6 +31,7 @@ from scripts.packages.thirdparty import NOARCH, SHA256, PinnedFile
 from scripts.pins import edits, registry
 from scripts.pins.edits import Edit
 from scripts.stages import places
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings, read
 from scripts.system.redirects import is_local
@@ -81,6 +81,9 @@ class Update:
 
 
 Lookup = Callable[[], Update]
+
+# What reading packed XML raises if it is damaged.
+DAMAGE = (ParseError, DefusedXmlException, EOFError, zlib.error, ValueError)
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,7 @@ class Lookups:
             address = "" if location is None else location.get("href", "")
             packed = read(repository / address, settings=self.settings, sent=sent)
             primary = ElementTree.fromstring(_unpacked(packed))
-        except (ParseError, DefusedXmlException, StopIteration, ValueError) as error:
+        except (*DAMAGE, StopIteration, OSError) as error:
             raise HarnessError(
                 f"the metadata of {printable(str(repository))} cannot be read: "
                 f"{printable(repr(error))}"
@@ -270,9 +273,9 @@ class Lookups:
         """Return the newest version that GitHub's API names at url, as a release or as a tag."""
         text = self._text(url)
         try:
-            data = json.loads(text)
+            data = strict.loads(text)
             tags = [tag["name"] for tag in data] if isinstance(data, list) else [data["tag_name"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except strict.ODDITIES as error:
             raise HarnessError(f"{url} does not name a release: {error!r}") from error
         versions = [match[1] for tag in tags if (match := TAG.fullmatch(str(tag)))]
         if not versions:

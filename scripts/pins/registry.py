@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from urllib.parse import urlsplit
 
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import PATIENT, Settings, UnauthorizedError, read
 from scripts.system.redirects import is_local
@@ -49,7 +49,7 @@ def digest(url: str, *, settings: Settings = PATIENT) -> str:
 def _is_manifest(body: bytes) -> bool:
     """Whether body is a manifest, or an index of manifests."""
     try:
-        data = json.loads(body)
+        data = strict.loads(body)
     except ValueError:
         return False
     return isinstance(data, dict) and data.get("schemaVersion") == 2
@@ -66,9 +66,9 @@ def _token(challenge: str, url: str, settings: Settings) -> str:
     is_elsewhere = not is_local(Url(url).host)
     answer = read(realm, parameters=parameters, settings=settings, sent=is_elsewhere)
     try:
-        data = json.loads(answer)
+        data = strict.loads(answer)
         token = data.get("token") or data["access_token"]
-    except (ValueError, KeyError, AttributeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(
             f"{Url(realm)} did not return a token: {printable(repr(error))}"
         ) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from scripts import catalog
@@ -13,9 +12,10 @@ from scripts.packages import thirdparty
 from scripts.pins.lookups import ADDRESSES, LOOK, Lookups
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import Settings
+from scripts.system.terminal import Terminal
 
 
-def update(root: Path, *, check: bool, console: Console, settings: Settings = LOOK) -> None:
+def update(root: Path, *, check: bool, console: Terminal, settings: Settings = LOOK) -> None:
     """Renew all pins of the checkout root, or with check only compare them; print a table.
 
     A lookup that fails does not stop the others. Raises HarnessError if one failed, or with check
@@ -46,10 +46,10 @@ def update(root: Path, *, check: bool, console: Console, settings: Settings = LO
         )
 
 
-def _require_answers(failed: Mapping[str, str], count: int, console: Console) -> None:
+def _require_answers(failed: Mapping[str, str], count: int, console: Terminal) -> None:
     """Print why lookups failed. Raises HarnessError if any of count did."""
     for name, reason in failed.items():
-        console.print(f"{name}: {reason}", markup=False)
+        console.print(f"{name}: {reason}")
     if failed:
         raise HarnessError(
             f"{len(failed)} of {count} pins could not be looked up: {', '.join(failed)}",

@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts import catalog
 from scripts.publish.release import RUN_OF_NAME, Build, Image, platforms, published
-from scripts.system import strict_json
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 
 # The name in the bucket of a copy of the newest release's manifest.
@@ -44,7 +44,7 @@ class Validity:
     @classmethod
     def read(cls, text: bytes) -> Validity:
         """Return the dates in a release manifest. Raises ValueError, KeyError or TypeError."""
-        data = strict_json.loads(text)
+        data = strict.loads(text)
         return cls(_moment(data["published_at"]), _moment(data["expires_at"]))
 
     def check(self, now: datetime) -> None:
@@ -108,7 +108,7 @@ def validity_of(there: bytes, where: str, now: datetime) -> Validity:
     try:
         found = Validity.read(there)
         found.check(now)
-    except (ValueError, KeyError, TypeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(
             f"{where} is not a release manifest that can be published: {error}",
             hint=f"publish with another {catalog.flag('run-id')}",
@@ -119,11 +119,11 @@ def validity_of(there: bytes, where: str, now: datetime) -> Validity:
 def newest_run(text: bytes) -> int:
     """Return the largest run number in the names that a release manifest lists, or 0."""
     try:
-        data: Mapping[str, Any] = strict_json.loads(text)
+        data: Mapping[str, Any] = strict.loads(text)
         names = [one["url"] for one in data["artifacts"]]
         names += [one["image"] for one in data["container_images"]]
         found = [RUN_OF_NAME.search(name) for name in names]
-    except (ValueError, KeyError, TypeError):
+    except strict.ODDITIES:
         return 0
     return max((int(match[1]) for match in found if match), default=0)
 

@@ -19,7 +19,7 @@ from scripts.publish.release import Build
 from scripts.publish.sources import AGAIN
 from scripts.stages.artifacts import BOOT_TEST
 from scripts.stages.records import Record
-from scripts.system import strict_json
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, CommandError, last_line
 
@@ -107,7 +107,7 @@ def _check_result(build: Build, disk: ListedFile) -> None:
         result = _read_result(build)
         subject = (result["distribution"], result["arch"], result["disk"])
         failures = list(_failures(result))
-    except (ValueError, KeyError, TypeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(
             f"{build.out / BOOT_TEST} is not the result of a boot test: {error!r}", hint=again
         ) from error
@@ -124,7 +124,7 @@ def _read_result(build: Build) -> Mapping[str, Any]:
         text = file.read(LARGEST_RESULT + 1)
     if len(text) > LARGEST_RESULT:
         raise ValueError(f"it is larger than {LARGEST_RESULT} bytes")
-    result: Mapping[str, Any] = strict_json.loads(text)
+    result: Mapping[str, Any] = strict.loads(text)
     return result
 
 

@@ -25,6 +25,7 @@ from scripts.publish.signing import Signer
 from scripts.stages.artifacts import CHECKSUMS
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress, Task
+from scripts.system.text import say
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,15 @@ def _show(plan: Plan, wanted: Wanted) -> None:
     if wanted.bucket:
         for file in plan.files:
             name = f"{file.source.parent.name}/{file.source.name}"
-            print(f"{name} ({decimal(file.size)}) → s3://{wanted.bucket}/{file.key}")
+            say(f"{name} ({decimal(file.size)}) → s3://{wanted.bucket}/{file.key}")
         for name in _names(plan, wanted):
-            print(f"newly written → s3://{wanted.bucket}/{name}")
+            say(f"newly written → s3://{wanted.bucket}/{name}")
     if wanted.repository:
         for image in plan.images:
             name = f"{image.layout.parent.name}/{image.layout.name}"
-            print(f"{name} ({image.digest}) → {wanted.repository}:{image.tag}")
+            say(f"{name} ({image.digest}) → {wanted.repository}:{image.tag}")
     if not wanted.is_signed:
-        print(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
+        say(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
 
 
 def _names(plan: Plan, wanted: Wanted) -> list[str]:
@@ -311,8 +312,8 @@ def _signer(wanted: Wanted, progress: Progress) -> Signer:
 def _tell(plan: Plan, wanted: Wanted, new: int) -> None:
     for image in plan.images:
         if wanted.repository:
-            print(f"{wanted.repository}:{image.tag} is {image.digest}")
+            say(f"{wanted.repository}:{image.tag} is {image.digest}")
     if wanted.bucket:
-        print(f"{wanted.base_url.rstrip('/')}/{plan.prefix}-manifest-{wanted.run}.json")
+        say(f"{wanted.base_url.rstrip('/')}/{plan.prefix}-manifest-{wanted.run}.json")
     if not new:
-        print("everything has already been published")
+        say("everything has already been published")

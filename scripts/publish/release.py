@@ -26,7 +26,7 @@ from scripts.stages.artifacts import PROVENANCE, REPORT, SBOM, output_of
 from scripts.stages.inputs import Kind
 from scripts.stages.plan import StageTarget
 from scripts.stages.records import Record, outdated
-from scripts.system import strict_json
+from scripts.system import strict
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
 
@@ -318,9 +318,9 @@ def check_described(build: Build, files: Iterable[Upload]) -> None:
     if hashlib.sha512(text).hexdigest() not in {one.sha512 for one in files if one.source == path}:
         raise sources.changed(path)
     try:
-        subjects = strict_json.loads(text)["subject"]
+        subjects = strict.loads(text)["subject"]
         described = {(subject["name"], subject["digest"]["sha512"]) for subject in subjects}
-    except (ValueError, KeyError, TypeError) as error:
+    except strict.ODDITIES as error:
         raise HarnessError(f"{path} is not a provenance: {error!r}", hint=again) from error
     for name, sha512 in build.sha512.items():
         if _is_published(name) and (name, sha512) not in described:
@@ -368,10 +368,10 @@ def only_digest(layout: Path) -> str:
     """
     try:
         with sources.opened(layout, "index.json") as file:
-            [entry] = strict_json.loads(file.read())["manifests"]
+            [entry] = strict.loads(file.read())["manifests"]
         if DIGEST.fullmatch(entry["digest"]):
             return str(entry["digest"])
-    except (ValueError, KeyError, TypeError):
+    except strict.ODDITIES:
         pass
     raise HarnessError(f"{layout} is not an OCI image layout with one image", hint=AGAIN)
 

@@ -106,7 +106,7 @@ class Bucket:
                 if error.response["Error"]["Code"] in MISSING:
                     return False
                 raise
-        found = (there["Metadata"].get(SHA512), there["ContentLength"])
+        found = (there.get("Metadata", {}).get(SHA512), there.get("ContentLength"))
         is_same = found == (upload.sha512, upload.size) and self._digest(upload.key) == found[0]
         if not is_same and upload.replaces is None:
             raise _other(self.name, upload.key)

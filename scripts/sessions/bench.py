@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from scripts import catalog
@@ -30,6 +29,7 @@ from scripts.system.files import remove
 from scripts.system.locks import only_build
 from scripts.system.process import Arg, running, start, stream
 from scripts.system.progress import Progress
+from scripts.system.terminal import Terminal
 
 IMAGE = catalog.DISK
 OS_IMAGE_CONF = f"mkosi.images/{IMAGE}/mkosi.conf"
@@ -213,7 +213,7 @@ def _show(measurements: Sequence[Measurement], peak_bytes: int) -> None:
     for entry in measurements:
         ratio = f"{entry.ours / entry.plain:.2f}"
         table.add_row(entry.what, f"{entry.ours:.1f}", f"{entry.plain:.1f}", ratio)
-    console = Console(highlight=False)
+    console = Terminal(soft_wrap=False)
     console.print(table)
     console.print(f"peak memory of the harness itself: {peak_bytes / 1e6:.0f} MB")
 

@@ -11,6 +11,7 @@ from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.files import make_private
 from scripts.system.progress import Progress
+from scripts.system.text import say
 
 USAGE = """\
 usage: ./nox -s binfmt -- {setup,teardown}
@@ -22,7 +23,7 @@ start; teardown removes them."""
 def main(argv: Sequence[str]) -> None:
     """Set up or tear down the emulators of the other architectures, as argv says."""
     if {"-h", "--help"} & set(argv):
-        print(USAGE)
+        say(USAGE)
         return
     if len(argv) != 1 or argv[0] not in ("setup", "teardown"):
         raise UsageError(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from scripts import catalog
 from scripts.boot import Result, Subject, boot_test
@@ -26,14 +25,15 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.terminal import Terminal
 from scripts.system.url import Url
 
 SHOWN = (Target, Sources, BuildOptions, BootOptions, Folders)
 
 MARKS = {
-    Status.PASSED: "[green]passed[/]",
-    Status.FAILED: "[red]failed[/]",
-    Status.SKIPPED: "[yellow]not made[/]",
+    Status.PASSED: Text("passed", "green"),
+    Status.FAILED: Text("failed", "red"),
+    Status.SKIPPED: Text("not made", "yellow"),
 }
 
 
@@ -118,22 +118,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def _show(result: Result) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     table = Table("check", "outcome", "what it says")
     for check in result.checks:
-        table.add_row(check.name, MARKS[check.status], escape(check.reason or check.title))
+        table.add_row(check.name, MARKS[check.status], check.reason or check.title)
     console.print(table)
     console.print(
         f"booted with {result.accelerator} ({result.accelerator_reason}) "
-        f"in {result.seconds:.0f} s; results in {result.logs}",
-        markup=False,
+        f"in {result.seconds:.0f} s; results in {result.logs}"
     )
     if result.note:
-        console.print(result.note, markup=False)
+        console.print(result.note)
     for check in result.failures:
-        console.print(f"\n{check.name}: {check.reason}\n{check.evidence}", markup=False)
+        console.print(f"\n{check.name}: {check.reason}\n{check.evidence}")
     if result.failures and result.console_tail:
-        console.print(f"\nthe guest's last words:\n{result.console_tail}", markup=False)
+        console.print(f"\nthe guest's last words:\n{result.console_tail}")
 
 
 if __name__ == "__main__":

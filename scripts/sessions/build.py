@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.terminal import Terminal
 
 SHOWN = (Target, Sources, PackageBuild, BuildOptions, Folders)
 
@@ -56,7 +56,7 @@ def describe(shop: Workshop, built: Built) -> None:
 
 
 def _show(shop: Workshop, built: Built) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     table = Table("artifact", "size", "seconds", "sha512")
     for stage in built.planned:
         record = built.records.get(stage.name)

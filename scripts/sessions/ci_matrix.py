@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, run
+from scripts.system.text import say
 
 CONTAINER = Path(__file__).with_name("container.toml")
 
@@ -57,8 +57,7 @@ def main(argv: Sequence[str]) -> None:
         raise HarnessError(f"Nox cannot list its sessions: {error.output.strip()}") from error
     runners = tomllib.loads(RUNNERS.read_text())
     matrix = {"include": jobs(json.loads(listed), runners, by_image=given.by_image)}
-    json.dump(matrix, sys.stdout)
-    print()
+    say(json.dumps(matrix))
 
 
 def container(pin: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from scripts.system import errors
 from scripts.system.errors import HarnessError
 from scripts.system.files import remove
 from scripts.system.locks import only_build
+from scripts.system.text import say
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,7 +36,7 @@ def clean(root: Path) -> None:
             raise HarnessError(f"{folder} is a symbolic link", hint="remove its target yourself")
         if folder.exists():
             remove(folder)
-            print(f"removed {folder}")
+            say(f"removed {folder}")
     for folder in workspaces.folders(root / WORK):
         remove(folder)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from scripts.description.comparison import FORMATS, difference
 from scripts.sessions.arguments import Parser
 from scripts.system import errors
+from scripts.system.text import say
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
         "--format", choices=FORMATS, default="text", help="format of the output (default: text)"
     )
     given = parser.parse_args(argv)
-    print(FORMATS[given.format](difference(given.a, given.b)), end="")
+    say(FORMATS[given.format](difference(given.a, given.b)).removesuffix("\n"))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from scripts import catalog
 from scripts.doctor.doctor import CHECKS, raise_for, report, session_name
 from scripts.doctor.machine import look_closely
 from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.errors import UsageError
+from scripts.system.terminal import Terminal
 
 DEFAULT = "quickstart"
 
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     machine = look_closely(catalog.ROOT / catalog.WORK, os.environ)
     judgements = [check(machine) for check in CHECKS]
     # Where the output is no terminal, whole commands matter more than a narrow table.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Terminal(width=None if sys.stdout.isatty() else 200, soft_wrap=False)
     console.print(report(judgements, session))
     raise_for(session, judgements)
 

@@ -12,6 +12,7 @@ from scripts.sessions import arguments
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
+from scripts.system.text import say
 
 SHOWN = (Target, Sources, PackageBuild, BuildOptions, Folders)
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str]) -> None:
         options = build.dated(options, progress)
         added = ingredients.add(Workshop.prepare(options, progress), session="packages")
     for path in (*added.rpms, *added.files.values()):
-        print(path)
+        say(str(path))
     if not added.rpms:
-        print(f"{options.target.distribution} has every wanted package in its own archive")
+        say(f"{options.target.distribution} has every wanted package in its own archive")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from scripts.catalog import ROOT
 from scripts.pins.updates import update
 from scripts.sessions.arguments import Parser
 from scripts.system import errors
+from scripts.system.terminal import Terminal
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
         help="only compare; the exit status is 1 if anything is newer",
     )
     given = parser.parse_args(argv)
-    update(ROOT, check=given.check, console=Console(highlight=False, soft_wrap=True))
+    update(ROOT, check=given.check, console=Terminal())
 
 
 if __name__ == "__main__":

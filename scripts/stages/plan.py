@@ -121,9 +121,9 @@ def read_conf(path: Path) -> dict[str, dict[str, str]]:
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:
-        parser.read(path)
-    except configparser.Error as error:
-        raise UsageError(f"{path} is not a mkosi configuration: {error.message}") from error
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not a mkosi configuration: {error}") from error
     return {name: dict(parser[name]) for name in parser.sections()}
 
 

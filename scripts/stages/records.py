@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,12 +14,17 @@ from scripts.stages import inputs, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.inputs import Input, Kind
 from scripts.stages.plan import Stage
+from scripts.system import strict
 from scripts.system.digests import text_digest
+from scripts.system.errors import HarnessError
 
 NAME = "stage.json"
 
 # Name, version and architecture of a package.
 PackageKey = tuple[str, str, str]
+
+# A word of a package: dpkg and rpm allow nothing but printable ASCII in it, and no blanks.
+WORD = re.compile(r"[!-~]{1,500}")
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Package:
 
     sha256 is that of the file it was installed from. It is "" for what was no file, such as a key
     that rpm lists as gpg-pubkey, and in records of older versions.
+    Raises ValueError for words that no package manager has: empty ones, and those with blanks or
+    characters that cannot be printed, which would act in whatever lists the package.
     """
 
     name: str
@@ -42,6 +50,13 @@ class Package:
     def to_json(self) -> dict[str, str]:
         """Return what stage.json and manifest.json hold about the package."""
         return {name: value for name, value in asdict(self).items() if name != "sha256" or value}
+
+    def __post_init__(self) -> None:
+        # rpm lists the keys that it trusts as packages without an architecture.
+        own = () if self.architecture == "" else (self.architecture,)
+        for word in (self.name, self.version, *own):
+            if not WORD.fullmatch(word):  # a TypeError if it is not even a string
+                raise ValueError(f"{word!r} is not the name, version or architecture of a package")
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ class Record:
     def read(cls, folder: Path) -> Record | None:
         """Return the record in folder, or None if there is none that this version can read."""
         try:
-            data = json.loads((folder / NAME).read_text())
+            data = strict.loads((folder / NAME).read_text())
             return cls(
                 key=data["key"],
                 inputs=inputs.from_labels(data["inputs"]),
@@ -103,7 +118,7 @@ class Record:
                 digest=data["digest"],
                 built_from=dict(data["built_from"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *strict.ODDITIES):
             return None
 
 
@@ -163,11 +178,16 @@ def packages_of(
     installed has the sha256 of what the distribution offered. own are the inputs of the stage: the
     RPMs among them come before the distribution's. below are the records of the stages that it was
     made from: what it has from them was not installed again.
+
+    Raises HarnessError if the manifest is damaged, or names a package as none can be called.
     """
     try:
-        listed = json.loads(manifest.read_text()).get("packages", [])
+        listed = strict.loads(manifest.read_text()).get("packages", [])
+        packages = [Package(p["name"], p["version"], p["architecture"]) for p in listed]
     except FileNotFoundError:
         return ()
+    except strict.ODDITIES as error:
+        raise HarnessError(f"{manifest} is not a manifest of mkosi: {error!r}") from error
     rpms = inputs.digests(own, Kind.RPM)
     inherited = {one.key: one.sha256 for record in below for one in record.packages}
 
@@ -176,7 +196,6 @@ def packages_of(
             return inherited[package.key]
         return rpms.get(rpm_name(*package.key)) or installed.get(package.key, "")
 
-    packages = [Package(one["name"], one["version"], one["architecture"]) for one in listed]
     return tuple(replace(one, sha256=digest(one)) for one in packages)
 
 

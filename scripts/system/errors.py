@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.system.process import Terminated, die_with_parent
+from scripts.system.text import paragraph, say
 
 
 class HarnessError(Exception):
@@ -40,13 +41,16 @@ class MachineError(HarnessError):
 
 
 def describe(error: HarnessError) -> str:
-    """Return the lines that a person sees: what failed, what to do, where the full log is."""
-    lines = [f"error: {error.message}"]
-    if error.hint:
-        lines.append(f" hint: {error.hint}")
-    if error.log:
-        lines.append(f"  log: {error.log}")
-    return "\n".join(lines)
+    """Return the lines that a person sees: what failed, what to do, where the full log is.
+
+    Whatever the message quotes, its further lines are indented, so that none passes for a hint.
+    """
+    parts = {"error": error.message, " hint": error.hint, "  log": str(error.log or "")}
+    return "\n".join(f"{name}: {_indented(text)}" for name, text in parts.items() if text)
+
+
+def _indented(text: str) -> str:
+    return paragraph(text.rstrip()).replace("\n", "\n       ")
 
 
 def main(entry: Callable[[Sequence[str]], None]) -> None:
@@ -64,13 +68,13 @@ def main(entry: Callable[[Sequence[str]], None]) -> None:
         entry(sys.argv[1:])
     except HarnessError as error:
         sys.stdout.flush()
-        print(describe(error), file=sys.stderr)
+        say(describe(error), to=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", to=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Terminated as error:
-        print(f"ended by {error.signal.name}", file=sys.stderr)
+        say(f"ended by {error.signal.name}", to=sys.stderr)
         sys.exit(128 + error.signal)
     except BrokenPipeError:
         # The reader of our output has gone away (`| head`), so no one would read an error.

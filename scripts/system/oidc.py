@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.system import strict_json
+from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import BRIEF, read
 
@@ -75,13 +75,13 @@ def current_job(environ: Mapping[str, str], *, keys: str = KEYS) -> Job:
     headers = {"Authorization": f"Bearer {bearer}"}
     try:
         answer = read(address, headers=headers, parameters={"audience": audience}, settings=BRIEF)
-        token = strict_json.loads(answer)["value"]
-        known = strict_json.loads(read(keys, settings=BRIEF))["keys"]
+        token = strict.loads(answer)["value"]
+        known = strict.loads(read(keys, settings=BRIEF))["keys"]
         claims = verified(token, known)
         return _job(claims, audience)
     except HarnessError as error:
         raise TokenError(error.message) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except strict.ODDITIES as error:
         raise TokenError(f"the token or a key has an unknown form: {error!r}") from error
 
 
@@ -105,7 +105,7 @@ def verified(token: str, keys: list[Mapping[str, str]]) -> Mapping[str, Any]:
     """
     signed, _, signature = token.rpartition(".")
     head, _, body = signed.partition(".")
-    header = strict_json.loads(_decode(head))
+    header = strict.loads(_decode(head))
     # Whoever forges a token chooses its algorithm, so only the one that GitHub uses counts.
     if header["alg"] != "RS256":
         raise TokenError(f"the token is signed with {header['alg']!r}, not RS256")
@@ -113,7 +113,7 @@ def verified(token: str, keys: list[Mapping[str, str]]) -> Mapping[str, Any]:
         if key["kty"] == "RSA" and key.get("kid") == header["kid"]:
             modulus, exponent = (int.from_bytes(_decode(key[part])) for part in ("n", "e"))
             if _has_signed(signed.encode(), _decode(signature), modulus, exponent):
-                claims: Mapping[str, Any] = strict_json.loads(_decode(body))
+                claims: Mapping[str, Any] = strict.loads(_decode(body))
                 return claims
     raise TokenError("the token is not signed by GitHub")
 

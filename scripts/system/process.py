@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -100,11 +101,13 @@ def start(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     also: str = "",
+    file_bytes: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once; `terminate` ends it.
 
-    env is added to the `environment` that also names. Raises FileNotFoundError if the program does
-    not exist.
+    env is added to the `environment` that also names. With file_bytes the kernel ends the program,
+    by SIGXFSZ, when a file that it writes would become longer than that (setrlimit(2)). Raises
+    FileNotFoundError if the program does not exist.
     """
     parent = os.getpid()
 
@@ -112,6 +115,8 @@ def start(
         die_with_parent()
         if os.getppid() != parent:  # the parent has died between fork and prctl
             os._exit(128 + signal.SIGTERM)
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     return subprocess.Popen(
         [os.fspath(arg) for arg in argv],

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from scripts.system.terminal import Terminal
+from scripts.system.text import printable
 
 
 class Task:
@@ -37,7 +39,7 @@ class Progress:
         """Show one line that changes in place if live: by default in a terminal, but not in CI."""
         if live is None:
             live = sys.stderr.isatty() and not os.environ.get("CI")
-        self.console = Console(stderr=True, highlight=False, soft_wrap=not live)
+        self.console = Terminal(stderr=True, soft_wrap=not live)
         self._started = time.monotonic()
         self._lock = threading.RLock()
         self._tasks: list[Task] = []
@@ -74,9 +76,9 @@ class Progress:
                     self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print text as a line that stays."""
+        """Print text as one line that stays."""
         elapsed = time.monotonic() - self._started
-        self.console.print(Text(f"[{elapsed:5.0f} s] {text}"))
+        self.console.print(f"[{elapsed:5.0f} s] {printable(text)}")
 
     def stepped(self, task: Task) -> None:
         """Print the new step of task, unless a live line shows it anyway."""
@@ -86,7 +88,7 @@ class Progress:
     def _line(self) -> Text:
         with self._lock:
             parts = [f"{task.name}: {task.current} {_seconds(task)} s" for task in self._tasks]
-        line = Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")
+        line = Text(printable(" · ".join(parts)), no_wrap=True, overflow="ellipsis")
         line.truncate(max(self.console.width - 1, 20), overflow="ellipsis")
         return line
 

@@ -58,7 +58,7 @@ def test_the_list_shows_each_session_by_its_documented_name(prepared: Checkout) 
         "packages-3.12(arch='aarch64')",
         "boot-test(arch='x86_64')",
         *("mkosi", "quickstart", "doctor", "binfmt", "clean", "bench", "lock"),
-        *("tests", "coverage", "e2e", "lint", "typecheck"),
+        *("tests", "coverage", "fuzz", "e2e", "lint", "typecheck"),
         *("diff", "ci-matrix", "publish"),
     } <= set(names)
     assert all(description for _, _, description in listed)

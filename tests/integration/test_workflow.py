@@ -263,16 +263,43 @@ def test_a_step_that_failed_tells_the_summary_its_command_and_its_error(
 
     assert answer.returncode == 3
     assert "much" in answer.stdout
-    assert "error: it broke\n hint: mend it\n" in summary
+    assert "    error: it broke\n     hint: mend it\n" in summary
     assert "much\n" not in summary.partition("last words")[2]
-    [command] = re.findall(r"```sh\n(.+)\n```", summary)
+    [command] = re.findall(r"^    (sh .+)$", summary, re.MULTILINE)
     assert shlex.split(command) == ["sh", "-c", script, "a b"]
 
 
 def test_a_step_without_an_error_of_ours_tells_its_end(checkout: Path, tmp_path: Path) -> None:
     step(checkout, tmp_path / "summary", "sh", "-c", "seq 100; exit 1")
 
-    assert "\n100\n" in (tmp_path / "summary").read_text()
+    assert "\n    100\n" in (tmp_path / "summary").read_text()
+
+
+def test_a_guest_cannot_give_github_commands_through_a_step(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    script = "echo ::error::fake; echo '##[add-mask]a'; exit 1"
+    answers = [step(checkout, tmp_path / "summary", "sh", "-c", script) for _ in range(2)]
+
+    words = []
+    for answer in answers:
+        first, *printed, end = answer.stdout.split()
+        assert printed == ["::error::fake", "##[add-mask]a"]
+        words.append(first.removeprefix("::stop-commands::"))
+        assert end == f"::{words[-1]}::"
+    assert len({*words}) == 2
+    assert all(len(word) == 32 for word in words)
+
+
+def test_what_a_guest_prints_stays_code_in_the_summary(checkout: Path, tmp_path: Path) -> None:
+    script = r"printf 'error: \033[2Jx\n```\n# Passed\n\r# Passed\n'; exit 1"
+    step(checkout, tmp_path / "summary", "sh", "-c", script)
+    summary = (tmp_path / "summary").read_text()
+
+    assert "\x1b" not in summary
+    said = summary.partition("last words:")[2].splitlines()
+    assert [line for line in said if line and not line.startswith("    ")] == []
 
 
 def test_a_step_that_went_well_leaves_the_summary_alone(checkout: Path, tmp_path: Path) -> None:

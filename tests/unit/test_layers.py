@@ -42,6 +42,15 @@ READERS = {
     "scripts.system.progress": "$CI says that nobody watches the terminal",
 }
 
+# Whatever is shown to a person goes through scripts.system.text or, for tables and colours,
+# scripts.system.terminal. Who prints without them, and why.
+PRINTERS = {
+    "scripts.bootstrap.environments": "only the standard library is there, and its words are ours",
+    "scripts.catalog": "stands on nothing, and speaks of our own file",
+    "scripts.system.terminal": "is what the others show tables and colours with",
+    "scripts.system.text": "is what the others print with",
+}
+
 # What parses a command line.
 PARSERS = {"argparse", "getopt", "optparse"}
 
@@ -168,6 +177,25 @@ def readers(sources: Sources) -> Iterator[str]:
             yield from (f"{module} reads {place}" for place in reads_of_the_edge(source))
 
 
+def prints(source: str) -> Iterator[str]:
+    """The places of source that show something to a person without cleaning it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in {"print", "Console"}:
+                yield f"{node.func.id} in line {node.lineno}"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+            stream = node.value.attr
+            if stream in {"stdout", "stderr"} and node.attr in {"write", "writelines", "buffer"}:
+                yield f"{stream}.{node.attr} in line {node.lineno}"
+
+
+def printers(sources: Sources) -> Iterator[str]:
+    """Modules that show something without cleaning it, and are not excused."""
+    for module, source in sources.items():
+        if module not in PRINTERS:
+            yield from (f"{module}: {place}" for place in prints(source))
+
+
 def texts(source: str) -> Iterator[tuple[int, str, bool]]:
     """The strings of source but docstrings: line, text, and whether it is an item of a list.
 
@@ -247,7 +275,9 @@ def test_the_checker_sees_every_room(sources: Sources) -> None:
     assert {room(module) for module in sources if module != "scripts"} == {*ROOMS}
 
 
-@pytest.mark.parametrize("rule", [climbs, circles, relatives, hidden, burdens, parsers, readers])
+@pytest.mark.parametrize(
+    "rule", [climbs, circles, relatives, hidden, burdens, parsers, readers, printers]
+)
 def test_the_harness_keeps(rule: Callable[[Sources], Iterator[str]], sources: Sources) -> None:
     assert list(rule(sources)) == []
 
@@ -387,6 +417,19 @@ def test_an_import_that_is_made_as_the_program_runs_is_refused(line: str, name: 
 def test_only_sessions_read_the_environment_and_the_command_line(line: str, found: str) -> None:
     tree = {"scripts.boot.boot": line, "scripts.sessions.build": line}
     assert list(readers(tree)) == [f"scripts.boot.boot reads {found}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("print(text)", "print in line 1"),
+        ("import sys\nsys.stderr.write(text)", "stderr.write in line 2"),
+        ("Console().print(text)", "Console in line 1"),
+    ],
+)
+def test_nothing_is_shown_that_has_not_been_cleaned(line: str, found: str) -> None:
+    tree = {"scripts.boot.boot": line, "scripts.system.text": line}
+    assert list(printers(tree)) == [f"scripts.boot.boot: {found}"]
 
 
 def test_a_reader_with_a_reason_is_excused() -> None:

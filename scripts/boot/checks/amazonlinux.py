@@ -67,7 +67,7 @@ def os_release(_facts: Facts, first: Answers) -> Verdict:
 def packages(_facts: Facts, first: Answers) -> Verdict:
     """The guest's own rpm reads the database that the build's rpm wrote."""
     count = len(first["rpm-packages"].text.splitlines())
-    lines = first["rpm-missing"].text.splitlines()
+    lines = [line for line in first["rpm-missing"].text.splitlines() if line.strip()]
     missing = [line for line in lines if not NOT_MISSED.fullmatch(line.split()[-1])]
     problems = {
         # No image works with fewer; if rpm cannot read its database, it lists none.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.boot.checks.rule import check, failed_if
-from scripts.boot.checks.text import json_object
+from scripts.boot.checks.text import as_objects, json_object
 from scripts.boot.facts import Facts, Verdict
 from scripts.boot.machine import ROOM
 from scripts.boot.probes import Answers
@@ -77,17 +77,17 @@ def esp_mounted(_facts: Facts, first: Answers) -> Verdict:
     missing = ESP_OPTIONS - set(str(mount.get("options", "")).split(","))
     problems = {
         "nothing is mounted at /boot/efi": not mount,
-        f"/boot/efi is {mount.get('fstype')}, not vfat": mount and mount["fstype"] != "vfat",
+        f"/boot/efi is {mount.get('fstype')}, not vfat": mount and mount.get("fstype") != "vfat",
         f"/boot/efi is mounted without {', '.join(sorted(missing))}": mount and missing,
     }
     return failed_if(problems, str(mount))
 
 
 def _mount(answers: Answers, target: str) -> Mapping[str, Any]:
-    mounts = json_object(answers["mounts"].text).get("filesystems", [])
-    return next((mount for mount in mounts if mount["target"] == target), {})
+    mounts = as_objects(json_object(answers["mounts"].text).get("filesystems", []))
+    return next((mount for mount in mounts if mount.get("target") == target), {})
 
 
 def _block(answers: Answers, path: str) -> Mapping[str, Any]:
-    devices = json_object(answers["blocks"].text).get("blockdevices", [])
-    return next((device for device in devices if device["path"] == path), {})
+    devices = as_objects(json_object(answers["blocks"].text).get("blockdevices", []))
+    return next((device for device in devices if device.get("path") == path), {})

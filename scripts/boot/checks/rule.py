@@ -12,9 +12,16 @@ from scripts.boot.facts import Facts, Verdict
 from scripts.boot.probes import Answers
 from scripts.boot.results import Check, Status
 from scripts.catalog import Distribution
+from scripts.system import strict
+from scripts.system.text import cut
 
 # The boots whose guest is asked the probes.
 ASKED = ("first", "second")
+
+# Characters of a check's evidence and of its reason that the results keep. A sound guest's evidence
+# has a few thousand at most.
+EVIDENCE = 50_000
+REASON = 2_000
 
 # A verdict function takes all facts, and then the value of each fact that its check needs.
 Decide = Callable[Concatenate[Facts, ...], Verdict]
@@ -45,13 +52,38 @@ class Rule:
         return self.probes if boot in self.needs else ()
 
     def outcome(self, facts: Facts) -> Check:
-        """Judge facts. The check is skipped if a fact that it needs has not been collected."""
+        """Judge facts. The check is skipped if a fact that it needs has not been collected.
+
+        A check of answers that are missing or odd fails; the guest may answer whatever it likes.
+        """
         given = [self._given(need, facts.get(need)) for need in self.needs]
         if any(fact is None for fact in given):
             return Check(self.name, self.title, Status.SKIPPED)
-        verdict = self.decide(facts, *given)
+        try:
+            verdict = self._missing(given) or self.decide(facts, *given)
+        except strict.ODDITIES as error:
+            verdict = Verdict(f"the guest's answer makes no sense: {error!r}", self._answers(given))
         status = Status.FAILED if verdict.reason else Status.PASSED
-        return Check(self.name, self.title, status, plain(verdict.evidence), plain(verdict.reason))
+        evidence, reason = cut(verdict.evidence, EVIDENCE), cut(verdict.reason, REASON)
+        return Check(self.name, self.title, status, plain(evidence), plain(reason))
+
+    def _missing(self, given: Sequence[object]) -> Verdict | None:
+        """The verdict on a guest that left a probe of this check without an answer, or None."""
+        asked = (fact for need, fact in zip(self.needs, given, strict=True) if need in ASKED)
+        answered = [cast("Answers", fact).keys() for fact in asked]
+        missing = [name for name in self.probes if any(name not in names for names in answered)]
+        if not missing:
+            return None
+        return Verdict(f"the guest did not answer: {', '.join(missing)}", self._answers(given))
+
+    def _answers(self, given: Sequence[object]) -> str:
+        """The guest's answers among the facts given, as evidence."""
+        return "\n".join(
+            f"{name}: {answer.text}"
+            for need, fact in zip(self.needs, given, strict=True)
+            if need in ASKED
+            for name, answer in cast("Answers", fact).items()
+        )
 
     def _given(self, need: str, fact: object) -> object:
         """The fact that the check needs; of a boot's answers only those that the check declares."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scripts.boot.checks.rule import check, failed_if
-from scripts.boot.checks.text import json_object
+from scripts.boot.checks.text import as_object, json_object
 from scripts.boot.facts import Facts, Verdict
 from scripts.boot.probes import Answers
 
@@ -35,8 +35,8 @@ def system_running(_facts: Facts, first: Answers) -> Verdict:
 )
 def cloud_init(_facts: Facts, first: Answers) -> Verdict:
     """It found the seed and applied it. Recoverable errors (its warnings) are evidence only."""
-    result = json_object(first["cloud-init"].text).get("v1", {})
-    status = json_object(first["cloud-init-status"].text).get("v1", {})
+    result = as_object(json_object(first["cloud-init"].text).get("v1", {}))
+    status = as_object(json_object(first["cloud-init-status"].text).get("v1", {}))
     errors = list(result.get("errors", []))
     warnings = {
         stage: found

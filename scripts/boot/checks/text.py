@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from scripts.system import strict
 
 
 def json_object(text: str) -> Mapping[str, Any]:
-    """The JSON object that text holds; an empty one if it holds none."""
-    try:
-        data = json.loads(text)
-    except ValueError:
+    """The JSON object that text holds; an empty one if it is no JSON at all, such as a complaint.
+
+    Raises ValueError if it is JSON with an oddity that `strict.loads` refuses.
+    """
+    if not text.startswith("{"):
         return {}
-    return data if isinstance(data, dict) else {}
+    return as_object(strict.loads(text))
+
+
+def as_object(value: object) -> Mapping[str, Any]:
+    """Return value if it is an object of JSON. Raises TypeError if it is anything else."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is not an object")
+    return value
+
+
+def as_objects(value: object) -> Sequence[Mapping[str, Any]]:
+    """Return value if it is a list of objects. Raises TypeError if it is anything else."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return [as_object(one) for one in value]
 
 
 def assignments(text: str) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from scripts.boot.cidata import REPORT_MARK
-from scripts.boot.console import Scanner, plain, why_no_ssh
+from scripts.boot.console import LINE_CHARS, TAIL_LINES, Scanner, plain, why_no_ssh
 
 
 def scan(text: str) -> Scanner:
@@ -168,3 +170,29 @@ def test_a_guest_without_cloud_init_is_told_apart() -> None:
 def test_a_cloud_init_that_started_and_never_reported_did_not_finish() -> None:
     scanner = scan("cloud-init[364]: Cloud-init v. 25.1.4 running\r\nlocalhost login: ")
     assert why_no_ssh(scanner) == "cloud-init did not finish"
+
+
+def test_a_gigabyte_without_an_end_of_line_takes_little_memory_and_time() -> None:
+    scanner, chunk = Scanner(), b"EXT4-fs (" * 7_000
+    began = time.process_time()
+    for _ in range(1 << 30 >> 26):  # 16 pieces of 64 kB: each is scanned as it comes
+        scanner.feed(chunk, at=1.0)
+    assert time.process_time() - began < 60
+    assert len(scanner.tail) <= (TAIL_LINES + 1) * (LINE_CHARS + 1)
+
+
+def test_a_console_of_failures_only_keeps_a_hundred() -> None:
+    scanner = scan("Kernel panic - not syncing: x\r\n" * 1000)
+    assert len(scanner.findings) == 100
+
+
+def test_a_report_of_a_thousand_units_keeps_as_many_as_were_asked_for() -> None:
+    scanner = scan("".join(f"{REPORT_MARK} unit{n} enabled active\r\n" for n in range(1000)))
+    assert len(scanner.units) == 4
+
+
+def test_what_a_console_shows_of_a_hostile_unit_acts_on_no_terminal() -> None:
+    line = "[\x1b[0;1;31mFAILED\x1b[0m] Failed to start a\x9b2J\u202e\ufffe\x1b]0;owned\x07.service"
+    [finding] = scan(line + "\r\n").findings
+    assert finding.reason.isprintable()
+    assert r"a\x9b2J\u202e\ufffe.service" in finding.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import time
 
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64, Arch
@@ -95,6 +96,23 @@ def test_the_guest_is_asked_for_each_program_that_it_must_hold() -> None:
 
 
 def test_an_answer_cut_off_is_no_answer() -> None:
-    text = "mark begin a\n1\n\nmark end 0\nmark begin b\nhal"
-    assert probes.parse("mark", text) == {"a": Answer("1", 0)}
+    text = "mark begin kernel\n1\n\nmark end 0\nmark begin uki\nhal"
+    assert probes.parse("mark", text) == {"kernel": Answer("1", 0)}
     assert not probes.is_complete("mark", text)
+
+
+def test_a_status_that_no_process_has_is_no_answer() -> None:
+    for status in ("9" * 5000, "²", "-1", "", "0x1"):
+        text = f"mark begin kernel\n6.12\n\nmark end {status}\n"
+        assert probes.parse("mark", text) == {}
+
+
+def test_an_answer_to_a_question_that_nobody_asked_is_ignored() -> None:
+    assert probes.parse("mark", "mark begin evil\n1\n\nmark end 0\n") == {}
+
+
+def test_a_guest_that_begins_a_million_answers_takes_no_more_time_than_they_are_long() -> None:
+    text = "mark begin kernel\n" * 300_000
+    began = time.process_time()
+    assert probes.parse("mark", text) == {}
+    assert time.process_time() - began < 20

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import ARCHES, native
-from scripts.boot import Result, Subject, boot_test, watch
+from scripts.boot import Result, Subject, boot_test, ssh, watch
 from scripts.boot import boot as guests
 from scripts.boot import rehearsal as under_test
 from scripts.boot.firmware import FIRMWARE
@@ -135,7 +135,30 @@ def test_the_answers_that_people_read_are_kept(boot: Boot, out: Path) -> None:
     result = boot("tcg", tcg=["good"])
     assert result.guest == {"os": "fake", "kernel": "fake", "time": "fake", "blame": "fake"}
     assert (out / "journal.txt").read_text() == "fake\n"
-    assert (out / "boot.svg").read_text() == "fake\n"
+    assert "<svg " in (out / "boot.svg").read_text()
+
+
+def test_a_chart_that_a_guest_drew_with_a_script_is_kept_without_it(boot: Boot, out: Path) -> None:
+    boot("tcg", tcg=["good"], plot=["<svg><text>a</text><script>alert(1)</script></svg>"])
+    text = (out / "boot.svg").read_text()
+    assert "<text>a</text>" in text
+    assert "script" not in text
+
+
+def test_a_chart_that_is_none_is_left_out_and_said_so(
+    boot: Boot, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot("tcg", tcg=["good"], plot=["It is not yet\\x1b finished"])
+    assert not (out / "boot.svg").exists()
+    assert "boot.svg of the guest is left out: it cannot be read" in capsys.readouterr().err
+
+
+def test_a_guest_that_says_too_much_over_ssh_fails_and_the_result_says_why(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "OUTPUT_BYTES", 100_000)
+    result = boot("tcg", tcg=["good"], plot=["endless"])
+    assert "the guest said more over SSH than 100.0 kB, where it was cut off" in result.reason
 
 
 def test_a_disk_that_cannot_boot_is_not_booted(boot: Boot, subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -70,3 +71,15 @@ def test_the_junit_report_names_the_accelerator_and_why() -> None:
     assert properties["accelerator"] == "tcg"
     assert properties["accelerator_reason"] == "there is no /dev/kvm"
     assert properties["seconds first: login"] == "86.4"
+
+
+def test_a_journal_with_noncharacters_leaves_both_reports_readable() -> None:
+    hostile = "a\ufffeb\x00\x1b[2J\udc9b]]>\u2028\n::error::x"
+    check = Check("sshd", "sshd answers", Status.FAILED, hostile, hostile)
+    said = replace(result(check), note=hostile, guest={hostile: hostile}, console_tail=hostile)
+
+    suite = ET.fromstring(to_junit(said).encode())
+    [failure] = suite.iter("failure")
+    assert failure.text == r"a\ufffeb\x00\x1b[2J\udc9b]]>\u2028" + "\n" + r"\x3a:error::x"
+    assert json.loads(to_json(said).encode())["console_tail"] == hostile
+    assert to_json(said).replace("\n", "").isprintable()

@@ -236,6 +236,56 @@ def test_a_value_may_contain_the_sign_that_ends_its_name() -> None:
     assert assignments("A=root=PARTUUID=1 rw\nno name\n") == {"A": "root=PARTUUID=1 rw"}
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "null", "{"])
+@pytest.mark.parametrize("text", ["", "[1]", "null", "cat: no such file"])
 def test_an_answer_that_is_no_json_object_is_an_empty_one(text: str) -> None:
     assert json_object(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("probe", "text", "check", "reason"),
+    [
+        ("mounts", '{"filesystems": 3}', "root-mounted", "is not a list"),
+        ("mounts", '{"filesystems": [1]}', "esp-mounted", "is not an object"),
+        ("mounts", '{"filesystems": NaN}', "root-mounted", "NaN is not a number"),
+        ("mounts", '{"filesystems": [], "filesystems": []}', "root-mounted", "twice"),
+        ("mounts", "{" + "[" * 9_000, "root-mounted", "makes no sense"),
+        ("mounts", '{"a":' * 9_000, "root-mounted", "nested too deeply"),
+        ("blocks", '{"blockdevices": [{"path": "/dev/vda2", "size": 1e999}]}', "root-grown",
+         "makes no sense"),
+        ("blocks", '{"blockdevices": [{"path": "/dev/vda2", "size": []}]}', "root-grown",
+         "makes no sense"),
+        ("cloud-init", '{"v1": "done"}', "cloud-init", "is not an object"),
+        ("cloud-init", '{"v1": {"errors": 5}}', "cloud-init", "makes no sense"),
+        ("cloud-init-status", '{"v1": []}', "cloud-init", "is not an object"),
+        ("credentials", '{"Secret": ' + "9" * 5_000 + "}", "credentials", "makes no sense"),
+    ],
+)  # fmt: skip
+def test_odd_json_of_a_guest_fails_its_check_and_no_other(
+    probe: str, text: str, check: str, reason: str
+) -> None:
+    facts = test_checks.good()
+    facts.first = {**facts.first, probe: Answer(text)} if facts.first else None
+    outcomes = {one.name: one for one in checks.check_all(facts)}
+    assert outcomes[check].status is Status.FAILED
+    assert reason in outcomes[check].reason
+    assert outcomes["uefi"].passed
+
+
+def test_a_guest_that_leaves_a_question_open_fails_the_check_that_asked() -> None:
+    facts = test_checks.good()
+    assert facts.first
+    facts.first = {name: one for name, one in facts.first.items() if name != "mounts"}
+    outcomes = {one.name: one for one in checks.check_all(facts)}
+    assert outcomes["root-mounted"].reason == "the guest did not answer: mounts"
+    assert outcomes["cloud-init"].passed
+
+
+def test_an_answer_of_a_megabyte_is_cut_in_the_results_and_they_say_so() -> None:
+    facts = test_checks.good()
+    assert facts.first
+    facts.first = {**facts.first, "failed-units": Answer("x.service failed\n" * 100_000)}
+    outcome = {one.name: one for one in checks.check_all(facts)}["system-running"]
+    assert len(outcome.evidence) < 51_000
+    assert len(outcome.reason) < 2_100
+    assert "… cut: " in outcome.evidence
+    assert "… cut: " in outcome.reason

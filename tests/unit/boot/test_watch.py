@@ -243,3 +243,13 @@ def test_a_port_on_which_nobody_listens_has_no_greeting() -> None:
     greeter = Greeter(port)
     assert not greeter.greeted()
     assert not greeter._connection
+
+
+def test_a_guest_that_floods_its_console_is_given_up_and_the_reason_says_so(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "CONSOLE_BYTES", 10_000)
+    over = watching("x" * 9_999 + "\n" * 100_000)
+    with pytest.raises(BootFailure, match=r"printed more than 10\.0 kB on its console") as caught:
+        over.tick()
+    assert len(caught.value.console) < 11_000

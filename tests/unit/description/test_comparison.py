@@ -163,7 +163,7 @@ def test_markdown_stays_short_and_cells_stay_cells() -> None:
     changes = [Change(Kind.ADDED, f"/a|`{number}", after="x") for number in range(100)]
     text = comparison.to_markdown(comparison.Difference("a", "b", {"files": changes}, []))
 
-    assert "| + | `/a\\|'0` |  | `x` |" in text
+    assert "| + | `/a\\x7c\\x600` |  | `x` |" in text
     assert "… and 40 more" in text
     assert "100 added" in text
 
@@ -197,3 +197,14 @@ def test_artifacts_of_any_image_in_the_catalogue_are_compared(
 
     assert [change.name for change in changes["partitions of sixth"]] == ["1 root"]
     assert changes["partitions"] == []
+
+
+def test_a_package_with_a_line_break_makes_no_line_of_its_own() -> None:
+    changes = [Change(Kind.ADDED, "a\n  + fake: 1|`", after="\x1b[2J")]
+    found = comparison.Difference("a`", "b\n", {"packages": changes}, [])
+
+    assert comparison.to_text(found).splitlines()[2:] == [r"  + a\n  + fake: 1|`: \x1b[2J"]
+    markdown = comparison.to_markdown(found)
+    assert markdown.startswith(r"### `a\x60` → `b\n`")
+    assert r"| + | `a\n  + fake: 1\x7c\x60` |  | `\x1b[2J` |" in markdown
+    assert json.loads(comparison.to_json(found))["changes"]["packages"][0]["after"] == "\x1b[2J"

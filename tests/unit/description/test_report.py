@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from scripts.description.inventory import Installed, System
 from scripts.origin import Builder, Checkout
 from scripts.stages import artifacts
 from scripts.stages.artifacts import Artifact
+from scripts.system.errors import HarnessError
 from tests import builds
 
 RESULT: dict[str, Any] = {
@@ -165,3 +170,40 @@ def test_without_a_manifest_that_can_be_read_there_is_no_report(tmp_path: Path) 
     report.write(tmp_path)
 
     assert not (tmp_path / artifacts.REPORT).exists()
+
+
+def test_what_a_guest_says_does_nothing_in_the_page(out: Path) -> None:
+    hostile = "\x1b[2J<script>alert(1)</script>\u202e\n::error::x"
+    check = {**RESULT["checks"][0], "status": "failed", "evidence": hostile, "reason": hostile}
+    result = {**RESULT, "passed": False, "checks": [check], "console_tail": hostile}
+    plot = f"<svg xmlns='http://www.w3.org/2000/svg'>{hostile}<script>1</script></svg>"
+    (out / "boot-test").mkdir()
+    (out / artifacts.BOOT_TEST).write_text(json.dumps(result))
+    (out / "boot-test/boot.svg").write_text(plot)
+    report.write(out)
+
+    text = (out / artifacts.REPORT).read_text()
+    assert text.count("<script") == 1
+    assert not {"\x1b", "\u202e"} & {*text}
+    assert r"\x1b[2J&lt;script&gt;alert(1)" in text
+    assert r"\x3a:error::x" in text
+    [plot] = re.findall(r"base64,([^\"]+)", text)
+    assert b"script" not in base64.b64decode(plot)
+
+
+def test_the_page_may_run_its_own_script_and_load_nothing(out: Path) -> None:
+    report.write(out)
+    text = (out / artifacts.REPORT).read_text()
+    [script] = re.findall(r"<script>(.*)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = re.findall(r'Security-Policy" content="([^"]+)"', text)
+    allowed = html.unescape(policy).split("; ")
+    assert allowed[0] == "default-src 'none'"
+    assert allowed[-1] == f"script-src 'sha256-{digest}'"
+
+
+@pytest.mark.parametrize("name", [artifacts.SBOM, artifacts.PROVENANCE])
+def test_a_damaged_description_is_named_instead_of_a_traceback(out: Path, name: str) -> None:
+    (out / name).write_text('{"components": 1, "predicate": []}')
+    with pytest.raises(HarnessError, match="one of them is damaged"):
+        report.write(out)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64
@@ -25,6 +24,7 @@ from scripts.sessions import update_pins
 from scripts.stages import places
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
+from scripts.system.terminal import Terminal
 from tests.unit.mkosi.test_source import PATCH, make_package, pack
 from tests.unit.server import Server
 
@@ -242,7 +242,7 @@ def listed(
 def run(root: Path, *, check: bool = False) -> str:
     """The table of a run that succeeds."""
     said = io.StringIO()
-    console = Console(file=said, width=300)
+    console = Terminal(file=said, width=300)
     updates.update(root, check=check, console=console, settings=QUICK)
     return said.getvalue()
 
@@ -321,7 +321,7 @@ def test_a_release_whose_published_digest_changed_is_refused(root: Path, server:
     said = io.StringIO()
 
     with pytest.raises(HarnessError, match="cosign"):
-        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+        updates.update(root, check=False, console=Terminal(file=said, width=400), settings=QUICK)
     assert "cosign 3.0.5 has changed" in said.getvalue()
     assert "6" * 64 in said.getvalue()
     assert pin(root, "cosign") == old
@@ -425,7 +425,7 @@ def test_a_repository_without_the_source_is_named_and_nothing_pinned(
     told = io.StringIO()
 
     with pytest.raises(HarnessError, match="cloud-init"):
-        updates.update(root, check=False, console=Console(file=told, width=400), settings=QUICK)
+        updates.update(root, check=False, console=Terminal(file=told, width=400), settings=QUICK)
     assert said in told.getvalue()
     assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.16"' in ours(root)
 
@@ -492,7 +492,7 @@ def test_a_repository_whose_address_is_no_string_is_named_with_its_key(root: Pat
     said = io.StringIO()
 
     with pytest.raises(HarnessError, match="fuse-sshfs"):
-        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+        updates.update(root, check=False, console=Terminal(file=said, width=400), settings=QUICK)
     assert "source.fedora.baseurl must be a string or a list of strings, not 3" in said.getvalue()
 
 
@@ -502,7 +502,7 @@ def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server:
     said = io.StringIO()
 
     with pytest.raises(HarnessError, match="fuse-sshfs"):
-        updates.update(root, check=False, console=Console(file=said, width=400), settings=QUICK)
+        updates.update(root, check=False, console=Terminal(file=said, width=400), settings=QUICK)
     assert "fuse-sshfs: no repository answers: " in said.getvalue()
     for path in (LISTING, f"{ARCHIVE}{FOLDER}"):
         assert f"{server.url}{path} cannot be downloaded" in said.getvalue()
@@ -528,7 +528,7 @@ def test_a_source_that_does_not_answer_is_reported_and_the_rest_go_on(
     else:
         server.files[path] = wrong
     said = io.StringIO()
-    console = Console(file=said, width=300)
+    console = Terminal(file=said, width=300)
 
     with pytest.raises(HarnessError, match="could not be looked up") as caught:
         updates.update(root, check=False, console=console, settings=QUICK)
