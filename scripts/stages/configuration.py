@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scripts.system import git
 from scripts.system.digests import file_digest
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
-from scripts.system.process import run
+from scripts.system.process import CommandError, last_line
 
 # All that mkosi reads beside mkosi.conf is called so (mkosi(1), "FILES").
 PREFIX = "mkosi."
@@ -168,10 +169,17 @@ def _files(folder: _Folder, path: Path, above: tuple[Path, ...]) -> Iterator[Fil
 def _recorded(root: Path) -> dict[str, bool]:
     """Whether git records that a file may be executed, by name; nothing if root has no .git.
 
+    Raises UsageError if git cannot read it.
     https://git-scm.com/docs/git-ls-files: MODE, OBJECT and STAGE, a tab, the path.
     """
     if not (root / ".git").exists():
         return {}
-    listed = run(["git", "-C", root, "ls-files", "--stage", "-z", "--", f"{PREFIX}*"]).stdout
+    try:
+        listed = git.read(root, "ls-files", "--stage", "-z", "--", f"{PREFIX}*")
+    except CommandError as error:
+        raise UsageError(
+            f"git cannot read {root}: {last_line(error.output)}",
+            hint="images get the modes of files that git records",
+        ) from error
     entries = (line.partition("\t") for line in listed.split("\0") if line)
     return {name: fields.startswith("100755") for fields, _, name in entries}

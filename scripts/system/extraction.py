@@ -28,6 +28,9 @@ from scripts.system.process import Arg, last_line, running, start
 MEMBERS = 20_000
 BYTES = 1 << 30
 
+# How many bytes are read at once.
+BUFFER = 1 << 20
+
 # Longer names are refused: Linux allows 255 bytes between slashes and 4096 in all, and archives
 # that escape from Python's filter need paths beyond that (CVE-2025-4517).
 COMPONENT_BYTES = 255
@@ -74,12 +77,12 @@ def _extract(archive: Path, folder: Path, guard: _Guard, skip: Skip | None, limi
     try:
         with (_package if guard.is_rooted else _tarball)(archive) as stream:
             bounded = _Bounded(stream, limit)
-            with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r|") as tar:
+            with tarfile.open(fileobj=cast("IO[bytes]", bounded), mode="r|", bufsize=BUFFER) as tar:
                 for member in tar:
                     is_skipped = skip and skip(posixpath.normpath(member.name))
                     if not is_skipped and (checked := guard.check(member)):
                         tar.extract(checked, folder, filter="data")
-            while bounded.read(1 << 20):  # dpkg-deb fails if nobody reads its padding
+            while bounded.read(BUFFER):  # dpkg-deb fails if nobody reads its padding
                 pass
     except ArchiveError as error:
         raise ArchiveError(f"{archive} may not be unpacked: {error.message}") from None

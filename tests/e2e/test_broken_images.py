@@ -145,7 +145,7 @@ def test_an_image_that_was_opened_up_fails_with_each_way_in_named(
     patient.edit_root(
         "set_inode_field /srv mode 040777",
         "set_inode_field /usr/bin/env mode 0104755",
-        "set_inode_field /usr/bin/sudo mode 0100755",
+        "set_inode_field /usr/bin/chage mode 0100755",
     )
     opened = replace(
         operation, subject=replace(operation.subject, marks=(str(operation.subject.disk.parent),))
@@ -159,5 +159,5 @@ def test_an_image_that_was_opened_up_fails_with_each_way_in_named(
     assert "/var/lib/systemd/random-seed" in reasons["no-seeds"]
     assert "everyone may write to /srv (0777)" in reasons["world-writable"]
     assert "not expected: /usr/bin/env (setuid root)" in reasons["privileged-files"]
-    assert "missing: /usr/bin/sudo" in reasons["privileged-files"]
+    assert "missing: /usr/bin/chage" in reasons["privileged-files"]
     assert "/etc/left-over.conf has" in reasons["no-builder-traces"]

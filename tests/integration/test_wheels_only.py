@@ -8,17 +8,17 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import Checkout
-from tests.unit.conftest import server
-from tests.unit.server import Server
-
-__all__ = ["server"]
 
 BACKEND = "open({canary!r}, 'w').close()\nraise SystemExit('the backend ran')\n"
 
@@ -31,6 +31,7 @@ backend-path = ["."]
 [project]
 name = "evil"
 version = "1.0"
+dynamic = ["dependencies"]
 """
 
 
@@ -54,8 +55,27 @@ class Trap:
         }
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve folder on loopback; yield its address."""
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+
+
 @pytest.fixture
-def trap(tmp_path: Path, server: Server) -> Trap:
+def trap(tmp_path: Path) -> Iterator[Trap]:
     canary = tmp_path / "canary"
     packed = io.BytesIO()
     files = {
@@ -69,10 +89,13 @@ def trap(tmp_path: Path, server: Server) -> Trap:
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text.encode()))
     digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    page = tmp_path / "index/simple/evil/index.html"
+    page.parent.mkdir(parents=True)
     link = f'<a href="/evil-1.0.tar.gz#sha256={digest}">evil-1.0.tar.gz</a>'
-    server.files["/evil-1.0.tar.gz"] = packed.getvalue()
-    server.files["/simple/evil/"] = f"<!DOCTYPE html><html><body>{link}</body></html>".encode()
-    return Trap(f"evil==1.0 --hash=sha256:{digest}\n", f"{server.url}/simple/", canary)
+    page.write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+    (tmp_path / "index/evil-1.0.tar.gz").write_bytes(packed.getvalue())
+    with serving(tmp_path / "index") as url:
+        yield Trap(f"evil==1.0 --hash=sha256:{digest}\n", f"{url}/simple/", canary)
 
 
 def run(
@@ -95,6 +118,19 @@ UNBINARY = [
     pytest.param({"PIP_NO_BINARY": "evil", "UV_NO_BINARY_PACKAGE": "evil"}, id="it from source"),
     pytest.param({"PIP_ONLY_BINARY": ":none:", "UV_NO_BUILD": "0"}, id="no wheels asked for"),
 ]
+
+
+def test_without_our_flags_the_backend_would_run(trap: Trap, tmp_path: Path) -> None:
+    pins = tmp_path / "pins.txt"
+    pins.write_text(trap.pin)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run(
+        [tmp_path / "venv/bin/pip", "install", "--require-hashes", "-r", pins],
+        env={**os.environ, **trap.environ()},
+        check=False,
+    )
+
+    assert trap.canary.exists()
 
 
 @pytest.mark.parametrize("variables", UNBINARY)
@@ -137,7 +173,9 @@ def test_to_pin_packages_builds_nothing(
     ready: Checkout, trap: Trap, variables: Mapping[str, str]
 ) -> None:
     project = ready.root / "pyproject.toml"
-    project.write_text('[dependency-groups]\nnox = ["evil"]\n')
+    project.write_text(
+        '[project]\nname = "x"\nversion = "1"\n[dependency-groups]\nnox = ["evil"]\n'
+    )
     answer = run(ready, trap, {**variables, "UV_DEFAULT_INDEX": trap.index}, "-s", "lock")
 
     assert answer.returncode == 1

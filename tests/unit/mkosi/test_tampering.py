@@ -427,6 +427,6 @@ def test_the_newest_older_mkosi_of_a_stale_mirror_is_refused(
     """apt vouches for every version that the archive ever had."""
     server.files.clear()
     older = pack(make_package(tree.parent / "older", "26"), tree.parent / "mkosi_26.tar.gz")
-    monkeypatch.setattr(debian, "download", lambda *_: older)
+    monkeypatch.setattr(debian, "download", lambda *_, **__: older)
     with pytest.raises(HarnessError, match=r"is older than mkosi 27\.1, which is pinned"):
         obtain(asked_for)
