@@ -32,10 +32,12 @@ GRACE_SECONDS = 20
 LINE_BYTES = 1 << 16
 
 # What every program may know of the environment: nothing that could hold a credential but a proxy's
-# URL, without which it could not download. Our own variables begin with FINCH_.
+# URL, without which it could not download. Our own variables begin with FINCH_; those with a URL of
+# a mirror are for the harness alone.
 ENVIRONMENT = (
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|NO_COLOR|COLUMNS|TMPDIR"
-    r"|XDG_(CACHE|CONFIG|DATA|STATE)_HOME|XDG_RUNTIME_DIR|SOURCE_DATE_EPOCH|FINCH_[A-Z_]+"
+    r"|XDG_(CACHE|CONFIG|DATA|STATE)_HOME|XDG_RUNTIME_DIR|SOURCE_DATE_EPOCH"
+    r"|FINCH_(?!MIRROR$|THIRD_PARTY_MIRROR$)[A-Z_]+"
     r"|(?i:(https?|ftp|all|no)_proxy)|SSL_CERT_(FILE|DIR)"
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -52,14 +53,23 @@ class Session(requests.Session):
         target = super().get_redirect_target(resp)
         if target is None:
             return None
-        try:
-            schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
-            if schemes == ["https", "http"]:
-                raise RedirectError("it redirects from https to http")
-        except ValueError:
-            resp.close()  # requests leaves it open
-            raise
+        schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
+        if schemes == ["https", "http"]:
+            raise RedirectError("it redirects from https to http")
         return target
+
+    def resolve_redirects(
+        self, resp: requests.Response, *args: Any, **settings: Any
+    ) -> Iterator[requests.Response]:
+        """Yield the answers that resp leads to. requests leaves the last one open if that fails."""
+        last = resp
+        try:
+            for answer in super().resolve_redirects(resp, *args, **settings):
+                last = answer
+                yield answer
+        except Exception:
+            last.close()
+            raise
 
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response

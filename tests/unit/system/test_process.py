@@ -99,7 +99,14 @@ def test_the_environment_is_added_to_and_paths_are_taken_as_they_are(tmp_path: P
 def test_a_credential_in_the_environment_reaches_no_program_that_does_not_name_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "COSIGN_PASSWORD", "GITHUB_TOKEN", "LD_PRELOAD"):
+    mirrors = ("FINCH_MIRROR", "FINCH_THIRD_PARTY_MIRROR")
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "COSIGN_PASSWORD",
+        "GITHUB_TOKEN",
+        "LD_PRELOAD",
+        *mirrors,
+    ):
         monkeypatch.setenv(name, "secret")
     for name in ("FINCH_OUTPUT", "https_proxy", "LC_TIME", "SOURCE_DATE_EPOCH"):
         monkeypatch.setenv(name, "allowed")
