@@ -142,7 +142,8 @@ class Builder:
 
         Anybody can set the variables GITHUB_*, so they only say when to ask. Everything in the
         result comes from a token that GitHub has signed for this job; keys is the URL of its
-        public keys, "" for GitHub's own. A machine that claims to be CI without such a token gets an id that says so.
+        public keys, "" for GitHub's own. A machine that claims to be CI without such a token gets
+        an id that says so.
         """
         if environ.get("GITHUB_ACTIONS") != "true":
             return cls()

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     )
     given = parser.parse_args(argv)
     if given.container:
-        print(container(tomllib.loads(CONTAINER.read_text())["container"]))
+        say(container(tomllib.loads(CONTAINER.read_text())["container"]))
         return
     try:
         listed = run([given.python, "-m", "nox", "--list", "--json"], cwd=ROOT).stdout
