@@ -86,9 +86,6 @@ CONF = """\
 Format=directory
 ManifestFormat=json
 
-[Build]
-PackageDirectories={packages}
-
 [Content]
 Bootable=no
 CleanPackageMetadata=no
@@ -162,7 +159,17 @@ def prepare(checkout: Path, folder: Path, port: int, python: Path) -> Attack:
     image = copied.root / "mkosi.images/base"
     shutil.rmtree(image)
     image.mkdir()
-    (image / "mkosi.conf").write_text(CONF.format(packages=pack(folder / "packages", script)))
+    (image / "mkosi.conf").write_text(CONF)
+    packages = pack(folder / "packages", script)
+    # mkosi makes a repository of the folder with apt-ftparchive, which our tools tree lacks. So the
+    # folder is not for the tools tree itself.
+    (copied.root / "mkosi.images/tools-tree/mkosi.conf.d").mkdir(exist_ok=True)
+    (copied.root / "mkosi.images/tools-tree/mkosi.conf.d/attack.conf").write_text(
+        "[Content]\nPackages=apt-utils\n"
+    )
+    (copied.root / "mkosi.local.conf").write_text(
+        f"[Match]\nImageId=base\n\n[Content]\nPackageDirectories={packages}\n"
+    )
     return Attack(copied, folder, secret)
 
 
