@@ -47,7 +47,7 @@ READERS = {
 PRINTERS = {
     "scripts.bootstrap.environments": "only the standard library is there, and its words are ours",
     "scripts.catalog": "stands on nothing, and speaks of our own file",
-    "scripts.mkosi.namespaces": "is a program that imports nothing; its readers clean what it prints",
+    "scripts.mkosi.namespaces": "is a program of its own, whose readers clean what it prints",
     "scripts.system.terminal": "is what the others show tables and colours with",
     "scripts.system.text": "is what the others print with",
 }

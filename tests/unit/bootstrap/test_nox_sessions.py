@@ -148,7 +148,7 @@ def test_what_is_pinned_is_installed_once(installing: Callable[..., Installing])
     session = installing(True)
     install(session)
     install(session)
-    assert session.installed == [("--require-hashes", "-r", "requirements/lint.txt")]
+    assert session.installed == [(*environments.INSTALL, "-r", "requirements/lint.txt")]
 
 
 def test_an_installation_that_fails_is_tried_three_times(
