@@ -63,9 +63,15 @@ def command(private: Path, port: int, remote: str) -> list[str]:
 
 def start_login(tools: Tools, port: int, method: str, output: Path) -> subprocess.Popen[bytes]:
     """Start to log in by one of WITHOUT_KEY. What ssh says goes to the file output."""
-    login = tools.command(keyless_command(port, method))
+    login = tools.command(keyless_command(port, method), network=True)
     with output.open("wb") as out:
-        return process.start(login, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        return process.start(
+            login,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            file_bytes=OUTPUT_BYTES,
+        )
 
 
 def keyless_command(port: int, method: str) -> list[str]:

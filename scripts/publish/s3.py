@@ -122,7 +122,11 @@ class Bucket:
         return found.hexdigest()
 
     def read(self, key: str) -> Stored | None:
-        """Return the contents of a small object, or None if there is no object called key."""
+        """Return the contents of a small object, or None if there is no object called key.
+
+        Raises HarnessError if it is too large or has no ETag, without which it could not be
+        replaced safely.
+        """
         with explained(f"the bucket {self.name}"):
             try:
                 there = self.client.get_object(Bucket=self.name, Key=key)
@@ -133,6 +137,8 @@ class Bucket:
                 raise
         if len(data) > SMALL:
             raise HarnessError(f"s3://{self.name}/{key} is larger than {SMALL} bytes")
+        if not there.get("ETag"):
+            raise HarnessError(f"the bucket {self.name} names no version of {key}")
         return Stored(data, there["ETag"])
 
     def upload(self, upload: Upload, task: Task) -> None:
