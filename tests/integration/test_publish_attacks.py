@@ -150,7 +150,8 @@ def test_a_signature_by_another_key_is_not_made_the_latest_release_s(
     run([*cosign, "generate-key-pair"], cwd=tmp_path / "other", also=CREDENTIALS)
     (tmp_path / "m").write_bytes(fetch(aws, bucket, MANIFEST))
     run([*cosign, "sign-blob", "--yes", "--key", tmp_path / "other/cosign.key",
-         "--tlog-upload=false", "--bundle", tmp_path / "b", tmp_path / "m"])  # fmt: skip
+         "--tlog-upload=false", "--bundle", tmp_path / "b", tmp_path / "m"],
+        also=CREDENTIALS)  # fmt: skip
     put(aws, bucket, f"{MANIFEST}.bundle", (tmp_path / "b").read_bytes())
     with pytest.raises(HarnessError, match=f"signature of {MANIFEST} was not made with"):
         tell("--key", str(key), "--latest")
