@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import urllib3
 from botocore import exceptions as aws
 from botocore.config import Config
 
@@ -307,5 +308,6 @@ def explained(what: str) -> Iterator[None]:
         raise HarnessError(f"{what} answered {code}: {text}", hint=AGAIN) from None
     except aws.BotoCoreError as error:
         raise HarnessError(f"the connection to {what} failed: {error}", hint=AGAIN) from None
-    except ValueError as error:  # botocore's, for a header such as Content-Length: many
+    # botocore lets these through, for a header such as "Content-Length: many" or a broken chunk.
+    except (ValueError, LookupError, urllib3.exceptions.HTTPError) as error:
         raise HarnessError(f"{what} answered nonsense: {error}", hint=AGAIN) from None

@@ -11,6 +11,7 @@ import copy
 import gzip
 import lzma
 import posixpath
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, last_line, running, start
@@ -35,6 +36,9 @@ BUFFER = 1 << 20
 # that escape from Python's filter need paths beyond that (CVE-2025-4517).
 COMPONENT_BYTES = 255
 NAME_BYTES = 1024
+
+# Python's own filter, as a second check. Debian 12's Python 3.11.2 has none.
+FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 # What the standard library raises for a broken archive. gzip and bz2 raise OSError without errno.
 BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
@@ -81,7 +85,7 @@ def _extract(archive: Path, folder: Path, guard: _Guard, skip: Skip | None, limi
                 for member in tar:
                     is_skipped = skip and skip(posixpath.normpath(member.name))
                     if not is_skipped and (checked := guard.check(member)):
-                        tar.extract(checked, folder, filter="data")
+                        tar.extract(checked, folder, **FILTER)
             while bounded.read(BUFFER):  # dpkg-deb fails if nobody reads its padding
                 pass
     except ArchiveError as error:
@@ -121,7 +125,7 @@ class _Guard:
             return None
         if reason := self._fault(name, member):
             raise ArchiveError(f"{member.name!r} {reason}")
-        written = copy.copy(member)
+        written = _plain(member)
         written.name = name
         if member.issym():
             written.linkname = self._target(name, member.linkname)
@@ -179,6 +183,15 @@ class _Guard:
         if original not in self.files:
             raise ArchiveError(f"{name!r} is a hard link to {target!r}, which is no file before it")
         return original
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a copy of member that belongs to root where root unpacks it, with a usual mode."""
+    plain = copy.copy(member)
+    plain.uid, plain.gid, plain.uname, plain.gname = 0, 0, "", ""
+    runs = member.isdir() or member.mode & stat.S_IXUSR
+    plain.mode = 0o755 if runs else 0o644
+    return plain
 
 
 @dataclass
