@@ -22,6 +22,7 @@ has only that one user, as mkosi's own.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -52,6 +53,10 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
+# keyctl(2), whose number differs between architectures, and an operation of it.
+KEYCTL = {"x86_64": 250, "aarch64": 219}
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
 # linux/capability.h: what it takes to install packages, to mount overlays and to take the network
 # from scripts, which mkosi does.
 CAPABILITIES = {
@@ -81,8 +86,8 @@ BARE = {"PATH", "TERM", "TZ", "SOURCE_DATE_EPOCH"}
 # The status if the kernel refuses a namespace. Neither mkosi nor ssh nor QEMU ends with it.
 REFUSED = 125
 
-# The status if there is no such command, as in a shell.
-NOT_FOUND = 127
+# The status if there is no such command, or one that may not be executed, as in a shell.
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,6 +129,7 @@ def inside(plan: Plan) -> int:
     command = _load(plan.sandbox)(list(plan.view))
     if "--may-label" not in plan.flags:
         map_everyone()
+    _leave_keys()
     _drop_capabilities()
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     # This process began with the environment that --bare takes away.
@@ -147,6 +153,9 @@ def _become(command: Sequence[str]) -> None:
     except FileNotFoundError:
         print(f"{command[0]}: not found", file=sys.stderr, flush=True)
         os._exit(NOT_FOUND)
+    except PermissionError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(NOT_EXECUTABLE)
 
 
 def _run(become: Callable[[], None]) -> int:
@@ -246,6 +255,17 @@ def _drop_capabilities() -> None:
     for number in kept:
         ambient = _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
         _check(ambient, "an ambient capability")
+
+
+def _leave_keys() -> None:
+    """Enter an empty session keyring (keyrings(7)): no namespace hides the keys of the old one.
+
+    A kernel without keys has none to hide, and a seccomp filter that forbids this forbids to read
+    them as well.
+    """
+    result = _libc.syscall(KEYCTL[os.uname().machine], KEYCTL_JOIN_SESSION_KEYRING, None)
+    if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        _check(-1, "a session keyring")
 
 
 class _Header(ctypes.Structure):
