@@ -57,6 +57,13 @@ PR_CAP_AMBIENT_RAISE = 2
 KEYCTL = {"x86_64": 250, "aarch64": 219}
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
+# linux/landlock.h; the numbers of these system calls are the same everywhere. Sockets can be scoped
+# since version 6, which Linux 6.12 has.
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+LANDLOCK_SCOPES = 6
+
 # linux/capability.h: what it takes to install packages, to mount overlays and to take the network
 # from scripts, which mkosi does.
 CAPABILITIES = {
@@ -132,6 +139,7 @@ def inside(plan: Plan) -> int:
     _leave_keys()
     _drop_capabilities()
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _leave_sockets()
     # This process began with the environment that --bare takes away.
     _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "an undumpable process")
     _die_with_parent(signal.SIGKILL)
@@ -266,6 +274,27 @@ def _leave_keys() -> None:
     result = _libc.syscall(KEYCTL[os.uname().machine], KEYCTL_JOIN_SESSION_KEYRING, None)
     if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         _check(-1, "a session keyring")
+
+
+class _Rules(ctypes.Structure):
+    _fields_ = (("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+def _leave_sockets() -> None:
+    """Forbid to connect to abstract Unix sockets of the machine, if this kernel can do that.
+
+    They belong to the network, which what downloads has in common with the machine, and servers of
+    root take root in here for their own.
+    """
+    version = _libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    if version < LANDLOCK_SCOPES:
+        return
+    rules = _Rules(0, 0, LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET)
+    size = ctypes.c_size_t(ctypes.sizeof(rules))
+    descriptor = _libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(rules), size, 0)
+    _check(descriptor, "a Landlock ruleset")
+    _check(_libc.syscall(LANDLOCK_RESTRICT_SELF, descriptor, 0), "a Landlock ruleset")
+    os.close(descriptor)
 
 
 class _Header(ctypes.Structure):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -251,6 +253,39 @@ def test_it_gets_no_device_and_no_file_system_of_the_kernel_s(cell: Cell) -> Non
     """)
 
     assert "made" not in printed
+
+
+CONNECT = """
+import socket
+for name in ("finch-test-outside", "finch-test-inside"):
+    server = socket.socket(socket.AF_UNIX)
+    if name.endswith("inside"):
+        server.bind("\\0" + name)
+        server.listen()
+    try:
+        socket.socket(socket.AF_UNIX).connect("\\0" + name)
+        print(name, "answers")
+    except OSError as error:
+        print(name, error.strerror)
+"""
+
+
+def scopes_sockets() -> bool:
+    """Whether the kernel's Landlock can keep programs from abstract sockets (Linux 6.12)."""
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6
+
+
+@pytest.mark.skipif(not scopes_sockets(), reason="this kernel cannot hide abstract sockets")
+def test_it_reaches_no_abstract_socket_of_this_machine_even_with_the_network(cell: Cell) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0finch-test-outside")
+        server.listen()
+        printed = cell.run(f"python3 -c {shlex.quote(CONNECT)}")
+
+    assert printed.splitlines() == [
+        "finch-test-outside Operation not permitted",
+        "finch-test-inside answers",
+    ]
 
 
 def test_without_network_it_reaches_no_server_of_this_machine(cell: Cell) -> None:
