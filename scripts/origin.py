@@ -76,8 +76,12 @@ def _refusal(root: Path) -> str:
         if "not a git repository" in error.output:
             return "it is not a git checkout"
         return "git cannot read its repository"
+    try:
+        is_own = Path(top).samefile(root)
+    except OSError:  # its configuration names another folder, or the path is not UTF-8
+        return f"git looks for its files in {top!r}, which is not there"
     # An unpacked archive may lie inside some other repository.
-    return "" if Path(top).samefile(root) else "it is not a checkout, but lies inside another one"
+    return "" if is_own else "it is not a checkout, but lies inside another one"
 
 
 def _modified(root: Path, commit: str) -> Iterator[str]:

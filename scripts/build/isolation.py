@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scripts.mkosi.confinement import Confinement
 from scripts.mkosi.sandbox import Tools
+from scripts.stages.configuration import FOLLOWED, PREFIX
 from scripts.stages.places import Place
 
 # Settings of mkosi that name files of this machine (mkosi(1)). The paths may be followed by a colon
@@ -25,8 +26,22 @@ LOCAL_REPOSITORY = re.compile(r"\bfile:(?://)?(/[^\s]*)")
 
 
 def named(configuration: Path) -> list[Path]:
-    """Return the files and folders of this machine that settings in configuration name."""
-    return sorted(set(_named(configuration.rglob("*.conf"))))
+    """Return the files and folders of this machine that settings in configuration name.
+
+    What is in a tree for an image, such as mkosi.extra, is not a setting of mkosi. It may be a link
+    that leads nowhere here, or a file of settings of another program.
+    """
+    confs = [
+        path
+        for path in configuration.rglob("*.conf")
+        if _is_of_mkosi(path.relative_to(configuration)) and path.is_file()
+    ]
+    return sorted(set(_named(confs)))
+
+
+def _is_of_mkosi(path: Path) -> bool:
+    """Whether all folders on the way to path have mkosi's settings in them."""
+    return all(name in FOLLOWED or not name.startswith(PREFIX) for name in path.parts[:-1])
 
 
 def _named(files: Iterable[Path]) -> Iterator[Path]:

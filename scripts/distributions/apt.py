@@ -49,11 +49,14 @@ REACHING = re.compile(
 
 # apt only warns of a mirror that has one release's signed index in another one's place. This makes
 # an update fail after such a warning, in the sandbox of mkosi. The index is called InRelease, or
-# Release if its signature is beside it.
+# Release if its signature is beside it. Only signed lines count: a mirror may add headers to the
+# signature, which neither apt nor gpgv looks at.
 SAME_RELEASE = r"""
 APT::Update::Post-Invoke:: "for index in /var/lib/apt/lists/*_dists_*Release; do
     [ -e $index ] || continue; name=${index##*_dists_}; name=${name%_*Release};
-    grep --quiet --extended-regexp --regexp='^(Suite|Codename): '$name'$' $index || exit 1; done";
+    sed --expression='/^-----BEGIN PGP SIGNED MESSAGE/,/^$/d'
+    --expression='/^-----BEGIN PGP SIGNATURE/,$d' $index |
+    grep --quiet --extended-regexp --regexp='^(Suite|Codename): '$name'$' || exit 1; done";
 """.replace("\n    ", " ")
 
 CONFLICT = re.compile(

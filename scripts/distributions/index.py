@@ -11,6 +11,7 @@ import bz2
 import gzip
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,9 @@ UNPACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".bz2": bz2.decompress,
 }
+
+# What a damaged index raises. gzip lets some errors of zlib through.
+DAMAGED = (OSError, EOFError, ValueError, KeyError, OverflowError, lzma.LZMAError, zlib.error)
 
 # Unpacks a file that Python cannot unpack, and returns the result.
 Unpack = Callable[[Path], Path]
@@ -105,7 +109,7 @@ def read(metadata: Path, release: str, unpack: Unpack) -> Index:
         if lists.is_dir():
             return _of_apt(lists)
         return _of_dnf(metadata / "cache", release, unpack)
-    except (OSError, EOFError, ValueError, KeyError, OverflowError, lzma.LZMAError) as error:
+    except DAMAGED as error:
         raise HarnessError(f"the package index cannot be read: {error!r}") from error
     except (ParseError, DefusedXmlException) as error:
         raise HarnessError(f"the package index is not valid XML: {error!r}") from error

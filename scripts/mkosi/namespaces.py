@@ -22,6 +22,7 @@ has only that one user, as mkosi's own.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -52,6 +53,17 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 
+# keyctl(2), whose number differs between architectures, and an operation of it.
+KEYCTL = {"x86_64": 250, "aarch64": 219}
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+# linux/landlock.h; the numbers of these system calls are the same everywhere. Sockets can be scoped
+# since version 6, which Linux 6.12 has.
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+LANDLOCK_SCOPES = 6
+
 # linux/capability.h: what it takes to install packages, to mount overlays and to take the network
 # from scripts, which mkosi does.
 CAPABILITIES = {
@@ -81,8 +93,8 @@ BARE = {"PATH", "TERM", "TZ", "SOURCE_DATE_EPOCH"}
 # The status if the kernel refuses a namespace. Neither mkosi nor ssh nor QEMU ends with it.
 REFUSED = 125
 
-# The status if there is no such command, as in a shell.
-NOT_FOUND = 127
+# The status if there is no such command, or one that may not be executed, as in a shell.
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,8 +136,10 @@ def inside(plan: Plan) -> int:
     command = _load(plan.sandbox)(list(plan.view))
     if "--may-label" not in plan.flags:
         map_everyone()
+    _leave_keys()
     _drop_capabilities()
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _leave_sockets()
     # This process began with the environment that --bare takes away.
     _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "an undumpable process")
     _die_with_parent(signal.SIGKILL)
@@ -147,6 +161,9 @@ def _become(command: Sequence[str]) -> None:
     except FileNotFoundError:
         print(f"{command[0]}: not found", file=sys.stderr, flush=True)
         os._exit(NOT_FOUND)
+    except PermissionError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(NOT_EXECUTABLE)
 
 
 def _run(become: Callable[[], None]) -> int:
@@ -246,6 +263,38 @@ def _drop_capabilities() -> None:
     for number in kept:
         ambient = _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
         _check(ambient, "an ambient capability")
+
+
+def _leave_keys() -> None:
+    """Enter an empty session keyring (keyrings(7)): no namespace hides the keys of the old one.
+
+    A kernel without keys has none to hide, and a seccomp filter that forbids this forbids to read
+    them as well.
+    """
+    result = _libc.syscall(KEYCTL[os.uname().machine], KEYCTL_JOIN_SESSION_KEYRING, None)
+    if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        _check(-1, "a session keyring")
+
+
+class _Rules(ctypes.Structure):
+    _fields_ = (("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+def _leave_sockets() -> None:
+    """Forbid to connect to abstract Unix sockets of the machine, if this kernel can do that.
+
+    They belong to the network, which what downloads has in common with the machine, and servers of
+    root take root in here for their own.
+    """
+    version = _libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    if version < LANDLOCK_SCOPES:
+        return
+    rules = _Rules(0, 0, LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET)
+    size = ctypes.c_size_t(ctypes.sizeof(rules))
+    descriptor = _libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(rules), size, 0)
+    _check(descriptor, "a Landlock ruleset")
+    _check(_libc.syscall(LANDLOCK_RESTRICT_SELF, descriptor, 0), "a Landlock ruleset")
+    os.close(descriptor)
 
 
 class _Header(ctypes.Structure):

@@ -24,7 +24,7 @@ from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.fetch import BRIEF, DigestError, fetch
-from scripts.system.files import write_text
+from scripts.system.files import remove, write_text
 from scripts.system.process import Arg, CommandError, last_line, run
 from scripts.system.progress import Progress
 from scripts.system.url import Url
@@ -261,9 +261,7 @@ def _keep(made: Mkosi, home: Path, scratch: Path) -> None:
     new.mkdir()
     (made.folder / "mkosi").rename(new / "mkosi")
     (new / RECORD).write_text(record)
-    if home.is_symlink():
-        home.unlink()
-    shutil.rmtree(home, ignore_errors=True)
+    remove(home)
     new.rename(home)
 
 
@@ -278,6 +276,9 @@ def _held(home: Path) -> str:
         return ""
     if not is_plain or home.is_symlink() or (home / "mkosi").is_symlink():
         return ""
+    record = home / RECORD
+    if record.is_symlink() or (record.exists() and not record.is_file()):
+        return ""  # to read a FIFO would wait forever
     package.drop_bytecode(home / "mkosi")
     return package.digest(home / "mkosi")
 

@@ -36,14 +36,17 @@ def make_private(folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove folder and everything in it; do nothing if it does not exist.
 
-    Of a link, only the link is removed. That includes files that a user's build gave to subordinate
-    UIDs. Raises HarnessError if something cannot be removed.
+    Of a link, only the link is removed, and a file is removed as well. That includes files that a
+    user's build gave to subordinate UIDs. Raises HarnessError if something cannot be removed.
     """
-    if folder.is_symlink():
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
         return
     try:
         shutil.rmtree(folder)
+    except RecursionError:
+        # rm copes with any depth, and a script of a package can make folders of any depth.
+        _remove_deep(folder)
     except FileNotFoundError:
         return
     except PermissionError as error:
@@ -57,9 +60,19 @@ def remove(folder: Path) -> None:
             ) from failure
 
 
+def _remove_deep(folder: Path) -> None:
+    try:
+        run(["rm", "--recursive", "--force", "--", folder])
+    except CommandError as error:
+        raise HarnessError(
+            f"{folder} cannot be removed: {error.output.strip()}", hint=f"sudo rm -rf '{folder}'"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text to path so that it appears whole. A file that has that text is left alone."""
-    if not path.is_symlink() and path.exists() and path.read_text() == text:
+    is_file = path.is_file() and not path.is_symlink()
+    if is_file and path.read_bytes() == text.encode():
         return
     _replace(path, text, 0o644)
 

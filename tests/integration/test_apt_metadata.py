@@ -328,6 +328,19 @@ def test_mkosi_refuses_the_signed_index_of_another_release(
     )
 
 
+def test_a_release_that_a_header_of_the_signature_names_does_not_count(
+    archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
+) -> None:
+    archive.publish(codename="bookworm")
+    signed = archive.root / f"dists/{SUITE}/InRelease"
+    begin = "-----BEGIN PGP SIGNATURE-----\n"
+    signed.write_text(signed.read_text().replace(begin, f"{begin}Codename: {SUITE}\n"))
+    said = updated_by_mkosi(server, using, tmp_path, any_age=True)
+
+    assert said.startswith("100: "), said
+    assert "expected trixie but got bookworm" in said
+
+
 def test_mkosi_takes_a_fresh_index_and_one_that_has_expired_where_the_user_says_so(
     archive: DebianArchive, server: LabServer, using: Mkosi, tmp_path: Path
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from scripts.mkosi import source
+from scripts.mkosi.confinement import Confinement
 from scripts.system.progress import Progress
 from tests.integration import namespaces
 
@@ -144,6 +147,47 @@ def test_it_opens_neither_shadow_nor_private_keys_of_the_host(cell: Cell) -> Non
     )
 
 
+# Gives this process a session keyring with a key, and becomes the program in argv.
+WITH_KEY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+add, control = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+libc.syscall(control, 1, None)
+key = libc.syscall(add, b"user", b"finch-test", sys.argv[1].encode(), len(sys.argv[1]), -3)
+os.execvp(sys.argv[2], [*sys.argv[2:-1], sys.argv[-1].replace("@key@", str(key))])
+"""
+
+# Reads the key whose number is in argv, and prints it.
+READ_KEY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+control = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+found = libc.syscall(control, 10, -3, b"user", b"finch-test", 0)
+for key in (found, int(sys.argv[1])):
+    text = ctypes.create_string_buffer(64)
+    libc.syscall(control, 11, key, text, 64, 0)
+    print("read:", text.value.decode())
+"""
+
+
+def with_key(*command: str) -> str:
+    """Run command in a session with a key, whose number stands for @key@ in its last argument."""
+    return subprocess.run(
+        [sys.executable, "-c", WITH_KEY, SECRET, *command],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_it_reads_no_key_of_the_session_of_the_user(checkout: Path) -> None:
+    if SECRET not in with_key(sys.executable, "-c", READ_KEY, "@key@"):
+        pytest.skip("this kernel keeps no keys")
+    sandbox = source.obtain(checkout / "mkosi", checkout / ".work", Progress()).sandbox
+    attack = [sys.executable, "-c", READ_KEY, "@key@"]
+    printed = with_key(*Confinement(sandbox).command(attack))
+
+    assert printed == "read: \nread: \n"
+
+
 def test_it_writes_nothing_to_what_it_may_only_read(cell: Cell) -> None:
     read = cell.folder / "read"
     cell.run(f"""
@@ -209,6 +253,39 @@ def test_it_gets_no_device_and_no_file_system_of_the_kernel_s(cell: Cell) -> Non
     """)
 
     assert "made" not in printed
+
+
+CONNECT = """
+import socket
+for name in ("finch-test-outside", "finch-test-inside"):
+    server = socket.socket(socket.AF_UNIX)
+    if name.endswith("inside"):
+        server.bind("\\0" + name)
+        server.listen()
+    try:
+        socket.socket(socket.AF_UNIX).connect("\\0" + name)
+        print(name, "answers")
+    except OSError as error:
+        print(name, error.strerror)
+"""
+
+
+def scopes_sockets() -> bool:
+    """Whether the kernel's Landlock can keep programs from abstract sockets (Linux 6.12)."""
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6
+
+
+@pytest.mark.skipif(not scopes_sockets(), reason="this kernel cannot hide abstract sockets")
+def test_it_reaches_no_abstract_socket_of_this_machine_even_with_the_network(cell: Cell) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0finch-test-outside")
+        server.listen()
+        printed = cell.run(f"python3 -c {shlex.quote(CONNECT)}")
+
+    assert printed.splitlines() == [
+        "finch-test-outside Operation not permitted",
+        "finch-test-inside answers",
+    ]
 
 
 def test_without_network_it_reaches_no_server_of_this_machine(cell: Cell) -> None:

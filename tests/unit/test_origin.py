@@ -272,6 +272,23 @@ def test_a_checkout_whose_work_tree_is_elsewhere_does_not_speak_for_it(root: Pat
     assert Checkout.of(root).commit == ""
 
 
+def test_a_checkout_whose_work_tree_is_nowhere_has_no_commit(root: Path) -> None:
+    git(root, "config", "core.worktree", "/nowhere")
+
+    assert Checkout.of(root) == Checkout(
+        "", reason="git looks for its files in '/nowhere', which is not there"
+    )
+
+
+def test_a_checkout_whose_path_is_not_utf_8_has_no_commit(root: Path) -> None:
+    other = root.with_name(os.fsdecode(b"caf\xe9"))
+    root.rename(other)
+    found = Checkout.of(other)
+
+    assert not found.commit
+    assert "which is not there" in found.reason
+
+
 def test_a_worktree_and_a_link_to_a_checkout_are_checkouts(root: Path, tmp_path: Path) -> None:
     git(root, "worktree", "add", "--quiet", "--detach", tmp_path / "worktree")
     (tmp_path / "link").symlink_to(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,25 @@ def test_a_path_in_the_image_gives_nothing_of_this_machine_away(
     place: Place, configuration: Path, text: str
 ) -> None:
     (configuration / "mkosi.conf").write_text(text)
+
+    assert Path("/etc/shadow") not in around(place, configuration)[0]
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("/usr/lib/only-in-the-image.conf")
+
+
+def make_settings_of_another_program(path: Path) -> None:
+    path.write_text("Include = /etc/shadow\n")
+
+
+@pytest.mark.parametrize("make", [make_link, Path.mkdir, make_settings_of_another_program])
+def test_what_a_tree_for_an_image_holds_is_not_a_setting_of_mkosi(
+    place: Place, configuration: Path, make: Callable[[Path], None]
+) -> None:
+    etc = configuration / "mkosi.images/base/mkosi.extra/etc"
+    etc.mkdir(parents=True)
+    make(etc / "some.conf")
 
     assert Path("/etc/shadow") not in around(place, configuration)[0]
 

@@ -210,3 +210,13 @@ def test_a_packed_list_that_is_cut_short_is_one_clear_error(tmp_path: Path) -> N
 
     with pytest.raises(HarnessError, match="cannot be read"):
         read(tmp_path)
+
+
+def test_a_packed_list_that_is_damaged_inside_is_one_clear_error(tmp_path: Path) -> None:
+    path = next(dnf(tmp_path).rglob("*primary.xml.gz"))
+    packed = bytearray(path.read_bytes())
+    packed[10] = 0xFF  # the first block after gzip's header gets a type that deflate does not have
+    path.write_bytes(packed)
+
+    with pytest.raises(HarnessError, match="cannot be read"):
+        read(tmp_path)

@@ -322,7 +322,27 @@ ATTACKS: dict[str, Callable[[Path, Path], None]] = {
     "a pipe": lambda home, _canary: os.mkfifo(home / "mkosi/pipe"),
     "a source that commands the terminal": lambda home, _canary: rename_source(home),
     "patches that were never applied": lambda home, _canary: claim_patches(home),
+    "a record that is not text": lambda home, _canary: replace_record(home, bytes_=b"\xff"),
+    "a pipe in place of the record": lambda home, _canary: replace_record(home, pipe=True),
+    "a folder in place of the record": lambda home, _canary: replace_record(home),
+    "a file in place of the home": lambda home, _canary: replace_home(home),
 }
+
+
+def replace_record(home: Path, *, bytes_: bytes | None = None, pipe: bool = False) -> None:
+    record = home / "mkosi.json"
+    record.unlink()
+    if pipe:
+        os.mkfifo(record)
+    elif bytes_ is None:
+        record.mkdir()
+    else:
+        record.write_bytes(bytes_)
+
+
+def replace_home(home: Path) -> None:
+    shutil.rmtree(home)
+    home.write_text("no folder")
 
 
 def plant(path: Path, canary: Path) -> None:

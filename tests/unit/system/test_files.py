@@ -97,3 +97,36 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a plain file"):
         files.open_plain(tmp_path / "pipe")
+
+
+def test_folders_of_any_depth_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    for _ in range(1500):  # more than Python's limit of recursion, and a longer path than Linux has
+        os.mkdir("abc")  # noqa: PTH102 - relative to the working folder
+        os.chdir("abc")
+    os.chdir(tmp_path)
+    remove(deep)
+
+    assert not deep.exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_what_is_no_folder_is_removed_too(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "thing")
+    remove(tmp_path / "thing")
+
+    assert not (tmp_path / "thing").exists()
+
+
+def make_damaged(path: Path) -> None:
+    path.write_bytes(b"\xff")
+
+
+@pytest.mark.parametrize("make", [make_damaged, os.mkfifo])
+def test_a_file_that_is_no_text_is_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "record")
+    write_text(tmp_path / "record", "text")
+
+    assert (tmp_path / "record").read_text() == "text"
