@@ -27,7 +27,10 @@ PASSWORD = re.compile(rb"\b[a-z+]{3,8}://[^/@\s:\"'<>]+:[^/@\s\"'<>]+@[\w.-]+")
 
 COMMENT = re.compile(rb"^[ \t]*[#;].*$", re.MULTILINE)
 
-PRIVATE_KEY = re.compile(rb"\A-----BEGIN [A-Z ]*PRIVATE KEY-----")
+# How a private key begins: at the start of a file, and among settings at the start of any line,
+# since a file may hold certificates before the key. Programs that read keys have the line too.
+PRIVATE_KEY = re.compile(rb"\A\s*-----BEGIN [A-Z ]*PRIVATE KEY-----")
+KEY_IN_SETTINGS = re.compile(rb"^[ \t]*-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 
 # Where mkosi mounts the tree of an image while it builds it.
 MKOSI = ("/buildroot",)
@@ -115,6 +118,7 @@ class _Search:
         trace, is_key, tail = "", False, b""
         for chunk in system.chunks(entry) if entry.is_file else ():
             is_key = is_key or (not tail and bool(PRIVATE_KEY.match(chunk)))
+            is_key = is_key or (is_setting and bool(KEY_IN_SETTINGS.search(tail + chunk)))
             trace = trace or self._trace(tail + chunk, is_setting=is_setting)
             tail = chunk[-OVERLAP:]
         return _Finding(trace, is_key)
