@@ -13,6 +13,9 @@ from scripts.formats.ext4 import Entry, Ext4
 # The files whose text the checks read.
 READ = ("/etc/group", "/etc/hosts", "/etc/machine-id", "/etc/passwd", "/etc/shadow")
 
+# The most bytes of such a file; those of an image have a few KB.
+TEXT_BYTES = 1 << 20
+
 # Where packages keep settings and state. A published image names no address of a private network
 # there, nor a short path that programs elsewhere may well hold for reasons of their own.
 SETTINGS = ("/etc/", "/home/", "/root/", "/var/")
@@ -91,6 +94,8 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
             for entry in entries:
                 found[entry.path] = search.entry(system, entry)
                 if entry.is_file and entry.path in READ:
+                    if entry.size > TEXT_BYTES:
+                        raise DiskError(f"{entry.path} has more than {TEXT_BYTES >> 20} MiB")
                     texts[entry.path] = system.read(entry).decode(errors="replace")
     except DiskError as error:
         complaint = str(error)

@@ -123,3 +123,8 @@ def test_a_private_key_behind_a_certificate_is_found_among_settings(inspect: Ins
         "/usr/lib/libssl.so": b"\x7fELF\n" + key.encode(),
     })  # fmt: skip
     assert sorted(files.private_keys) == ["/etc/ssl/both.pem", "/srv/late"]
+
+
+def test_an_account_behind_a_megabyte_of_others_is_not_overlooked(inspect: Inspect) -> None:
+    files = inspect({"/etc/shadow": "x:*:1\n" * 200_000 + "root::1\n"})
+    assert files.complaint == "/etc/shadow has more than 1 MiB"
