@@ -94,9 +94,7 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
             for entry in entries:
                 found[entry.path] = search.entry(system, entry)
                 if entry.is_file and entry.path in READ:
-                    if entry.size > TEXT_BYTES:
-                        raise DiskError(f"{entry.path} has more than {TEXT_BYTES >> 20} MiB")
-                    texts[entry.path] = system.read(entry).decode(errors="replace")
+                    texts[entry.path] = _text(system, entry)
     except DiskError as error:
         complaint = str(error)
     return Files(
@@ -106,6 +104,13 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
         tuple(path for path, one in found.items() if one.is_private_key),
         complaint,
     )
+
+
+def _text(system: Ext4, entry: Entry) -> str:
+    """Return the text of a small file. Raises DiskError if it is not small."""
+    if entry.size > TEXT_BYTES:
+        raise DiskError(f"{entry.path} has more than {TEXT_BYTES >> 20} MiB")
+    return system.read(entry, TEXT_BYTES).decode(errors="replace")
 
 
 class _Search:

@@ -97,3 +97,17 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a plain file"):
         files.open_plain(tmp_path / "pipe")
+
+
+def test_folders_that_are_nested_more_deeply_than_python_goes_are_removed(tmp_path: Path) -> None:
+    top = at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        if at != top:
+            os.close(at)
+        at = below
+    os.close(at)
+    os.close(top)
+    remove(tmp_path / "d")
+    assert not (tmp_path / "d").exists()
