@@ -46,7 +46,7 @@ def public(key: rsa.RSAPrivateKey, kid: str = "1") -> dict[str, str]:
     return {"kty": "RSA", "kid": kid, "n": encode(modulus), "e": encode(exponent)}
 
 
-def token(key: rsa.RSAPrivateKey, claims: Mapping[str, Any], **header: str) -> str:
+def token(key: rsa.RSAPrivateKey, claims: Mapping[str, Any], **header: Any) -> str:
     """A token with claims, signed with RS256, whatever header says."""
     parts = ({"alg": "RS256", "kid": "1", **header}, claims)
     signed = ".".join(encode(json.dumps(part).encode()) for part in parts)
@@ -61,7 +61,7 @@ class Issuer:
     key: rsa.RSAPrivateKey
     listed: list[dict[str, str]]
     claims: dict[str, Any] = field(default_factory=dict)
-    header: dict[str, str] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
     said: str = ""
 
     @property

@@ -13,6 +13,9 @@ from scripts.formats.ext4 import Entry, Ext4
 # The files whose text the checks read.
 READ = ("/etc/group", "/etc/hosts", "/etc/machine-id", "/etc/passwd", "/etc/shadow")
 
+# The most bytes of such a file; those of an image have a few KB.
+TEXT_BYTES = 1 << 20
+
 # Where packages keep settings and state. A published image names no address of a private network
 # there, nor a short path that programs elsewhere may well hold for reasons of their own.
 SETTINGS = ("/etc/", "/home/", "/root/", "/var/")
@@ -27,7 +30,10 @@ PASSWORD = re.compile(rb"\b[a-z+]{3,8}://[^/@\s:\"'<>]+:[^/@\s\"'<>]+@[\w.-]+")
 
 COMMENT = re.compile(rb"^[ \t]*[#;].*$", re.MULTILINE)
 
-PRIVATE_KEY = re.compile(rb"\A-----BEGIN [A-Z ]*PRIVATE KEY-----")
+# How a private key begins: at the start of a file, and among settings at the start of any line,
+# since a file may hold certificates before the key. Programs that read keys have the line too.
+PRIVATE_KEY = re.compile(rb"\A\s*-----BEGIN [A-Z ]*PRIVATE KEY-----")
+KEY_IN_SETTINGS = re.compile(rb"^[ \t]*-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 
 # Where mkosi mounts the tree of an image while it builds it.
 MKOSI = ("/buildroot",)
@@ -88,7 +94,7 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
             for entry in entries:
                 found[entry.path] = search.entry(system, entry)
                 if entry.is_file and entry.path in READ:
-                    texts[entry.path] = system.read(entry).decode(errors="replace")
+                    texts[entry.path] = _text(system, entry)
     except DiskError as error:
         complaint = str(error)
     return Files(
@@ -98,6 +104,13 @@ def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
         tuple(path for path, one in found.items() if one.is_private_key),
         complaint,
     )
+
+
+def _text(system: Ext4, entry: Entry) -> str:
+    """Return the text of a small file. Raises DiskError if it is not small."""
+    if entry.size > TEXT_BYTES:
+        raise DiskError(f"{entry.path} has more than {TEXT_BYTES >> 20} MiB")
+    return system.read(entry, TEXT_BYTES).decode(errors="replace")
 
 
 class _Search:
@@ -115,6 +128,7 @@ class _Search:
         trace, is_key, tail = "", False, b""
         for chunk in system.chunks(entry) if entry.is_file else ():
             is_key = is_key or (not tail and bool(PRIVATE_KEY.match(chunk)))
+            is_key = is_key or (is_setting and bool(KEY_IN_SETTINGS.search(tail + chunk)))
             trace = trace or self._trace(tail + chunk, is_setting=is_setting)
             tail = chunk[-OVERLAP:]
         return _Finding(trace, is_key)

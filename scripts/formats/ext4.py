@@ -19,8 +19,9 @@ from scripts.formats.disk import DiskError, Partition
 ROOT_INODE = 2
 
 # Features that change the layout in a way that this reader does not know: compression, a journal to
-# replay, metadata block groups, directory data in inodes' data, file data in inodes, encryption.
-UNKNOWN_FEATURES = 0x1 | 0x4 | 0x10 | 0x1000 | 0x8000 | 0x10000
+# replay, metadata block groups, attributes in inodes of their own, directory data in inodes' data,
+# file data in inodes, encryption.
+UNKNOWN_FEATURES = 0x1 | 0x4 | 0x10 | 0x400 | 0x1000 | 0x8000 | 0x10000
 FEATURE_64BIT = 0x80
 
 EXTENTS = 0x80000  # flag of an inode whose i_block holds an extent tree

@@ -25,7 +25,7 @@ from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, CommandError, run
 
 # A repository of Amazon's Elastic Container Registry.
-ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?")
+ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?(?=/)")
 
 # What skopeo, and the helpers that it asks for a login, need of the environment.
 CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"

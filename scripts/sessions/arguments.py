@@ -46,6 +46,9 @@ _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # line as a path.
 UNUSABLE = re.compile(r"[:,\\$%?\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|@@")
 
+# The most digits of a time in seconds since 1970; more lie beyond what file systems can hold.
+EPOCH_DIGITS = 11
+
 # What a proxy may speak; the SOCKS ones need nothing but curl or apt.
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -429,7 +432,7 @@ def _epoch(environ: Mapping[str, str]) -> int | None:
     text = environ.get(EPOCH)
     if not text:
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) <= EPOCH_DIGITS):
         raise UsageError(
             f"{EPOCH} must be a number of seconds since 1970, not {text!r}",
             hint="git log -1 --format=%ct prints the time of the newest commit",

@@ -78,12 +78,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
 
 
 def _base_url(text: str) -> str:
-    """Return text, a URL that the manifest will have. Raises UsageError if it has a password."""
+    """Return text, a URL that the manifest will have. Raises UsageError if it is none.
+
+    It may not have a password, nor a query, which may hold one.
+    """
     if text and Url(text).credentials:
         raise UsageError(
             f"--base-url {shown(text)} has a password in it, and the manifest is for everybody"
         )
-    return text
+    try:
+        return Url.parse(text).whole if text else ""
+    except ValueError as error:
+        raise UsageError(f"--base-url {shown(text)} {error}") from None
 
 
 def _parser(root: Path) -> Parser:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scripts.system.process import Terminated, die_with_parent
 from scripts.system.text import paragraph, say
+from scripts.system.url import hidden
 
 
 class HarnessError(Exception):
@@ -43,14 +44,15 @@ class MachineError(HarnessError):
 def describe(error: HarnessError) -> str:
     """Return the lines that a person sees: what failed, what to do, where the full log is.
 
-    Whatever the message quotes, its further lines are indented, so that none passes for a hint.
+    Whatever the message quotes, its further lines are indented, so that none passes for a hint. A
+    URL in it loses its password: it may have been given in the place of anything else.
     """
     parts = {"error": error.message, " hint": error.hint, "  log": str(error.log or "")}
     return "\n".join(f"{name}: {_indented(text)}" for name, text in parts.items() if text)
 
 
 def _indented(text: str) -> str:
-    return paragraph(text.rstrip()).replace("\n", "\n       ")
+    return paragraph(hidden(text.rstrip())).replace("\n", "\n       ")
 
 
 def main(entry: Callable[[Sequence[str]], None]) -> None:

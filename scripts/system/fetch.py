@@ -297,7 +297,7 @@ class _Transfer:
             self.received += len(chunk)
             if self._task and total:
                 # In steps of 10 %: without a live line, each is a line of its own.
-                percent = 10 * (10 * self.received // total)
+                percent = min(100, 10 * (10 * self.received // total))
                 self._task.step(f"{self.url}: {percent} % of {total / 1e6:.1f} MB")
 
     def _check_size(self, size: int) -> None:

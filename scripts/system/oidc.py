@@ -29,8 +29,12 @@ REQUEST_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a v
 # How far GitHub's clock and ours may differ, in seconds.
 SKEW = 300
 
-# RSA keys are 2048 bits or longer (NIST SP 800-131A).
-SHORTEST = 2048
+# RSA keys are 2048 bits or longer (NIST SP 800-131A). GitHub's have 2048; much longer ones would
+# only keep this machine busy.
+SIZES = range(2048, 8192 + 1)
+
+# base64url without padding (RFC 7515, 2). Python's own decoder takes more than that.
+BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 
 # The DER prefix of a SHA-256 digest in a PKCS #1 v1.5 signature (RFC 8017, 9.2, note 1).
 SHA256_PREFIX = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -89,7 +93,8 @@ def _job(claims: Mapping[str, Any], audience: str) -> Job:
     now = time.time()
     if claims["iss"] != ISSUER or claims["aud"] != audience:
         raise TokenError("the token was made by another issuer or for another purpose")
-    if not claims["iat"] - SKEW <= now <= claims["exp"] + SKEW:
+    begins = max(claims["iat"], claims.get("nbf", claims["iat"]))
+    if not begins - SKEW <= now <= claims["exp"] + SKEW:
         raise TokenError("the token is not valid now")
     found = {name: str(claims[name]) for name in SHAPES}
     for name, shape in SHAPES.items():
@@ -109,13 +114,22 @@ def verified(token: str, keys: list[Mapping[str, str]]) -> Mapping[str, Any]:
     # Whoever forges a token chooses its algorithm, so only the one that GitHub uses counts.
     if header["alg"] != "RS256":
         raise TokenError(f"the token is signed with {header['alg']!r}, not RS256")
+    # It names what a reader must understand to judge the token (RFC 7515, 4.1.11).
+    if "crit" in header:
+        raise TokenError(f"the token is to be read by further rules: {header['crit']!r}")
     for key in keys:
-        if key["kty"] == "RSA" and key.get("kid") == header["kid"]:
+        if _is_for(key, header["kid"]):
             modulus, exponent = (int.from_bytes(_decode(key[part])) for part in ("n", "e"))
             if _has_signed(signed.encode(), _decode(signature), modulus, exponent):
                 claims: Mapping[str, Any] = strict.loads(_decode(body))
                 return claims
     raise TokenError("the token is not signed by GitHub")
+
+
+def _is_for(key: Mapping[str, str], name: str) -> bool:
+    """Whether key has that name, and is for signatures with RS256 (RFC 7517, 4.2 and 4.4)."""
+    purpose = (key["kty"], key.get("use", "sig"), key.get("alg", "RS256"))
+    return key.get("kid") == name and purpose == ("RSA", "sig", "RS256")
 
 
 def _has_signed(message: bytes, signature: bytes, modulus: int, exponent: int) -> bool:
@@ -124,13 +138,19 @@ def _has_signed(message: bytes, signature: bytes, modulus: int, exponent: int) -
     The padding is not parsed but made anew and compared whole, so that none can be forged.
     """
     size = (modulus.bit_length() + 7) // 8
-    if modulus.bit_length() < SHORTEST or len(signature) != size:
+    number = int.from_bytes(signature)
+    # A number that is not below the modulus would be a second signature with the same meaning, and
+    # 1 as the exponent would make everybody's message its own signature (RFC 8017, 3.1 and 5.2.2).
+    is_key = modulus.bit_length() in SIZES and modulus % 2 == 1 == exponent % 2 and exponent > 1
+    if not is_key or len(signature) != size or number >= modulus:
         return False
     digest = SHA256_PREFIX + hashlib.sha256(message).digest()
     expected = b"\x00\x01" + b"\xff" * (size - len(digest) - 3) + b"\x00" + digest
-    return pow(int.from_bytes(signature), exponent, modulus).to_bytes(size) == expected
+    return pow(number, exponent, modulus).to_bytes(size) == expected
 
 
 def _decode(text: str) -> bytes:
     """Return the bytes that text is the base64url of, without padding. Raises ValueError."""
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if not BASE64URL.fullmatch(text):
+        raise ValueError("it is not base64url")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

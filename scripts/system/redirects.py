@@ -26,6 +26,16 @@ MOST_REDIRECTS = 10
 # (EC2 user guide, "Access instance metadata for an EC2 instance").
 METADATA = ipaddress.ip_network("fd00:ec2::/32")
 
+# What machines call themselves in hosts(5), beside the names that RFC 6761 reserves.
+LOCAL_NAMES = {
+    "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6",
+    "localhost6.localdomain6", "ip6-localhost", "ip6-loopback",
+}  # fmt: skip
+
+# IPv6 addresses that end with the IPv4 address that they lead to: the compatible ones (RFC 4291,
+# 2.5.5.1), those of NAT64 (RFC 6052, 2.1), and the translated ones (RFC 2765, 2.1).
+IPV4_IN_IPV6 = [ipaddress.ip_network(text) for text in ("::/96", "64:ff9b::/96", "::ffff:0:0:0/96")]
+
 
 class RedirectError(ValueError):
     """A redirect leads to where none may lead."""
@@ -53,6 +63,8 @@ class Session(requests.Session):
         target = super().get_redirect_target(resp)
         if target is None:
             return None
+        # requests would read the body, which nobody needs, into memory, however long it is.
+        resp.raw.close()
         schemes = [urlsplit(url).scheme for url in (resp.url, urljoin(resp.url, target))]
         if schemes == ["https", "http"]:
             raise RedirectError("it redirects from https to http")
@@ -144,17 +156,29 @@ def _watched(kind: type[HTTPConnectionPool], path: _Path) -> type[HTTPConnection
 
 def is_local(host: str) -> bool:
     """Whether host, a name or an address, is this machine or on its own link."""
-    address = _address(host)
+    name = host.rstrip(".").lower()
+    address = _address(name)
     if address is None:
-        name = host.rstrip(".").lower()
-        return name == "localhost" or name.endswith(".localhost")
-    address = getattr(address, "ipv4_mapped", None) or address
+        return name in LOCAL_NAMES or name.endswith(".localhost")
+    address = _embedded(address) or address
     return (
         address.is_loopback
         or address.is_link_local
         or address.is_unspecified
         or (address.version == METADATA.version and address in METADATA)
     )
+
+
+def _embedded(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address leads to, None if it leads to none."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    for network in IPV4_IN_IPV6:
+        if address in network and int(address) & 0xFFFFFFFF > 1:  # neither :: nor ::1
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

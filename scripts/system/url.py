@@ -18,14 +18,18 @@ _BEGINNING = re.compile(r"([^/?#]*//)?([^/?#]*@)?", re.DOTALL)
 # The characters that user info may have (RFC 3986, 3.2.1); parsers disagree about any others.
 _ALLOWED = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*@")
 
-# User info in a text. As a password may hold any character by mistake, it extends to the last @ of
-# the word.
-_USER_INFO = re.compile(r"(?<=//)[^\s\"'<>]*@")
+# User info in a text, also behind one slash only. As a password may hold any character by mistake,
+# it extends to the last @ of the word.
+_USER_INFO = re.compile(r"(?:(?<=//)|(?<=http:/)|(?<=https:/))(?!/)[^\s\"'<>]*@")
+
+# User info that a wrong character has put behind what looks like the server: a slash in a password
+# of digits, or one slash too many. The name of a file may have an @, but hardly a colon before it.
+_MISPLACED = re.compile(r"(?:([^:/?#@]*:)/*)?+[^@]*:.*@", re.DOTALL)
 
 # A field of a query that gives access by itself, such as X-Amz-Signature, token or sig: its name,
 # and its value.
 _TOKEN = re.compile(
-    r"([?&;][^=&;#\s]*(?:auth|credential|jwt|key|pass|pwd|secret|session|sig|token)[^=&;#\s]*=)"
+    r"([?&;#][^=&;#\s]*(?:auth|credential|jwt|key|pass|pwd|secret|session|sig|token)[^=&;#\s]*=)"
     r"[^&;#\s\"'<>]+",
     re.IGNORECASE,
 )
@@ -69,7 +73,9 @@ class Url:
 
     def __str__(self) -> str:
         # What is no URL may have its user info anywhere.
-        return _TOKEN.sub(rf"\1{HIDDEN}", self.bare) if self.is_sound else hidden(self._text)
+        text = self.bare if self.is_sound else hidden(self._text)
+        text = _MISPLACED.sub(lambda match: f"{match[1] or ''}//{HIDDEN}@", text, count=1)
+        return _TOKEN.sub(rf"\1{HIDDEN}", text)
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
@@ -141,6 +147,8 @@ def _problems(text: str, schemes: Collection[str]) -> list[tuple[str, bool]]:
             bool(info) and not _ALLOWED.fullmatch(info),
         ),
         ("has a user's name with a colon", ":" in found.user),
+        # apt's access rules cannot say so.
+        ("has a password without a user's name", bool(found.password) and not found.user),
         (
             "has a blank or a control character in its name or password",
             any(character.isspace() or not character.isprintable() for character in secret),

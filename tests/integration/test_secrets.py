@@ -121,6 +121,10 @@ def test_pins_are_looked_up_through_a_proxy_that_nobody_sees_the_password_of(
     "args",
     [
         ("--bucket", "b", "--base-url", f"https://me:{MARK}@files.test"),
+        ("--bucket", "b", "--base-url", f"https://me:12/{MARK}@files.test"),
+        ("--bucket", "b", "--base-url", f"https://files.test/?sig={MARK}"),
+        ("--distribution", f"https://me:{MARK}@files.test", "--bucket", "b"),
+        ("--key", f"https://me:{MARK}@files.test/key", "--bucket", "b"),
         ("--repository", f"me:{MARK}@127.0.0.1:5000/finch"),
         ("--repository", f"https://me:{MARK}@127.0.0.1:5000/finch"),
         ("--bucket", "b", "--dry-run"),

@@ -127,7 +127,16 @@ def test_every_session_it_names_exists(
             if "-s" in words and any(word.endswith("./nox") for word in words):
                 rest = words[words.index("-s") + 1 :]
                 named |= set(rest[: rest.index("--")] if "--" in rest else rest)
-    assert {"lint", "typecheck", "tests", "ci-matrix", "publish", "$SESSION", "$BOOT_TEST"} == named
+    assert {
+        "lint",
+        "typecheck",
+        "tests",
+        "fuzz",
+        "ci-matrix",
+        "publish",
+        "$SESSION",
+        "$BOOT_TEST",
+    } == named
     assert {name for name in named if not name.startswith("$")} <= known
 
 
@@ -242,7 +251,8 @@ def test_publishing_gets_the_results_of_boot_tests_with_the_images(
 
 
 def test_nothing_is_published_before_everything_was_tested(workflow: dict[str, Any]) -> None:
-    assert ".ci/step ./nox -s tests" in [step.get("run") for _, step in steps(workflow)]
+    runs = [step.get("run") for _, step in steps(workflow)]
+    assert {".ci/step ./nox -s tests", ".ci/step ./nox -s fuzz"} <= {*runs}
     assert set(workflow["jobs"]["publish"]["needs"]) == {"plan", "build", "tests"}
 
 
@@ -305,3 +315,14 @@ def test_what_a_guest_prints_stays_code_in_the_summary(checkout: Path, tmp_path:
 def test_a_step_that_went_well_leaves_the_summary_alone(checkout: Path, tmp_path: Path) -> None:
     assert step(checkout, tmp_path / "summary", "true").returncode == 0
     assert not (tmp_path / "summary").exists()
+
+
+def test_a_line_without_end_and_text_that_turns_around_do_not_spoil_the_summary(
+    checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "said").write_text("error: " + "A" * 3_000_000 + "\nerror: \x9b31m\u202eevil ä │\n")
+    step(checkout, tmp_path / "summary", "sh", "-c", 'cat "$0"; exit 1', str(tmp_path / "said"))
+    summary = (tmp_path / "summary").read_text()
+
+    assert len(summary) < 10_000
+    assert summary.endswith("    error: 31mevil ä │\n")

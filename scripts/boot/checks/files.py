@@ -19,8 +19,9 @@ from scripts.formats.ext4 import Entry
 # What applies to the images of all formats of packages.
 EVERY = "every"
 
-# A password in shadow(5) that no input matches: "*", or "!" before anything.
-LOCKED = re.compile(r"\*|!.*")
+# A password in shadow(5) that no input matches, such as "*", "!!" or "!locked". A hash after the
+# mark would be a password that the next `passwd -u` brings back, and that anyone can guess at.
+LOCKED = re.compile(r"[*!]{1,2}[A-Za-z]{0,8}[*!]?")
 
 # Accounts of persons have these UIDs (login.defs(5)); 65534 is nobody's.
 PERSONS = range(1000, 60000)

@@ -49,6 +49,8 @@ def test_a_good_image_passes_every_check_of_its_files(distribution: str) -> None
     [
         ({"/etc/shadow": "root:$y$j9T$x$y:1::::::\nnobody:*:1::::::"}, "not locked: root"),
         ({"/etc/shadow": "root::1::::::\nnobody:*:1::::::"}, "not locked: root"),
+        ({"/etc/shadow": "root:!$y$j9T$x$y:1::::::\nnobody:*:1::::::"}, "not locked: root"),
+        ({"/etc/shadow": "root:!!aB3dE6gH9jK2x:1::::::\nnobody:*:1::::::"}, "not locked: root"),
         ({"/etc/shadow": "root\nnobody:*"}, "not locked: root"),
         ({"/etc/shadow": ""}, "/etc/shadow lists no account"),
         ({"/etc/passwd": "root::0:0::/root:/bin/sh"}, "none is needed: root"),
@@ -258,3 +260,9 @@ def test_each_setting_of_sshd_counts(name: str) -> None:
         facts = test_checks.good()
         facts.first = {**(facts.first or {}), "sshd-configuration": Answer(text)}
         assert f"{name} is " in judge("sshd-configuration", facts).reason
+
+
+@pytest.mark.parametrize("mark", ["!", "!!", "*", "!*", "*LOCK*", "!locked"])
+def test_every_mark_of_a_locked_account_is_known(mark: str) -> None:
+    texts = {"/etc/shadow": f"root:{mark}:1::::::\nnobody:*:1::::::"}
+    assert "not locked" not in of_files("locked-passwords", with_texts(DEBIAN, texts)).reason

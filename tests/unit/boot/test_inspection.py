@@ -113,3 +113,18 @@ def test_a_root_that_is_damaged_is_a_complaint_and_no_error(tmp_path: Path) -> N
     (tmp_path / "image").write_bytes(bytes(8 << 20))
     files = inspection.inspect(tmp_path / "image", PART, MARKS)
     assert files == Files(complaint="the root partition holds no ext4 file system")
+
+
+def test_a_private_key_behind_a_certificate_is_found_among_settings(inspect: Inspect) -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nMC4CAQ"
+    files = inspect({
+        "/etc/ssl/both.pem": f"-----BEGIN CERTIFICATE-----\nMII\n{key}",
+        "/srv/late": f"\n\n{key}",
+        "/usr/lib/libssl.so": b"\x7fELF\n" + key.encode(),
+    })  # fmt: skip
+    assert sorted(files.private_keys) == ["/etc/ssl/both.pem", "/srv/late"]
+
+
+def test_an_account_behind_a_megabyte_of_others_is_not_overlooked(inspect: Inspect) -> None:
+    files = inspect({"/etc/shadow": "x:*:1\n" * 200_000 + "root::1\n"})
+    assert files.complaint == "/etc/shadow has more than 1 MiB"

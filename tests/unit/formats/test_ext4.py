@@ -190,3 +190,11 @@ def _read_all(image: Path) -> None:
         for one in system.walk():
             if one.is_file:
                 sum(map(len, system.chunks(one)))
+
+
+def test_a_file_system_that_may_hide_capabilities_in_other_inodes_is_refused(
+    make: Make, tree: Path
+) -> None:
+    image = make(tree, "-O", "ea_inode")
+    with pytest.raises(DiskError, match="features that are unknown"):
+        by_path(image)

@@ -341,7 +341,7 @@ def test_packages_that_are_not_there_are_refused(tmp_path: Path) -> None:
         arguments.parse(["--packages", str(tmp_path / "none.toml")], {})
 
 
-@pytest.mark.parametrize("text", ["yesterday", "-1", "1.5", "1 2", "١"])  # noqa: RUF001
+@pytest.mark.parametrize("text", ["yesterday", "-1", "1.5", "1 2", "١", "1" * 5000])  # noqa: RUF001
 def test_a_time_for_files_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH must be a number of seconds"):
         arguments.parse([], {"SOURCE_DATE_EPOCH": text})

@@ -84,3 +84,9 @@ def test_a_reader_that_goes_away_is_no_defect(checkout: Path) -> None:
 
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+def test_a_url_in_the_place_of_another_value_is_shown_without_its_password() -> None:
+    path = Path("http://me:MARK@mirror.test/key")  # which has one slash less
+    for given in ("http://me:MARK@mirror.test", path):
+        assert "MARK" not in describe(UsageError(f"unknown {given}", hint=f"not {given}"))

@@ -211,7 +211,9 @@ def test_a_redirect_to_what_is_no_web_server_is_an_error(server: Server, to: str
     [
         "127.0.0.1", "127.8.8.8", "127.1", "0x7f.1", "2130706433", "0.0.0.0", "::1", "::",
         "::ffff:127.0.0.1", "169.254.169.254", "::ffff:169.254.169.254", "fe80::1%eth0",
-        "fd00:ec2::254", "localhost", "LOCALHOST.", "a.localhost",
+        "fd00:ec2::254", "localhost", "LOCALHOST.", "a.localhost", "127.0.0.1.", "::127.0.0.1",
+        "64:ff9b::169.254.169.254", "::ffff:0:127.0.0.1", "2002:7f00:1::", "ip6-localhost",
+        "localhost.localdomain",
     ],
 )  # fmt: skip
 def test_every_form_of_this_machines_address_is_known(host: str) -> None:
@@ -402,3 +404,25 @@ def test_a_redirect_from_https_to_http_is_refused(
     with pytest.raises(HarnessError, match="it redirects from https to http"):
         read(f"{url}/x", settings=QUICK)
     assert plain.asked == []
+
+
+@pytest.mark.parametrize("address", ["::8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::", "2600::1"])
+def test_an_address_that_leads_elsewhere_is_not_this_machines(address: str) -> None:
+    assert not is_local(address)
+
+
+def test_a_redirect_with_a_body_without_end_is_followed_without_reading_it(server: Server) -> None:
+    sent = 0
+
+    def endless_redirect(request: BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        request.send_response(302)
+        request.send_header("Location", "/y")
+        request.end_headers()
+        while sent < 256 << 20:
+            request.wfile.write(bytes(1 << 16))
+            sent += 1 << 16
+
+    server.answers |= {"/x": endless_redirect, "/y": says(b"right")}
+    assert read(f"{server.url}/x", settings=QUICK) == b"right"
+    assert sent < 64 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import time
@@ -96,6 +97,8 @@ def test_the_keys_come_from_github_whatever_the_environment_says(issuer: Issuer)
         ({"run_id": "42/../43"}, "run_id has an unknown form"),
         ({"run_attempt": None}, "run_attempt has an unknown form"),
         ({"exp": "never"}, "unknown form"),
+        ({"nbf": 4_000_000_000}, "not valid now"),
+        ({"nbf": "tomorrow"}, "unknown form"),
     ],
 )
 def test_a_genuine_token_for_something_else_proves_nothing(
@@ -105,8 +108,11 @@ def test_a_genuine_token_for_something_else_proves_nothing(
     assert reason in refusal(issuer)
 
 
-@pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS256"}, {"kid": "2"}, {"alg": ""}])
-def test_a_token_does_not_choose_how_it_is_verified(issuer: Issuer, header: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "header",
+    [{"alg": "none"}, {"alg": "HS256"}, {"kid": "2"}, {"alg": ""}, {"crit": ["b64"], "b64": False}],
+)
+def test_a_token_does_not_choose_how_it_is_verified(issuer: Issuer, header: dict[str, Any]) -> None:
     issuer.header = header
     assert "the token is" in refusal(issuer)
 
@@ -165,3 +171,42 @@ def test_an_answer_in_another_form_is_no_traceback(
 ) -> None:
     monkeypatch.setattr(Issuer, "answer", lambda *_: said)
     assert Builder.of(issuer.environ, keys=issuer.keys) == Builder(UNPROVEN)
+
+
+def test_a_key_for_another_purpose_proves_nothing(key: rsa.RSAPrivateKey) -> None:
+    genuine = tokens.token(key, tokens.CLAIMS)
+    fit = tokens.public(key) | {"use": "sig", "alg": "RS256"}
+    assert oidc.verified(genuine, [fit]) == tokens.CLAIMS
+    for other in ({"use": "enc"}, {"alg": "RS512"}, {"kty": "EC"}):
+        with pytest.raises(TokenError, match="not signed"):
+            oidc.verified(genuine, [fit | other])
+
+
+def test_a_second_signature_made_by_adding_the_modulus_is_refused() -> None:
+    # s and s + n have the same power modulo n.
+    while True:
+        key = tokens.new_key()
+        modulus = key.public_key().public_numbers().n
+        message, _, signature = tokens.token(key, tokens.CLAIMS).rpartition(".")
+        number = int.from_bytes(base64.urlsafe_b64decode(signature + "==")) + modulus
+        if number.bit_length() <= 2048:
+            break
+    with pytest.raises(TokenError, match="not signed"):
+        oidc.verified(f"{message}.{tokens.encode(number.to_bytes(256))}", [tokens.public(key)])
+
+
+def test_a_key_with_the_exponent_1_signs_nothing(key: rsa.RSAPrivateKey) -> None:
+    message = tokens.token(key, tokens.CLAIMS).rpartition(".")[0]
+    digest = oidc.SHA256_PREFIX + hashlib.sha256(message.encode()).digest()
+    forged = (b"\x00\x01" + b"\xff" * (253 - len(digest)) + b"\x00" + digest).rjust(256, b"\x00")
+    weak = tokens.public(key) | {"e": tokens.encode(b"\x01")}
+    with pytest.raises(TokenError, match="not signed"):
+        oidc.verified(f"{message}.{tokens.encode(forged)}", [weak])
+
+
+@pytest.mark.parametrize("odd", ["+", "/", "=", "\n", "é"])
+def test_a_part_that_is_not_base64url_is_no_part_of_a_token(
+    key: rsa.RSAPrivateKey, odd: str
+) -> None:
+    with pytest.raises(ValueError, match="base64url"):
+        oidc.verified(tokens.token(key, tokens.CLAIMS) + odd, [tokens.public(key)])

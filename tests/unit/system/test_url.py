@@ -103,3 +103,30 @@ def test_a_value_that_is_no_url_loses_what_may_be_user_info() -> None:
 def test_urls_are_equal_only_with_their_secrets() -> None:
     assert Url("http://a:b@c") != Url("http://a:x@c")
     assert pickle.loads(pickle.dumps(SECRET)) == SECRET
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http:///me:MARK@mirror.test/",
+        "http:/me:MARK@mirror.test/",
+        "http://me:12/MARK@mirror.test/",
+        "http://me:12#MARK@mirror.test/",
+        "http://me:12?MARK@mirror.test/",
+        "http://cache.test/http://me:MARK@mirror.test/",
+        "http://cache.test/?next=http://me:MARK@mirror.test/",
+        "https://cache.test/#access_token=MARK",
+    ],
+)
+def test_a_password_behind_a_wrong_slash_is_not_shown(text: str) -> None:
+    assert "MARK" not in str(Url(text)) + repr(Url(text)) + hidden(text).replace("12?", "")
+
+
+def test_an_at_sign_in_the_name_of_a_file_is_shown() -> None:
+    for text in ("https://files.test/a@1.2/x.tar", "docker://files.test/a@sha256:12"):
+        assert str(Url(text)) == text
+
+
+def test_a_password_without_a_name_is_refused_because_apt_could_not_say_it() -> None:
+    with pytest.raises(ValueError, match="a password without a user's name"):
+        Url.parse("http://:MARK@mirror.test/")
