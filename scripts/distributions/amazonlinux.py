@@ -187,11 +187,11 @@ def newest(mirror: Url | None) -> str:
 
 
 def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
-    """The newest release that mirror lists, which is never older than the newest one seen there.
+    """Return the newest release that mirror lists; it is never older than one seen there before.
 
-    The file seen remembers it, for each mirror. Nobody signs the list: whoever controls the mirror,
-    or the way to it, could otherwise hold back every update. allow_older accepts and remembers an
-    older one. Raises HarnessError if mirror's newest is older, or if it lists none.
+    The file seen remembers it for each mirror. The list is not signed, so an attacker on the mirror
+    or on the way to it could otherwise hold back every update. allow_older accepts and remembers an
+    older release. Raises HarnessError if the newest listed release is older, or if none is listed.
     """
     found = newest(mirror)
     known_ones = _seen(seen)

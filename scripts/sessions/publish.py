@@ -81,7 +81,7 @@ def _base_url(text: str) -> str:
     """Return text, a URL that the manifest will have. Raises UsageError if it has a password."""
     if text and Url(text).credentials:
         raise UsageError(
-            f"--base-url {shown(text)} has a password in it, and the manifest is for everybody"
+            f"--base-url {shown(text)} has a password in it, which the public manifest would show"
         )
     return text
 
