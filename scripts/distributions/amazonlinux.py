@@ -199,8 +199,8 @@ def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
     before = known_ones.get(name, found)
     if _order(found) < _order(before) and not allow_older:
         raise HarnessError(
-            f"{_whose(mirror)} lists {found} as its newest release, but {before} before: it offers "
-            "an old list, or somebody does in its place",
+            f"{_whose(mirror)} lists {found} as its newest release, but {before} before: the list "
+            "is out of date, or somebody has replaced it",
             hint=f"{catalog.option('release')} names a release; "
             f"{catalog.option('allow-older-index')} accepts the older one",
         )

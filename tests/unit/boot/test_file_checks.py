@@ -53,7 +53,7 @@ def test_a_good_image_passes_every_check_of_its_files(distribution: str) -> None
         ({"/etc/shadow": ""}, "/etc/shadow lists no account"),
         ({"/etc/passwd": "root::0:0::/root:/bin/sh"}, "none is needed: root"),
         ({"/etc/passwd": "+finch:x:1000:1000::/home/finch:/bin/sh", "/etc/shadow": "+finch:!:1:"},
-         "a person's: finch"),
+         "there is a personal account: finch"),
         ({"/etc/passwd": "+toor:x:0:0::/root:/bin/sh", "/etc/shadow": "+toor:!:1:"},
          "other than root has UID 0: toor"),
         ({"/etc/passwd": "+ghost:x:200:200::/:/bin/sh"}, "/etc/shadow lacks ghost"),
