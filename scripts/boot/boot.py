@@ -62,7 +62,7 @@ class Boot:
             text = output.read_text(errors="replace")
             if output.stat().st_size >= ssh.OUTPUT_BYTES:
                 self.watch.fail(
-                    f"the guest said more over SSH than {decimal(ssh.OUTPUT_BYTES)}, where it was"
+                    f"the guest sent more than {decimal(ssh.OUTPUT_BYTES)} over SSH, and the rest was"
                     " cut off"
                 )
             if probes.is_complete(mark, text):
