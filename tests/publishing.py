@@ -24,6 +24,7 @@ from scripts.catalog import ROOT
 from scripts.formats import oci_layout
 from scripts.publish import programs, release
 from scripts.publish import publish as publishing
+from scripts.publish.signing import CREDENTIALS
 from scripts.sessions import publish
 from scripts.stages import artifacts
 from scripts.system.digests import file_digest
@@ -202,7 +203,7 @@ def cosign() -> list[Any]:
 @pytest.fixture
 def key(cosign: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COSIGN_PASSWORD", "secret")
-    run([*cosign, "generate-key-pair"], cwd=tmp_path)
+    run([*cosign, "generate-key-pair"], cwd=tmp_path, also=CREDENTIALS)
     return tmp_path / "cosign.key"
 
 

@@ -307,3 +307,5 @@ def explained(what: str) -> Iterator[None]:
         raise HarnessError(f"{what} answered {code}: {text}", hint=AGAIN) from None
     except aws.BotoCoreError as error:
         raise HarnessError(f"the connection to {what} failed: {error}", hint=AGAIN) from None
+    except ValueError as error:  # botocore's, for a header such as Content-Length: many
+        raise HarnessError(f"{what} answered nonsense: {error}", hint=AGAIN) from None

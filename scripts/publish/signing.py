@@ -57,7 +57,8 @@ class Signer:
             return
         public = bundle.with_name(f"{bundle.name}.pub")
         try:
-            public.write_text(run([*self.cosign, "public-key", "--key", self.key]).stdout)
+            printed = run([*self.cosign, "public-key", "--key", self.key], also=CREDENTIALS)
+            public.write_text(printed.stdout)
             run(
                 [*self.cosign, "verify-blob", "--key", public, "--insecure-ignore-tlog",
                  "--bundle", bundle, path]

@@ -18,6 +18,7 @@ from filelock import FileLock
 from scripts import arch
 from scripts.catalog import ROOT
 from scripts.publish import programs
+from scripts.publish.signing import CREDENTIALS
 from scripts.system.process import run
 from scripts.system.progress import Progress
 from tests import manifests, services, wsl
@@ -102,7 +103,7 @@ def test_a_release_comes_back_whole_and_verified(
         programs.obtain(name, known[name], WORK, Progress(live=False))
         for name in ("cosign", "skopeo")
     )
-    run([*cosign, "generate-key-pair"], cwd=tmp_path)
+    run([*cosign, "generate-key-pair"], cwd=tmp_path, also=CREDENTIALS)
     with services.docker_registry(tmp_path / "registry", WORK) as host:
         command: list[str | Path] = [
             *(sys.executable, "-m", "scripts.sessions.publish", *DEBIAN, "--allow-unbooted"),

@@ -225,7 +225,7 @@ def bucket(server: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Buc
         config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=1,
                       s3={"addressing_style": "path"}),
     )  # fmt: skip
-    server.answers = [response(b"")]
+    server.answers = [response(b"", 'ETag: "a"')]
     found = Bucket("bucket", client, tmp_path)
     found.read("what describes the service is loaded by the first call, which takes a second")
     return found

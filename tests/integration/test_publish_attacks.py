@@ -19,6 +19,7 @@ from scripts.publish import booted, layout, push, release, s3
 from scripts.publish import publish as publishing
 from scripts.publish.release import Build, Upload
 from scripts.publish.s3 import Bucket
+from scripts.publish.signing import CREDENTIALS
 from scripts.stages import artifacts
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
@@ -146,10 +147,11 @@ def test_a_signature_by_another_key_is_not_made_the_latest_release_s(
 ) -> None:
     tell("--key", str(key))
     (tmp_path / "other").mkdir()
-    run([*cosign, "generate-key-pair"], cwd=tmp_path / "other")
+    run([*cosign, "generate-key-pair"], cwd=tmp_path / "other", also=CREDENTIALS)
     (tmp_path / "m").write_bytes(fetch(aws, bucket, MANIFEST))
     run([*cosign, "sign-blob", "--yes", "--key", tmp_path / "other/cosign.key",
-         "--tlog-upload=false", "--bundle", tmp_path / "b", tmp_path / "m"])  # fmt: skip
+         "--tlog-upload=false", "--bundle", tmp_path / "b", tmp_path / "m"],
+        also=CREDENTIALS)  # fmt: skip
     put(aws, bucket, f"{MANIFEST}.bundle", (tmp_path / "b").read_bytes())
     with pytest.raises(HarnessError, match=f"signature of {MANIFEST} was not made with"):
         tell("--key", str(key), "--latest")

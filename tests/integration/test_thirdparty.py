@@ -303,7 +303,7 @@ def build(*argv: str) -> subprocess.CompletedProcess[str]:
     [
         (["--allow-missing", "tol"], "--allow-missing tol: nothing of that name is pinned"),
         (["--third-party-pins", "/nowhere"], "--third-party-pins /nowhere is not a file"),
-        (["--third-party-mirror", "file:///srv"], "'file:///srv' is not an http or https URL"),
+        (["--third-party-mirror", "file:///srv"], "'file:///srv' is not a URL of http or https"),
     ],
 )
 def test_options_that_make_no_sense_end_with_2_and_no_traceback(
