@@ -62,8 +62,8 @@ class Boot:
             text = output.read_text(errors="replace")
             if output.stat().st_size >= ssh.OUTPUT_BYTES:
                 self.watch.fail(
-                    f"the guest sent more than {decimal(ssh.OUTPUT_BYTES)} over SSH, and the rest was"
-                    " cut off"
+                    f"the guest sent more than {decimal(ssh.OUTPUT_BYTES)} over SSH, and the rest"
+                    " was cut off"
                 )
             if probes.is_complete(mark, text):
                 self.watch.milestone("checked")
