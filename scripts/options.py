@@ -55,8 +55,8 @@ class Target:
 class Proxies:
     """The proxies that the environment names.
 
-    urls has them by the name of their variable, and exceptions the hosts to reach without, by the
-    name of theirs.
+    urls maps names of variables to proxies. exceptions maps names of variables to the hosts that
+    are reached without a proxy.
     """
 
     urls: Mapping[str, Url] = field(default_factory=dict)
@@ -78,9 +78,9 @@ class Sources:
     """Where everything comes from; None means the project's own choice.
 
     mirror is the URL of the distribution's packages, signing_key the OpenPGP key of its RPMs.
-    third_party_mirror is the URL of a server in the place of GitHub, third_party_pins a file in the
-    place of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline forbids
-    downloads. proxies are on the way to all of them. allow_older_index accepts an index of packages
+    third_party_mirror is the URL of a server to use instead of GitHub, third_party_pins a file to
+    use instead of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline
+    forbids downloads. proxies apply to all of them. allow_older_index accepts an index of packages
     that has expired, or is older than one that was seen before.
     """
 
@@ -115,8 +115,8 @@ class BuildOptions:
     """How stages are built.
 
     force builds again what is up to date, jobs is the number of stages built at the same time, and
-    binfmt tells whether a build may register an emulator on this machine. epoch is the time that
-    the files of an image get at most, in seconds since 1970, or None.
+    binfmt tells whether a build may register an emulator on this machine. epoch is the latest time
+    that a file of an image may have, in seconds since 1970, or None.
     """
 
     force: bool = False

@@ -16,14 +16,15 @@ from scripts.system.process import CommandError
 # The builder of everything that a person builds, in provenance (SLSA's builder.id).
 LOCAL = "https://github.com/runfinch/finch-core/finch-os-images/a-persons-machine"
 
-# The builder of everything that a machine builds that claims to be CI and cannot prove it.
+# The builder's ID if a machine claims to be CI and cannot prove it.
 UNPROVEN = "https://github.com/runfinch/finch-core/finch-os-images/a-machine-that-claims-to-be-ci"
 
 # The server whose jobs can prove what they are; GitHub Enterprise has other issuers of tokens.
 GITHUB = "https://github.com"
 
-# What a build reads of a checkout, as git's pathspecs. A file in there takes part even if git
-# ignores it. mkosi leaves the last ones behind if it is called by hand.
+# The files of a checkout that a build reads, as git's pathspecs. A file among them takes part even
+# if git ignores it. The last ones exclude the folders that mkosi leaves behind if it is called by
+# hand.
 PARTS = (
     *(":(glob)mkosi.*", ":(glob)mkosi.*/**", "mkosi", "scripts", "third-party"),
     *("al2023-package-build", "binfmt", "requirements"),
@@ -51,7 +52,7 @@ class Checkout:
     def of(cls, root: Path) -> Checkout:
         """Return the state of the checkout at root.
 
-        The contents of files count, not what git remembers of them: someone may have told git to
+        The contents of files are compared, not git's cached state: someone may have told git to
         overlook a change. No filter runs.
         """
         try:
@@ -69,7 +70,7 @@ class Checkout:
 
 
 def _refusal(root: Path) -> str:
-    """Return why git does not take root for a checkout of its own, "" if it does."""
+    """Return why root is not a checkout of its own to git, "" if it is one."""
     try:
         top = git.read(root, "rev-parse", "--show-toplevel").removesuffix("\n")
     except CommandError as error:
@@ -105,7 +106,7 @@ def _committed(root: Path, commit: str) -> dict[str, tuple[str, str]]:
 
 
 def _is_unchanged(path: Path, mode: str, digest: str, *, has_modes: bool) -> bool:
-    """Return whether the file at path is what git has under mode and digest."""
+    """Return whether the file at path has the mode and the digest that git recorded."""
     try:
         if path.is_symlink() or mode == LINK:
             content = os.fsencode(path.readlink())
@@ -119,7 +120,7 @@ def _is_unchanged(path: Path, mode: str, digest: str, *, has_modes: bool) -> boo
 
 
 def _blob(content: bytes, like: str) -> str:
-    """Return git's digest of a file with content, by the algorithm that has digests like like."""
+    """Return git's digest of a file with content, by the algorithm that made the digest like."""
     algorithm = "sha256" if len(like) == hashlib.sha256().digest_size * 2 else "sha1"
     # git's own digest of a file; nothing here relies on it being hard to forge.
     made = hashlib.new(algorithm, usedforsecurity=False)

@@ -20,8 +20,8 @@ from scripts.mkosi.sandbox import Tools
 KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
-LOGIN_MESSAGE = 400  # characters of what ssh says of a login
-SAID = 400  # characters of the end of what ssh printed, which say why it failed
+LOGIN_MESSAGE = 400  # characters kept of ssh's answer to a login
+SAID = 400  # characters kept from the end of ssh's output, which says why it failed
 SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
 
@@ -62,8 +62,8 @@ class Boot:
             text = output.read_text(errors="replace")
             if output.stat().st_size >= ssh.OUTPUT_BYTES:
                 self.watch.fail(
-                    f"the guest said more over SSH than {decimal(ssh.OUTPUT_BYTES)}, where it was"
-                    " cut off"
+                    f"the guest sent more than {decimal(ssh.OUTPUT_BYTES)} over SSH, and the rest"
+                    " was cut off"
                 )
             if probes.is_complete(mark, text):
                 self.watch.milestone("checked")
@@ -73,9 +73,9 @@ class Boot:
             self._pause()
 
     def log_in_without_key(self) -> dict[str, str]:
-        """Try each way to log in without a key, and return what ssh says of it.
+        """Try each way to log in without a key, and return ssh's answer to each.
 
-        It has to be the last use of SSH in a boot: sshd shuts out an address from which logins fail
+        This must be the last use of SSH in a boot: sshd shuts out an address after failed logins
         (PerSourcePenalties in sshd_config(5)).
         """
         said = {}

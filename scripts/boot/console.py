@@ -15,8 +15,8 @@ from scripts.system.text import paragraph
 
 TAIL_LINES = 20
 
-# What a scanner keeps of a console that never ends a line, or reports failures without end: the
-# characters of a line, and findings. A sound console has lines of some hundred characters.
+# Limits for a console that never ends a line, or never stops reporting failures: characters of a
+# line, and findings. Lines of a sound console have a few hundred characters.
 LINE_CHARS = 4_096
 FINDINGS = 100
 UNITS = 4  # that cidata.REPORT asks about
@@ -87,7 +87,7 @@ def knowledge() -> Knowledge:
 
 
 def plain(text: str) -> str:
-    """Return text without terminal escapes and control characters; others show as escapes."""
+    """Return text without terminal escapes and control characters; others become escapes."""
     return paragraph(_CONTROL.sub("", _ESCAPE.sub("", text)))
 
 
@@ -179,7 +179,7 @@ class Scanner:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of text. What is longer than LINE_CHARS is broken there."""
+    """Return the lines of text, split after at most LINE_CHARS characters."""
     return [
         line[start : start + LINE_CHARS]
         for line in _ENDS.split(text)

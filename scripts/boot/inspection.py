@@ -1,4 +1,4 @@
-"""Inspects the root file system of a built disk: its files, and what tells of the builder."""
+"""Inspects the root file system of a built disk: its files, and traces of the builder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ READ = ("/etc/group", "/etc/hosts", "/etc/machine-id", "/etc/passwd", "/etc/shad
 # The most bytes of such a file; those of an image have a few KB.
 TEXT_BYTES = 1 << 20
 
-# Where packages keep settings and state. A published image names no address of a private network
-# there, nor a short path that programs elsewhere may well hold for reasons of their own.
+# Where packages keep settings and state. Here an address of a private network or a short path
+# counts as a trace of the builder; programs elsewhere may contain one for reasons of their own.
 SETTINGS = ("/etc/", "/home/", "/root/", "/var/")
 
-# A URL with an address that means something on the builder only: loopback, RFC 1918, RFC 3927.
+# A URL with an address that only the builder can reach: loopback, RFC 1918, RFC 3927.
 PRIVATE = re.compile(
     rb"\b[a-z+]{3,8}://(?:[^/@\s]*@)?(?:localhost|127\.\d|10\.\d|192\.168\.|172\.(?:1[6-9]|2\d|3[01])\."
     rb"|169\.254\.|\[::1\])[^\s\"'<>]*"
@@ -38,7 +38,7 @@ KEY_IN_SETTINGS = re.compile(rb"^[ \t]*-----BEGIN [A-Z ]*PRIVATE KEY-----", re.M
 # Where mkosi mounts the tree of an image while it builds it.
 MKOSI = ("/buildroot",)
 
-# How many bytes of one piece of a file are searched again with the next one. No mark is longer.
+# The overlap of two pieces of a file that are searched, in bytes. No mark is longer.
 OVERLAP = 512
 
 # How much of a trace is quoted, in characters.
@@ -49,9 +49,9 @@ QUOTED = 120
 class Files:
     """What the root file system of a disk holds.
 
-    texts has the text of some small files by path. traces maps paths to what tells of the builder
-    in them, private_keys are the paths of files that hold one. complaint says why the file system
-    could not be read to its end, "" if it was.
+    texts maps the paths of some small files to their text. traces maps paths to the traces of the
+    builder in these files. private_keys has the paths of files with a private key. complaint says
+    why the file system could not be read completely; it is "" if it could.
     """
 
     entries: Sequence[Entry] = ()
@@ -71,16 +71,16 @@ class Files:
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one file was found to hold; see `Files`."""
+    """The findings in one file; see `Files`."""
 
     trace: str = ""
     is_private_key: bool = False
 
 
 def inspect(image: Path, root: Partition, marks: Sequence[str]) -> Files:
-    """Return what the ext4 partition root of image holds.
+    """Return the contents of the ext4 partition root of image, and the findings in them.
 
-    marks are strings that tell of the builder: absolute paths, and names of hosts.
+    marks are strings that identify the builder: absolute paths, and names of hosts.
     """
     entries: list[Entry] = []
     texts: dict[str, str] = {}
@@ -114,14 +114,14 @@ def _text(system: Ext4, entry: Entry) -> str:
 
 
 class _Search:
-    """Searches files for what tells of the builder, and for private keys."""
+    """Searches files for traces of the builder and for private keys."""
 
     def __init__(self, marks: Sequence[str]) -> None:
         self._everywhere = [mark.encode() for mark in marks if is_specific(mark)]
         self._in_settings = [mark.encode() for mark in marks]
 
     def entry(self, system: Ext4, entry: Entry) -> _Finding:
-        """Return what a file holds, or what the target of a link says."""
+        """Return the findings in a file, or in the target of a link."""
         is_setting = entry.path.startswith(SETTINGS)
         if entry.is_link:
             return _Finding(self._trace(entry.target.encode(), is_setting=is_setting))
@@ -142,7 +142,7 @@ class _Search:
 def is_specific(mark: str) -> bool:
     """Return whether a mark is a path of two parts or more, or the name of a host.
 
-    /src or /build also stand in programs that were compiled in such a folder somewhere else.
+    Programs that were compiled on another machine may also contain /src or /build.
     """
     return mark.count("/") > 1 or not mark.startswith("/")
 

@@ -52,9 +52,9 @@ CONSOLES = {
 class Subject:
     """An image to boot: its disk, and the UKI that was put on the disk's ESP.
 
-    emulated names the architectures that the image carries emulators for, and contents what it
-    holds beside the distribution's packages. marks are strings that tell of the machine that built
-    it, such as the path of its checkout; no file of the image may hold one.
+    emulated names the architectures that the image has emulators for. contents lists what the image
+    holds besides the distribution's packages. marks are strings that identify the machine that
+    built it, such as the path of its checkout; no file of the image may contain one.
     """
 
     distribution: str
@@ -343,9 +343,9 @@ def _guest(facts: Facts) -> dict[str, str]:
 
 
 def _safe(name: str, text: str) -> str:
-    """Return what the guest says for the file name, without anything that acts when it is shown.
+    """Return the guest's answer for the file called name, made safe to open.
 
-    Raises SvgError if the name is that of an SVG, and text is not one.
+    Raises SvgError if the name is that of an SVG and text is not one.
     """
     return svg.clean(text) if name.endswith(".svg") else f"{paragraph(text)}\n"
 

@@ -68,7 +68,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether checks were made, and all of them held."""
+        """Whether there were checks and all of them passed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     @property

@@ -17,8 +17,8 @@ ADDRESS = "127.0.0.1"
 # The one kind of host key that is asked for. A real one has 68 characters of base64 (RFC 8709).
 HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{1,100}={0,2}")
 
-# Bytes of what a guest says over SSH that are kept. The journal of a sound one has 1 to 3 MB; the
-# rest is for one that is talkative when something is wrong.
+# The most bytes kept of a guest's output over SSH. A sound guest's journal has 1 to 3 MB; a faulty
+# guest may log more.
 OUTPUT_BYTES = 32 << 20
 
 # We have just started the guest, so ssh need not verify its host key; a check judges that.
@@ -62,7 +62,7 @@ def command(private: Path, port: int, remote: str) -> list[str]:
 
 
 def start_login(tools: Tools, port: int, method: str, output: Path) -> subprocess.Popen[bytes]:
-    """Start to log in by one of WITHOUT_KEY. What ssh says goes to the file output."""
+    """Start a login by method, one of WITHOUT_KEY. ssh's output goes to the file output."""
     login = tools.command(keyless_command(port, method), network=True)
     with output.open("wb") as out:
         return process.start(
@@ -92,7 +92,7 @@ def start_script(
 ) -> subprocess.Popen[bytes]:
     """Start a script as root in the guest. Whatever it and ssh print goes to the file output.
 
-    ssh is ended when that would have more than OUTPUT_BYTES.
+    ssh is ended before that file exceeds OUTPUT_BYTES.
     """
     ssh = tools.command(
         command(key.private, port, "sudo -n sh -s"), read=[key.private], network=True

@@ -32,8 +32,8 @@ PATIENCE_SECONDS = 60
 
 ATTEMPTS = 3
 
-# Only what is pinned, and only wheels: to build a source distribution would run its code, and that
-# of a build backend that nothing pins. pip and uv spell it alike.
+# Only pinned wheels: building a source distribution would run its code, and that of an unpinned
+# build backend. pip and uv spell these options alike.
 INSTALL = ("--require-hashes", "--only-binary", ":all:")
 
 # How Nox begins a message before it ends with 3, because the arguments match no session. For us, 3
@@ -45,8 +45,8 @@ REFUSALS = (
     "No sessions selected",
 )
 
-# User info in a URL: it may be in the arguments of a session, which Nox logs. For what the harness
-# prints, scripts/system/url.py does the same.
+# User info in a URL. Nox logs the arguments of a session, which may contain some.
+# scripts/system/url.py hides it in the harness's own output.
 USER_INFO = re.compile(r"(?<=//)[^\s\"'<>]*@")
 
 # Exit statuses of the harness itself (scripts/system/errors.py). Any other failure is a plain 1.
@@ -166,7 +166,7 @@ class Environment(VirtualEnv):
 
 
 def _hide(record: logging.LogRecord) -> bool:
-    """Take the user info of URLs out of what Nox logs, such as the command of a session."""
+    """Remove the user info of URLs from Nox's log, which shows each session's command."""
     record.msg, record.args = USER_INFO.sub("***@", record.getMessage()), None
     return True
 

@@ -42,10 +42,10 @@ class Built:
 
 
 def dated(options: Options, progress: Progress) -> Options:
-    """Replace the release `latest` in options by the dated release that it is now.
+    """Return options with the release `latest` replaced by the dated one that it now stands for.
 
     A dated release never changes, so only then can a finished stage be up to date. Raises
-    HarnessError if the mirror goes back behind the newest release that it had before.
+    HarnessError if the mirror's newest release is older than one it had before.
     """
     if (
         options.target.distribution.mirror_layout != "cdn"
@@ -147,14 +147,14 @@ def plan(
 
 
 def _epoch(options: Options) -> dict[str, str]:
-    """The setting of a time that files get at most, if there is one."""
+    """The mkosi setting that limits the times of files, if there is a limit."""
     return {} if options.build.epoch is None else {EPOCH: str(options.build.epoch)}
 
 
 def reasons(planned: Sequence[Stage], shop: Workshop) -> dict[str, str]:
     """Map each stage of planned that must be built to the reason.
 
-    A stage is built again after those that it needs, even if its key is the same.
+    A stage is rebuilt whenever one that it needs is rebuilt, even if its key is the same.
     """
     kept = records_of(shop.places)
     due: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""How new an index of packages is: a build notices one that is older than what it has seen.
+"""Detects an index of packages that is older than one that an earlier build used.
 
-Whoever controls a mirror can serve an old index with a good signature, and so hold back security
-fixes. The newest index of each suite that a finished build has used is remembered.
+An attacker who controls a mirror can hold back security fixes by serving an old index, whose
+signature is still good. The newest index of each suite that a finished build has used is
+remembered.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from scripts.system.files import write_text
 def check(memory: Path, dates: Mapping[str, datetime], *, allow_older: bool) -> None:
     """Raise HarnessError if an index is older than the newest of its suite in the file memory.
 
-    dates says when each suite's index was made. Nothing is raised if allow_older is true, or for a
-    suite that no build has used before.
+    dates maps each suite to the time when its index was made. Every date is accepted if allow_older
+    is true, or if no build has used the suite before.
     """
     seen = _read(memory)
     for suite, date in dates.items():

@@ -1,4 +1,4 @@
-"""What mkosi sees of this machine while it builds: its configuration and its own folders."""
+"""Decides which files of this machine mkosi sees while it builds."""
 
 from __future__ import annotations
 

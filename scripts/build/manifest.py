@@ -135,7 +135,7 @@ class BuiltImage:
 
     @classmethod
     def of(cls, record: Record) -> BuiltImage:
-        """Return what record says of the image."""
+        """Return the description of the image that record gives."""
         return cls(
             record.key,
             record.inputs,
@@ -147,7 +147,7 @@ class BuiltImage:
 
     @classmethod
     def parse(cls, data: Any) -> BuiltImage:
-        """Return the image in data, which may be anything. Raises what looking into it raises.
+        """Return the image in data. Raises one of `strict.ODDITIES` if data is malformed.
 
         Manifests of older versions name no digests.
         """

@@ -1,8 +1,8 @@
-"""What mkosi's runs are given: the metadata of this build, and packages that earlier builds kept.
+"""Gives mkosi the metadata of this build, and the packages that earlier builds kept.
 
-Anybody may have written to the kept packages, since CI restores them from a cache. apt takes a kept
-.deb for the right one if it has the right size. So a build fetches the metadata anew, which apt or
-dnf verifies, and offers a kept package only if its bytes have the digest that the index names.
+CI restores the kept packages from a cache, to which others may have written, and apt accepts any
+kept .deb of the right size. So a build fetches the metadata anew, which apt or dnf verifies, and
+offers a kept package only if its bytes have the digest that the index names.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Granted:
 class Dropped:
     """A file that was removed from the kept packages, and the reason.
 
-    It differs if the index names a package of this name, so that somebody may have meant harm.
+    differs is true if the index lists a file of this name, so that somebody may have changed it on
+    purpose.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Dropped:
     differs: bool = True
 
     def __str__(self) -> str:
-        # Whoever fills the cache chooses the name, which may hold anything but a slash and NUL.
+        # The name comes from the cache, and may contain anything but a slash and NUL.
         return f"the kept package {self.name!r} was removed: {self.reason}"
 
 
@@ -85,7 +86,8 @@ class PackageCache:
     def __init__(self, place: Place, unpack: Unpack, *, offline: bool, allow_older: bool) -> None:
         """Make one for place; offline, it uses the metadata of the last build that had a network.
 
-        unpack opens what Python cannot. allow_older permits an index older than one seen before.
+        unpack decompresses formats that Python cannot. allow_older permits an index older than one
+        seen before.
         """
         self._place = place
         self._unpack = unpack
@@ -115,12 +117,12 @@ class PackageCache:
             remove(folder)
 
     def finish(self) -> None:
-        """Remember how new the metadata of this build were, once it has succeeded."""
+        """Remember the dates of this build's metadata. Call it once the build has succeeded."""
         if self._index and not self._offline:
             freshness.remember(self._memory, self._index.dates)
 
     def _grant(self, folder: Path, sync: Sync, report: Callable[[Dropped], None]) -> Granted:
-        """Give a stage the metadata and the kept packages, which one stage at a time looks at."""
+        """Give a stage the metadata and the kept packages. Only one stage at a time reads them."""
         with self._lock:
             if not self._index:
                 self._index = self._read() if self._offline else self._fetch(sync)
@@ -171,7 +173,7 @@ class PackageCache:
 
 
 def _arguments(folder: Path, granted: Granted) -> list[Arg]:
-    """Return the arguments with which mkosi fetches metadata, and makes an image of nothing."""
+    """Return the arguments with which mkosi fetches metadata and builds an empty image."""
     for part in ("etc", "usr/lib"):  # without /etc, systemd-sysusers of systemd 252 fails
         (folder / "tree" / part).mkdir(parents=True)
     (folder / "tree/usr/lib/os-release").write_text("ID=none\n")
@@ -187,7 +189,7 @@ def _arguments(folder: Path, granted: Granted) -> list[Arg]:
 
 
 def unpacker(tools: Tools, folder: Path) -> Unpack:
-    """Return a function that unpacks into folder what zstd packed: Python does that since 3.14."""
+    """Return a function that decompresses zstd files into folder, which Python does since 3.14."""
 
     def unpack(path: Path) -> Path:
         target = folder / path.stem
@@ -199,10 +201,10 @@ def unpacker(tools: Tools, folder: Path) -> Unpack:
 
 
 def offer(kept: Path, own: Path, listed: Index) -> Iterator[Dropped]:
-    """Copy the kept packages that are as the index has them to own, mkosi's package cache.
+    """Copy the kept packages that match the index to own, mkosi's package cache.
 
-    Removes everything else from kept, and yields what it was. The bytes that are hashed are those
-    that are written, so that it does not matter who else can write to kept.
+    Everything else is removed from kept and yielded. The hash is of the bytes that were written, so
+    it does not matter who else can write to kept.
     """
     _require_folder(kept)
     for path in list(_entries(kept, kept, listed.folders)):
@@ -217,7 +219,7 @@ def offer(kept: Path, own: Path, listed: Index) -> Iterator[Dropped]:
 def keep(own: Path, kept: Path) -> None:
     """Move the packages in own, mkosi's package cache, to kept.
 
-    What is unfinished stays behind: apt has it in a folder called partial.
+    Unfinished downloads stay behind: apt has them in a folder called partial.
     """
     for path in list(own.rglob("*")):
         name = path.relative_to(own)
@@ -255,7 +257,7 @@ def _remove(path: Path) -> None:
 
 
 def _copy(source: Path, target: Path, package: Listed) -> str:
-    """Copy source to target if it is the file of package; else return what is wrong with it.
+    """Copy source to target if it matches package, and otherwise return the reason why not.
 
     A link is not followed, and a pipe is not waited for.
     """

@@ -200,7 +200,7 @@ class Runner:
     def _confinement(
         self, stage: Stage, folder: Path, own: Sequence[Path], *, is_offline: bool
     ) -> Confinement:
-        """Return what mkosi may do for stage: write to folder, its output, and to own."""
+        """Return mkosi's confinement for stage: it may write to folder, its output, and to own."""
         place = self._places.of_stage(stage.name)
         temporary = folder.with_name(f"{folder.name}.tmp")
         temporary.mkdir(exist_ok=True)
@@ -212,7 +212,8 @@ class Runner:
             write=[folder, *own, self._workspace],
             temporary=temporary,
             is_offline=is_offline,
-            # What installs packages runs their scripts. What does not may label files instead.
+            # A stage that installs packages runs their scripts. One that does not may label files
+            # instead.
             may_label=place.distribution.has_rpms and not stage.installs,
         )
 

@@ -50,7 +50,8 @@ class Installed:
     kind is "deb" or "rpm". version is in the database's form, including the epoch. source is the
     name of the source package, or its file name. licences are SPDX expressions if they are known,
     otherwise the database's own words. homepage may be "". size is the installed size in bytes.
-    sha256 is that of the package's file, which no database knows ("" if the build did not note it).
+    sha256 is that of the package's file, which no database contains ("" if the build did not record
+    it).
     """
 
     kind: str
@@ -65,11 +66,11 @@ class Installed:
 
     @property
     def key(self) -> PackageKey:
-        """What records of stages know the package by."""
+        """The package's key in the records of stages."""
         return Package(self.name, self.version, self.architecture).key
 
     def __post_init__(self) -> None:
-        """Raise ValueError for words that no package has."""
+        """Raise ValueError if a field is one that no package can have."""
         Package(self.name, self.version, self.architecture)
 
 

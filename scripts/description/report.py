@@ -26,7 +26,7 @@ from scripts.system.errors import HarnessError
 from scripts.system.files import write_text
 from scripts.system.text import paragraph
 
-# What a browser lets the page do: show its own charts and styles, and run its one script.
+# The page's Content Security Policy: it may show its own charts and styles, and run its one script.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
 )
@@ -35,7 +35,7 @@ POLICY = (
 def write(out: Path) -> None:
     """Write the report about the build in out, unless out has no manifest that can be read.
 
-    Raises HarnessError if something else in out that it is made from is damaged.
+    Raises HarnessError if another file in out that the report is made from is damaged.
     """
     manifest = Manifest.find(out)
     if not manifest:
@@ -45,14 +45,14 @@ def write(out: Path) -> None:
     except (TemplateError, *strict.ODDITIES) as error:
         files = f"{PROVENANCE}, {SBOM}, {BOOT_TEST}"
         raise HarnessError(
-            f"{out / REPORT} cannot be made of {files}: one of them is damaged ({error!r})",
+            f"{out / REPORT} cannot be made from {files}: one of them is damaged ({error!r})",
             hint="remove them, then build and boot again",
         ) from error
     write_text(out / REPORT, text)
 
 
 def _page(out: Path, manifest: Manifest) -> str:
-    """Return the report about the build in out. Raises what looking into damaged files raises."""
+    """Return the report on the build in out. Raises one of `strict.ODDITIES` for damaged files."""
     provenance, bom, result = (_read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST))
     plot = (out / BOOT_TEST).with_name("boot.svg")
     definition = provenance.get("predicate", {}).get("buildDefinition", {})
@@ -91,7 +91,7 @@ def _template() -> Template:
 
 
 def _shown(value: object) -> object:
-    """Return value as the page shows it: nothing in a text acts on the texts around it."""
+    """Return value for the page; a text cannot affect the texts around it."""
     return paragraph(value) if type(value) is str else value
 
 

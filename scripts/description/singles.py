@@ -19,7 +19,7 @@ from scripts.system.digests import file_digest
 # The licence of this repository (LICENSE).
 OURS = "Apache-2.0"
 
-# Where an image's folder in the checkout has the files that mkosi copies into the image.
+# The folder, below an image's folder in the checkout, that mkosi copies into the image.
 EXTRA = "/mkosi.extra/"
 
 SHA256_DIGITS = 64
@@ -41,7 +41,7 @@ def added(held: Iterable[Input], pins: Mapping[str, PinnedFile]) -> Iterator[Sin
 
 
 def ours(held: Iterable[Input]) -> Iterator[SingleFile]:
-    """Yield the files that mkosi copied from this repository, as they were when that was done.
+    """Yield the files that mkosi copied from this repository, as they were at that time.
 
     Links are left out: they have no contents.
     """
@@ -57,8 +57,8 @@ def emulators(
 ) -> Iterator[SingleFile]:
     """Yield the emulators in the tree of an image of arch, and what registers them.
 
-    table says which there are. kept are those that were downloaded; the version is that of their
-    package, if the tree has the same.
+    table lists the emulators, and kept has the downloaded ones. An emulator in the tree has the
+    version of their package if it is the same file.
     """
     for one in table.foreign_to(arch):
         program, registration = (

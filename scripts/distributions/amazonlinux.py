@@ -187,11 +187,11 @@ def newest(mirror: Url | None) -> str:
 
 
 def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
-    """The newest release that mirror lists, which is never older than the newest one seen there.
+    """Return the newest release that mirror lists; it is never older than one seen there before.
 
-    The file seen remembers it, for each mirror. Nobody signs the list: whoever controls the mirror,
-    or the way to it, could otherwise hold back every update. allow_older accepts and remembers an
-    older one. Raises HarnessError if mirror's newest is older, or if it lists none.
+    The file seen remembers it for each mirror. The list is not signed, so an attacker on the mirror
+    or on the way to it could otherwise hold back every update. allow_older accepts and remembers an
+    older release. Raises HarnessError if the newest listed release is older, or if none is listed.
     """
     found = newest(mirror)
     known_ones = _seen(seen)
@@ -199,8 +199,8 @@ def latest(mirror: Url | None, seen: Path, *, allow_older: bool = False) -> str:
     before = known_ones.get(name, found)
     if _order(found) < _order(before) and not allow_older:
         raise HarnessError(
-            f"{_whose(mirror)} lists {found} as its newest release, but {before} before: it offers "
-            "an old list, or somebody does in its place",
+            f"{_whose(mirror)} lists {found} as its newest release, but {before} before: the list "
+            "is out of date, or somebody has replaced it",
             hint=f"{catalog.option('release')} names a release; "
             f"{catalog.option('allow-older-index')} accepts the older one",
         )

@@ -1,8 +1,8 @@
-"""apt with a configuration of its own: of this machine's it takes only how to reach servers.
+"""Runs apt with our own configuration, and this machine's settings for reaching servers.
 
-A file in apt.conf.d can run commands (APT::Update::Pre-Invoke) and accept archives that nobody has
-signed. apt reads apt.conf.d before its command line, so only the file that APT_CONFIG names can
-keep it from doing so (apt.conf(5)).
+A file in apt.conf.d can run commands (APT::Update::Pre-Invoke) and accept unsigned archives. apt
+reads apt.conf.d before its command line, so only the file that APT_CONFIG names can keep it from
+doing so (apt.conf(5)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from subprocess import CompletedProcess
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import Arg, CommandError, run
 
-# Nothing of this machine: neither apt.conf, apt.conf.d nor preferences.
+# Ignores this machine's apt.conf, apt.conf.d and preferences.
 NO_FILES = {
     "Dir::Etc::Main": "/dev/null",
     "Dir::Etc::Parts": "/dev/null",
@@ -26,8 +26,8 @@ NO_FILES = {
     "Dir::Etc::PreferencesParts": "/dev/null",
 }
 
-# apt's defaults, which are stated because so much depends on them. An archive that dates its index
-# (Valid-Until) promises a newer one by then: an older one is being replayed.
+# apt's own defaults, stated because so much depends on them. An archive whose index has an expiry
+# date (Valid-Until) promises a newer one by then, so an expired index may be a replay.
 CAREFUL = {
     "Acquire::AllowInsecureRepositories": "false",
     "Acquire::AllowWeakRepositories": "false",
@@ -40,8 +40,9 @@ CAREFUL = {
 # Accepts an index that has expired.
 ANY_AGE = {"Acquire::Check-Valid-Until": "false"}
 
-# What this machine's configuration may say: proxies (also of a single host), and the certificates
-# of a server or a proxy. A proxy that a command finds (Proxy-Auto-Detect) is not among them.
+# Options taken from this machine's configuration: proxies (also of a single host), and the
+# certificates of a server or a proxy. A proxy that a command finds (Proxy-Auto-Detect) is not among
+# them.
 REACHING = re.compile(
     r"Acquire::https?::(?:[\w.-]+::)?(?:Proxy(?:::[\w.-]+)?|CaInfo|CaPath|SslCert|SslKey)",
     re.ASCII | re.IGNORECASE,
@@ -68,13 +69,13 @@ EXPIRED = re.compile(r"^E: (Release file for \S+ is expired \(.+?\))", re.MULTIL
 
 @dataclass(frozen=True)
 class Apt:
-    """apt whose whole configuration is the file config."""
+    """apt, configured by nothing but the file config."""
 
     config: Path
 
     @classmethod
     def configured(cls, config: Path, settings: Mapping[str, Arg]) -> Apt:
-        """Write settings and the careful defaults to the file config, for this user's eyes only.
+        """Write settings and the secure defaults to the file config, which only this user can read.
 
         settings may replace a default. Raises MachineError if this machine's apt cannot be asked
         for its proxies.
@@ -118,9 +119,9 @@ def text(settings: Mapping[str, Arg]) -> str:
 
 @functools.cache
 def reaching() -> Mapping[str, str]:
-    """Return what this machine's configuration says about reaching servers, by option.
+    """Return this machine's apt options for reaching servers, by name.
 
-    Values that an apt.conf(5) cannot hold in one line are left out. apt-config runs no command.
+    Values that do not fit on one line of an apt.conf(5) are left out. apt-config runs no command.
     Raises MachineError if the configuration cannot be read.
     """
     try:

@@ -189,8 +189,8 @@ def download(
 ) -> Path:
     """Download package as `download_all` does and return its .deb.
 
-    If the archive's index has expired, the package is accepted only with the digest sha256: it is
-    then the wanted one, however old the index. Raises HarnessError if it is another one.
+    If the archive's index has expired, only a package with the digest sha256 is accepted: it is the
+    wanted one, however old the index is. Raises HarnessError for any other package.
     """
     try:
         [path] = download_all([package], suites, folder, arch=arch, archive=archive)
@@ -202,7 +202,7 @@ def download(
         if file_digest(path) != sha256:
             raise HarnessError(
                 f"{path.name} is not the pinned package, and the archive's index is too old to "
-                f"trust in another one: {expired[1]}",
+                f"trust for another one: {expired[1]}",
                 hint="use another mirror, or try again later",
             ) from error
     return path

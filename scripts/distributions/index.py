@@ -44,7 +44,7 @@ DISTS = "_dists_"
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"
 
-# What unpacks a list of RPMs, by its suffix.
+# Functions that decompress a list of RPMs, by its suffix.
 UNPACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     ".xml": bytes,
     ".gz": gzip.decompress,
@@ -78,8 +78,8 @@ class Listed:
 class Index:
     """The packages by the path of their files, and when each index was made, by suite.
 
-    Two repositories may list different files under one path. A kept file could be either one, so
-    neither is in packages.
+    If two repositories list different files under one path, a kept file could be either one. So
+    packages has neither.
     """
 
     packages: Mapping[str, Listed]
@@ -137,7 +137,7 @@ def _debs(text: bytes) -> Iterator[Listed]:
 
 
 def _stanzas(text: bytes) -> Iterator[dict[bytes, str]]:
-    """Yield what FIELDS are in each stanza. python-debian takes much longer."""
+    """Yield the FIELDS of each stanza. python-debian takes much longer."""
     fields: dict[bytes, str] = {}
     for line in (*text.split(b"\n"), b""):
         name, _, value = line.partition(b": ")

@@ -207,7 +207,7 @@ def _read(table: EmulationTable, folder: Path) -> Emulators:
 
 
 def write_tree(emulators: Emulators, arch: Arch, tree: Path) -> None:
-    """Write to the folder tree what the base image of arch gets from emulators.
+    """Write the emulators that the base image of arch gets to the folder tree.
 
     Each comes with a file that registers it. Raises HarnessError if an emulator is not the one that
     was downloaded.

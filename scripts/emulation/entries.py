@@ -37,8 +37,8 @@ class Entry:
     def parse(cls, name: str, text: str) -> Entry | None:
         """Return the entry that the file name of binfmt_misc describes with text.
 
-        Return None for an entry that goes by file names or by bytes other than the first, and for
-        what the kernel does not write.
+        Return None for an entry that matches file names or bytes other than the first, and for text
+        that the kernel would not write.
         """
         with contextlib.suppress(ValueError, KeyError):
             return cls._parse(name, text)

@@ -79,7 +79,7 @@ class FileSystem:
 
 
 def partitions(image: Path) -> tuple[Partition, ...]:
-    """The entries of image's GPT. Raises DiskError if it has none, or one that makes no sense."""
+    """Return the entries of image's GPT. Raises DiskError if it has none, or an impossible one."""
     end = image.stat().st_size
     with image.open("rb") as file:
         file.seek(SECTOR)
@@ -89,7 +89,7 @@ def partitions(image: Path) -> tuple[Partition, ...]:
         start, count, size = struct.unpack_from("<QII", header, 72)
         is_sound = count <= MOST_ENTRIES and size in ENTRY_SIZES
         if not is_sound or start < FIRST or start * SECTOR + count * size > end:
-            raise DiskError("the GPT says that its table is where or what no table can be")
+            raise DiskError("the GPT gives its table an impossible position or size")
         file.seek(start * SECTOR)
         table = file.read(count * size)
     entries = (table[i * size : (i + 1) * size] for i in range(count))

@@ -1,7 +1,7 @@
 """Lists and reads the files of an ext4 file system in a disk image, without mounting it.
 
-The layout is from the kernel's Documentation/filesystems/ext4. An image may be damaged or hostile:
-whatever it holds, the reader ends after a number of bytes that the partition's size limits.
+The layout is from the kernel's Documentation/filesystems/ext4. An image may be damaged or hostile.
+The partition's size limits the bytes that the reader reads, whatever the image contains.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Entry:
 
     mode has the type and the permissions as in stat(2), size is in bytes, target is where a link
     points, and capabilities are the permitted ones as a bit mask (capabilities(7)). Bytes of a path
-    that are no UTF-8 are written as escapes.
+    that are not UTF-8 become escapes.
     """
 
     path: str
@@ -222,9 +222,9 @@ class Ext4:
                 yield self._bytes(start * self.block_size, length)
 
     def _extents(self, node: bytes, depth: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the extents below a node: first block in the file, on the disk, and their number.
+        """Yield the extents below a node: first block in file, first on disk, number of blocks.
 
-        What has not been written reads as zeros, and is left out.
+        Unwritten extents read as zeros and are left out.
         """
         magic, count, _, level = struct.unpack_from("<4H", node, 0)
         if magic != EXTENT_MAGIC or level > depth or 12 * (count + 1) > len(node):

@@ -30,7 +30,7 @@ DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 # distribution specification, "Pushing Manifests").
 JSON_BYTES = 4 << 20
 
-# What index.json, a manifest's config and its layers may be.
+# The media types that index.json, a manifest's config and its layers may have.
 MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",

@@ -15,7 +15,7 @@ from scripts.system.process import Arg, run
 
 MAGIC = b"QFI\xfb"
 
-# Up to the incompatible features, in bytes: magic, version, offset and size of the backing file's
+# The header up to the incompatible features: magic, version, offset and size of the backing file's
 # name, cluster bits, size of the disk, encryption, five fields about tables, snapshots and their
 # offset, features.
 HEADER = struct.Struct(">4sIQIIQIIQQIIQQ")
@@ -50,9 +50,9 @@ def to_qcow2(raw: Path, tools: Tools) -> Path:
 def disk_size(qcow2: Path) -> int:
     """Return the size in bytes of the disk in qcow2, which needs no other file.
 
-    Raises Qcow2Error if it is damaged, or if it is more or less than one disk: if it has a backing
-    file or snapshots, is encrypted, or keeps its data elsewhere. Then what a reader of it sees
-    depends on the reader's machine.
+    Raises Qcow2Error if it is damaged, or does not hold exactly one disk: if it has a backing file
+    or snapshots, is encrypted, or keeps its data in another file. Its readers might then see
+    different disks.
     """
     with qcow2.open("rb") as file:
         head = file.read(HEADER.size)
@@ -60,7 +60,7 @@ def disk_size(qcow2: Path) -> int:
         raise Qcow2Error("it is not a qcow2 image")
     _, version, backing, _, _, size, encrypted, *_, snapshots, _, features = HEADER.unpack(head)
     complaints = {
-        f"it is of version {version}, not 3": version != 3,
+        f"it has version {version}, not 3": version != 3,
         "it has a backing file": backing,
         "it is encrypted": encrypted,
         "it has snapshots": snapshots,

@@ -58,7 +58,7 @@ def clean(text: str) -> str:
 
 
 def _drawn(found: ET.Element, depth: int) -> ET.Element:
-    """Return a copy of found that consists of what is allowed, down to depth levels."""
+    """Return a copy of found with only the allowed parts, down to depth levels."""
     name = _name(found)
     drawn = ET.Element(
         name, {key: value for key, value in found.items() if _is_allowed(key, value)}

@@ -1,7 +1,7 @@
-"""Run programs that handle foreign data where they see nothing of this machine but what they get.
+"""Runs programs that handle foreign data isolated from this machine.
 
-What a package brings along runs as root in its scripts. Here root is one of a user namespace, sees
-its own processes only, and no file of the host beside those that are named.
+Scripts of packages run as root. Here, that is root of a user namespace, which sees only its own
+processes and only the named files of the host.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scripts.system.process import Arg
 
 PROGRAM = Path(namespaces.__file__)
 
-# What programs of this machine need of it, if it is there. None of it is secret, and folders that
-# hold secrets of root beside what is needed, such as /etc/ssl, are not given as a whole.
+# Files that the programs of this machine need, as far as they exist. None is secret. A folder that
+# also holds secrets of root, such as /etc/ssl, is not given as a whole.
 HOST = (
     "/usr",
     "/nix/store",
@@ -60,11 +60,11 @@ OTHERS, WRITABLE = 0o007, 0o222
 
 @dataclass(frozen=True)
 class Confinement:
-    """Namespaces, and what a program in them has of this machine.
+    """The namespaces of a program, and the files of this machine that it can reach.
 
     sandbox is mkosi's sandbox.py. The program starts in folder. read and write are files and
     folders, each of which keeps its path. temporary becomes /var/tmp. If may_label is true and root
-    runs it, there is no user namespace, because nobody in one may label files for SELinux.
+    runs it, there is no user namespace, because no process in one may label files for SELinux.
     """
 
     sandbox: Path
@@ -76,7 +76,7 @@ class Confinement:
     may_label: bool = False
 
     def command(self, argv: Sequence[Arg]) -> list[str]:
-        """Return the command that runs argv so, with the programs of this machine."""
+        """Return the command that runs argv in this confinement with this machine's programs."""
         files = [*host(), *bind("--ro-bind", _python()), *self._files()]
         flags = ["--no-network"] if self.is_offline else []
         return enter(self.sandbox, files, argv, flags, may_label=self.may_label)
@@ -121,9 +121,9 @@ def enter(
 def api() -> list[Arg]:
     """Return options for /proc, /dev and the folders that programs expect to be empty.
 
-    In /proc, root may read and write what belongs to the whole machine, such as kpageflags and
-    kernel.core_pattern, by being its owner, without any capability. So what is not about a process
-    becomes read-only, and what is for root only becomes empty.
+    root owns the files of /proc that concern the whole machine, such as kpageflags and
+    kernel.core_pattern, so it may read and write them without any capability. Therefore all files
+    that are not about a process become read-only, and those for root alone become empty.
     """
     options: list[Arg] = ["--bind", "/proc", "/proc", "--dev", "/dev"]
     for path in sorted(Path("/proc").glob("[!0-9]*")):
@@ -155,7 +155,7 @@ def host() -> list[Arg]:
 
 
 def bind(flag: str, paths: Sequence[Path]) -> Iterator[Arg]:
-    """Yield flag with each path, which is in the sandbox where it is here."""
+    """Yield the options that show each path in the sandbox under its own name."""
     for path in paths:
         yield from (flag, path.absolute(), path.absolute())
 

@@ -16,8 +16,8 @@ from scripts.system.errors import HarnessError
 def install(mkosi: Mkosi, site: Path | None = None) -> None:
     """Put mkosi into site (by default this environment's site-packages), unless it is there.
 
-    What is there counts only if all of it is as it should be. Builds in several checkouts may share
-    an environment, hence the lock.
+    An mkosi that is there counts only if all its files are the expected ones. The lock is for
+    builds in several checkouts that share an environment.
     """
     site = site or Path(sysconfig.get_paths()["purelib"])
     installed = site / "mkosi"

@@ -15,8 +15,8 @@ number, as in a shell.
 
 The last step makes a user namespace, unless --may-label is given. It maps each user to itself, so
 that files keep their owners, but capabilities count for nothing outside it, and no mount that was
-made before can be undone or made writable. With --user there is another one to begin with, which
-has only that one user, as mkosi's own.
+made before can be undone or made writable. With --user there is another one before it, which has
+only that one user, like mkosi's own.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
 LANDLOCK_SCOPES = 6
 
-# linux/capability.h: what it takes to install packages, to mount overlays and to take the network
-# from scripts, which mkosi does.
+# linux/capability.h: the capabilities that mkosi needs to install packages, to mount overlays and
+# to run scripts without a network.
 CAPABILITIES = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -84,10 +84,10 @@ CAPABILITIES = {
 CAPABILITY_VERSION = 0x20080522
 CAPABILITY_BITS = 64
 
-# What a terminal or the harness sends.
+# Signals that a terminal or the harness sends.
 FORWARDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
-# What --bare leaves of the environment.
+# The variables of the environment that --bare keeps.
 BARE = {"PATH", "TERM", "TZ", "SOURCE_DATE_EPOCH"}
 
 # The status if the kernel refuses a namespace. Neither mkosi nor ssh nor QEMU ends with it.
@@ -101,7 +101,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """What main() was told: mkosi's sandbox.py, its options and the command, and the flags."""
+    """The parsed arguments: mkosi's sandbox.py, its options, the command and the flags."""
 
     sandbox: Path
     view: Sequence[str]
@@ -120,7 +120,7 @@ def outside(plan: Plan) -> int:
         _map_oneself()
     _unshare(NAMESPACES | (CLONE_NEWNET if "--no-network" in plan.flags else 0))
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
-    # What packages write down about the machine they are installed on is not to be about this one.
+    # Packages may record the name of the machine that they are installed on. Hide this one's.
     _check(_libc.sethostname(b"localhost", len(b"localhost")), "the host name")
     return _run(lambda: os._exit(inside(plan)))
 
@@ -128,8 +128,8 @@ def outside(plan: Plan) -> int:
 def inside(plan: Plan) -> int:
     """Run the command of plan below this process, the first of its namespace; return its status.
 
-    The signals to forward have been blocked before: the kernel drops what would end a first
-    process.
+    The caller has blocked the signals to forward, because the kernel drops those that would end the
+    first process of a namespace.
     """
     _die_with_parent(signal.SIGKILL)
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -140,7 +140,7 @@ def inside(plan: Plan) -> int:
     _drop_capabilities()
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _leave_sockets()
-    # This process began with the environment that --bare takes away.
+    # /proc/PID/environ of this process still has the variables that --bare removes.
     _check(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "an undumpable process")
     _die_with_parent(signal.SIGKILL)
     return _run(lambda: _become(command))
@@ -212,7 +212,7 @@ def _reap(child: int) -> int | None:
 
 
 def _map_oneself() -> None:
-    """Enter a user namespace that has this user and its group, as themselves, and no other."""
+    """Enter a user namespace that maps this user and its group to themselves, and no others."""
     user, group = os.geteuid(), os.getegid()
     _unshare(CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -222,9 +222,9 @@ def _map_oneself() -> None:
 
 
 def map_everyone() -> None:
-    """Enter a user namespace in which all users are themselves.
+    """Enter a user namespace that maps every user and group to itself.
 
-    A child that stays outside writes the maps: nobody inside may.
+    A child that stays outside writes the maps, because no process inside may.
     """
     maps = {name: _identity(name) for name in ("uid_map", "gid_map")}
     ready, entered = os.pipe()

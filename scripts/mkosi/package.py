@@ -25,17 +25,17 @@ def digest(package: Path) -> str:
 
 
 def _describe(path: Path) -> str:
-    """Describe a file in a way that says everything about what it does."""
+    """Describe a file: the target of a link, or executability and contents."""
     if path.is_symlink():
         return f"-> {path.readlink()}"
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # to read a FIFO would wait forever
+    if not stat.S_ISREG(mode):  # reading a FIFO would wait forever
         return "special"
     return f"{'x' if mode & stat.S_IXUSR else '-'} {file_digest(path)}"
 
 
 def drop_bytecode(package: Path) -> None:
-    """Remove the bytecode in the folder, which nothing vouches for; Python makes it again."""
+    """Remove the bytecode in the folder, because nothing verifies it; Python makes it again."""
     for cache in [*package.rglob("__pycache__")]:
         if not cache.is_symlink():
             shutil.rmtree(cache, ignore_errors=True)

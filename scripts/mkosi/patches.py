@@ -44,7 +44,7 @@ def apply_patch(patch: Path, tree: Path) -> None:
         raise _refused(patch, tree, _rejected_hunks(result.stderr) or [last_line(result.stderr)])
     same = [name for name in names if _state(tree / name) == before[name]]
     if skipped := same + re.findall(r"Skipped patch '(.+)'", result.stderr):
-        raise _refused(patch, tree, [f"git left {name} as it was" for name in skipped])
+        raise _refused(patch, tree, [f"git left {name} unchanged" for name in skipped])
 
 
 def _touched(patch: Path, tree: Path) -> list[str]:
@@ -58,7 +58,7 @@ def _touched(patch: Path, tree: Path) -> list[str]:
 
 
 def _state(path: Path) -> str:
-    """Return a description of the file at path that changes with it, "" if there is none."""
+    """Return a description of the file at path that changes with the file, "" if there is none."""
     return describe(path) if path.is_symlink() or path.is_file() else ""
 
 

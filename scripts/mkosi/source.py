@@ -34,7 +34,7 @@ RECORD = "mkosi.json"
 # The value of `Mkosi.source` for the pinned tarball.
 UPSTREAM = "upstream's tarball"
 
-# How the value begins for the Debian archive, from which apt takes the pinned version.
+# `Mkosi.source` begins with this for the Debian archive, from which apt takes the pinned version.
 DEBIAN = "the Debian archive ("
 
 # Prints the URL of the Debian archive that mkosi uses for images made without --mirror.
@@ -119,10 +119,11 @@ def obtain(
 
 
 def make_from(name: str, folder: Path) -> Mkosi:
-    """Make the pinned version of mkosi anew from one of `pin.SOURCES`; its folder is gone already.
+    """Make the pinned version of mkosi anew from one of `pin.SOURCES`, and return its description.
 
-    The digest is what it is. Raises HarnessError or CommandError if the source does not answer or
-    has another version, or if a patch does not apply.
+    Its folder no longer exists, and its digest is not compared with the pinned one. Raises
+    HarnessError or CommandError if the source does not answer or has another version, or if a patch
+    does not apply.
     """
     pin = Pin.read(folder / "pin.toml")
     unpack_from = {"upstream": _unpack_upstream, "debian": _unpack_debian}[name]
@@ -163,7 +164,7 @@ def _patched(folder: Path, pin: Pin, tree: Path, source: str) -> Mkosi:
 
 
 def _require_pinned(made: Mkosi, pin: Pin) -> None:
-    """Raise HarnessError unless made is what the pin says, or a newer one that apt vouches for."""
+    """Raise HarnessError unless made is the pinned mkosi, or a newer one that apt has verified."""
     is_pinned = made.source == UPSTREAM or made.version == pin.version
     if is_pinned and made.digest not in pin.digests:
         renew = catalog.command("patch-check", catalog.flag("pin"))
@@ -180,7 +181,7 @@ def _require_pinned(made: Mkosi, pin: Pin) -> None:
 
 
 def _order(version: str) -> list[int]:
-    """Return what to sort versions by: all numbers in version."""
+    """Return the sort key of a version: all numbers in it."""
     return [int(part) for part in re.findall(r"[0-9]+", version)]
 
 
@@ -230,7 +231,7 @@ def _unpack_debian(pin: Pin, scratch: Path) -> tuple[Path, str]:
 def _kept(home: Path, folder: Path, pin: Pin) -> Mkosi | None:
     """Return the pinned mkosi that an earlier call left in home, None if it is not there whole.
 
-    The pin decides, not what the record in home says. To read the whole package takes 20 ms.
+    The pin decides, not the record in home. Reading the whole package takes 20 ms.
     """
     digest = _held(home)
     if digest not in pin.digests:
@@ -268,7 +269,7 @@ def _keep(made: Mkosi, home: Path, scratch: Path) -> None:
 def _held(home: Path) -> str:
     """Return the digest of the package that home holds, "" if it holds anything else as well.
 
-    home is put on Python's path, so that a module beside the package would be run, too.
+    home is put on Python's path, so Python could import a module beside the package, too.
     """
     try:
         is_plain = {path.name for path in home.iterdir()} <= {"mkosi", RECORD}

@@ -14,19 +14,19 @@ from scripts.system.extraction import extract
 # Where the package mkosi/ is in a source tree, in a tarball and in Debian's package.
 PLACES = (".", "*", "usr/lib/python3/dist-packages")
 
-# What a folder in use holds that is not part of the program. Python would run bytecode instead of
+# Files in a folder in use that are not part of the program. Python would run bytecode instead of
 # the source that can be read.
 IGNORED = {"__pycache__", "mkosi.cache", "mkosi.tools"}
 
-# What belongs to version control and could tell it what to do, such as .git and .gitattributes.
+# Files of version control, which could change its behaviour, such as .git and .gitattributes.
 VERSION_CONTROL = (".git", ".hg", ".svn", ".bzr", ".jj")
 
-# Manual pages that Debian's package has in their built form, too. Without them the package is the
-# same wherever it comes from.
+# Built manual pages, which Debian's package adds. Without them the package is the same wherever it
+# comes from.
 MANUALS = "mkosi/resources/man"
 MANUAL = re.compile(r".+\.[0-9]")
 
-# More than mkosi's sources have once they are decompressed: 5 MB.
+# More than the decompressed size of mkosi's sources, 5 MB.
 BYTES = 256 << 20
 
 

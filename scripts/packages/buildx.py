@@ -26,8 +26,8 @@ TAIL_LINES = 40
 # Another name by which buildx knows the BuildKit of the engine itself.
 DEFAULT_BUILDER = "default"
 
-# What Docker's command line needs of the environment: which engine is meant, and the logins for it,
-# for registries and for GitHub's cache.
+# Variables that Docker's command line needs: they select the engine, and hold logins for it, for
+# registries and for GitHub's cache.
 DOCKER = (
     r"(DOCKER|BUILDX|BUILDKIT|AWS)_\w+|SSH_AUTH_SOCK|GITHUB_TOKEN"
     r"|ACTIONS_(RUNTIME|RESULTS|CACHE)_\w+"

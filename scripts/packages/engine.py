@@ -107,7 +107,7 @@ def _described(
     context: str,
     host: str,
 ) -> Engine:
-    """Return the engine that gave these answers. Raises what looking into odd ones raises."""
+    """Return the engine that gave these answers. Malformed ones raise one of `strict.ODDITIES`."""
     status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == len(("a", "b")))
     return Engine(
         name=_name(version),

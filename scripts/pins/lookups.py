@@ -82,7 +82,7 @@ class Update:
 
 Lookup = Callable[[], Update]
 
-# What reading packed XML raises if it is damaged.
+# The exceptions that damaged compressed XML raises.
 DAMAGE = (ParseError, DefusedXmlException, EOFError, zlib.error, ValueError)
 
 

@@ -1,4 +1,4 @@
-"""The release manifest, through which Finch finds a release: what it lists, and how long it holds.
+"""The release manifest, by which Finch finds a release: its contents, and how long it is valid.
 
 It is in the form that finch-core's updater reads.
 """
@@ -102,8 +102,8 @@ def manifest(
 def validity_of(there: bytes, where: str, now: datetime) -> Validity:
     """Return the dates of a release manifest that is published already.
 
-    Only the dates are taken from it: the rest is made anew, and must give the same bytes. where
-    says where it is. Raises HarnessError if the dates are none that we would have written.
+    Only the dates are taken from it: the rest is made anew, and must give the same bytes. where is
+    its address, for messages. Raises HarnessError if we would not have written such dates.
     """
     try:
         found = Validity.read(there)
@@ -132,7 +132,7 @@ def _moment(stamp: str) -> datetime:
     """Return the moment of stamp. Raises ValueError or TypeError unless we would write it so."""
     moment = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC)
     if _stamp(moment) != stamp:
-        raise ValueError(f"{stamp!r} is not a date as {STAMP}")
+        raise ValueError(f"{stamp!r} is not a date of the form {STAMP}")
     return moment
 
 

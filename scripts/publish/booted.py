@@ -1,6 +1,6 @@
-"""Checks that the disk that is published is the one that booted, bit for bit.
+"""Checks that the published disk is, bit for bit, the one that booted.
 
-The boot test and the build may have run on other machines: what counts are digests.
+The boot test and the build may have run on other machines: only digests are compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check(build: Build) -> None:
     """Raise HarnessError unless the disk of build passed its boot test, whatever is published.
 
     Container images and the like are not booted themselves. They are published only beside a disk
-    that was, and that was made from the very same base.
+    that has booted and was made from the very same base.
     """
     disk = _disk(build)
     _check_result(build, disk)

@@ -282,8 +282,8 @@ def _manifest(plan: Plan, wanted: Wanted, bucket: Bucket, key: str) -> bytes:
     now = datetime.now(UTC)
     there = bucket.read(key)
     where = f"s3://{bucket.name}/{key}"
-    # Our own manifest is never there without its signature, which is uploaded first. To sign this
-    # one would make the dates that somebody else has chosen ours.
+    # Our own manifest is never published without its signature, which is uploaded first. Signing
+    # this one would vouch for dates that somebody else has chosen.
     if there and wanted.is_signed and not bucket.read(f"{key}.bundle"):
         raise HarnessError(
             f"{where} is published without a signature, so it cannot be signed any more",

@@ -27,7 +27,7 @@ from scripts.system.process import Arg, CommandError, run
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(r"[0-9]{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?(?=/)")
 
-# What skopeo, and the helpers that it asks for a login, need of the environment.
+# Variables that skopeo needs, and the helpers that it asks for a login.
 CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"
 
 # HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
@@ -101,7 +101,7 @@ class Registry:
         self.confirm(image)
 
     def confirm(self, image: Image) -> None:
-        """Raise HarnessError unless the tag of image stands for image now."""
+        """Raise HarnessError unless the tag of image now refers to image."""
         there = self.digest(image.tag)
         if there != image.digest:
             raise HarnessError(

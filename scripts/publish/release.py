@@ -52,10 +52,10 @@ OWN = {
 RUN_ID = re.compile(r"[0-9]{1,20}")
 RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 
-# What mkosi reads beside the configuration of the checkout: a user's own, which git ignores.
+# A user's own configuration of mkosi, which git ignores; mkosi reads it besides the checkout's.
 LOCAL = {"mkosi.local.conf", "mkosi.local"}
 
-# What a release of a distribution is called; it becomes part of file names.
+# The name of a distribution's release, which becomes part of file names.
 RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 # The digest of a container image; skopeo and the registry take others, which we do not make.

@@ -46,7 +46,7 @@ MISSING = ("404", "NoSuchKey", "NotFound")
 # has repeated it.
 TAKEN = ("PreconditionFailed", "412", "NoSuchUpload", "ConditionalRequestConflict", "NoSuchKey")
 
-# What is read back whole: manifests, signatures and checksums have a few KB.
+# The most bytes of an object that is read whole: manifests, signatures and checksums have a few KB.
 SMALL = 1 << 20  # bytes
 
 # Without s3:ListBucket, S3 also answers 403 if an object does not exist.
@@ -184,7 +184,7 @@ class Bucket:
         arrived = {part["PartNumber"]: part for part in self._parts(where)}
         parts, found = [], hashlib.sha512()
         for number, start in enumerate(range(0, upload.size, self.part), 1):
-            # What is sent is what was hashed: a file that changes now cannot change these bytes.
+            # The bytes that were hashed are sent: a file that changes now cannot change them.
             data = file.read(min(self.part, upload.size - start))
             if not data:  # the file has become shorter
                 break
@@ -204,7 +204,7 @@ class Bucket:
     def _send_part(
         self, where: dict[str, str], number: int, data: bytes, arrived: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """Upload a part, unless it has arrived already, and return what S3 wants to know of it."""
+        """Upload a part, unless it has arrived already, and return S3's entry for it."""
         checksum = _checksum(data)
         if not (arrived and _is_part(arrived, data)):
             arrived = self.client.upload_part(

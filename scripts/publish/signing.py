@@ -14,7 +14,7 @@ from scripts.system.process import Arg, CommandError, last_line, run
 # with the permission id-token: write, the second holds a token from elsewhere.
 IDENTITIES = ("ACTIONS_ID_TOKEN_REQUEST_URL", "SIGSTORE_ID_TOKEN")
 
-# What cosign needs of the environment: the password of a key, or the identity of a job.
+# Variables that cosign needs: the password of a key, or the identity of a job.
 CREDENTIALS = r"(COSIGN|SIGSTORE|TUF|ACTIONS_ID_TOKEN_REQUEST)_\w+"
 
 
@@ -49,8 +49,9 @@ class Signer:
     def check(self, path: Path, bundle: Path) -> None:
         """Raise HarnessError unless bundle is a signature of the file at path, made with the key.
 
-        A signature by identity is not looked at: it is verified against the name of a workflow,
-        which those who download the file know better than the environment of this process.
+        A signature by identity is not checked: it is verified against the name of a workflow, and
+        this process's environment is a less reliable source of that than the people who download
+        the file.
         """
         if not self.key:
             return

@@ -41,15 +41,15 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*
 # A release names folders and ends up in mkosi's command line.
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-# What no path of ours may have in it. An overlay mount of mkosi splits its folders at colons and
-# commas, and mkosi expands $ and %; mtools splits a path at @@, debugfs at ?. Other programs take a
-# line as a path.
+# Characters that no path of ours may contain. An overlay mount of mkosi splits its folders at
+# colons and commas, and mkosi expands $ and %; mtools splits a path at @@, debugfs at ?. Other
+# programs take a line as a path.
 UNUSABLE = re.compile(r"[:,\\$%?\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|@@")
 
 # The most digits of a time in seconds since 1970; more lie beyond what file systems can hold.
 EPOCH_DIGITS = 11
 
-# What a proxy may speak; the SOCKS ones need nothing but curl or apt.
+# The schemes that a proxy may have.
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 # A password with one of these characters ends up somewhere else in the URL.
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise UsageError, without passwords that a word may hold."""
+        """Raise UsageError with the message, in which passwords are hidden."""
         for word in self._words:
             message = message.replace(word, shown(word))
         raise UsageError(hidden(message), hint=f"`{self.prog} --help` lists the options")
@@ -354,9 +354,9 @@ def _signing_key(path: Path | None, distribution: Distribution) -> Path | None:
 
 
 def folder(given: Path | None, root: Path, option: str) -> Path:
-    """Return the absolute path that option has been given, or else its folder in root.
+    """Return the absolute path that was given with option, or else its folder in root.
 
-    Raises UsageError if the path has a character that would mean something to a tool.
+    Raises UsageError if the path has a character that is special to a tool.
     """
     path = (given or root / {"work": catalog.WORK, "out": catalog.OUT}[option]).absolute()
     if found := UNUSABLE.search(os.fspath(path)):
@@ -385,7 +385,7 @@ def _mirror(text: str | None, distribution: Distribution) -> Url | None:
 
 
 def _url(text: str | None, option: str, schemes: Collection[str]) -> Url | None:
-    """Return the URL that option has been given, or None. Raises UsageError if it is none."""
+    """Return the URL that was given with option, or None. Raises UsageError if it is not a URL."""
     try:
         return Url.parse(text, schemes) if text else None
     except ValueError as error:

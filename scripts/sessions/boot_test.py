@@ -83,9 +83,9 @@ def _workshop(opts: Options, progress: Progress) -> Workshop:
 
 
 def marks(shop: Workshop, manifest: Manifest | None) -> tuple[str, ...]:
-    """Return what would tell of this machine in an image: our folders, and the hosts of mirrors.
+    """Return strings that would identify this machine: our folders, and the hosts of mirrors.
 
-    The distribution's own servers tell of nobody. Every system names its own loopback addresses;
+    The distribution's own servers identify nobody. Every system names its own loopback addresses;
     the boot test looks for those in settings only.
     """
     options = shop.options

@@ -32,8 +32,8 @@ OWN_NAMES = {
 # mkosi needs no programs for these.
 WITHOUT_TOOLS = {"summary", "cat-config", "documentation", "help", "--help", "-h", "--version"}
 
-# What mkosi does with the checkout, or this machine's devices, network or services, rather than
-# building. A build that one of these begins with is not confined either.
+# mkosi's verbs that act on the checkout, or on this machine's devices, network or services, rather
+# than build. A build that one of these starts is not confined either.
 WITH_MACHINE = {
     *(
         "boot",
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
 def _confined(
     command: Sequence[Arg], shop: Workshop, *, read: Sequence[Path], write: Sequence[Path]
 ) -> Sequence[Arg]:
-    """Return command, which runs mkosi, such that packages see nothing of this machine."""
+    """Return command, which runs mkosi, in a confinement where packages cannot see this machine."""
     place = shop.places.images
     temporary = place.folder / "plain/tmp"
     temporary.mkdir(parents=True, exist_ok=True)

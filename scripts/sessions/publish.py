@@ -84,7 +84,7 @@ def _base_url(text: str) -> str:
     """
     if text and Url(text).credentials:
         raise UsageError(
-            f"--base-url {shown(text)} has a password in it, and the manifest is for everybody"
+            f"--base-url {shown(text)} has a password in it, which the public manifest would show"
         )
     try:
         return Url.parse(text).whole if text else ""

@@ -18,10 +18,10 @@ from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import CommandError, last_line
 
-# All that mkosi reads beside mkosi.conf is called so (mkosi(1), "FILES").
+# The names of all files that mkosi reads begin with this (mkosi(1), "FILES").
 PREFIX = "mkosi."
 
-# What mkosi writes, and so does not belong to its configuration.
+# Files that mkosi writes, which are therefore not part of its configuration.
 WRITTEN = frozenset(
     {
         "mkosi.builddir",
@@ -51,7 +51,7 @@ FOLLOWED = frozenset(
     }
 )
 
-# Private keys and passwords, which mkosi wants nobody else to read.
+# Private keys and passwords, which mkosi requires to be unreadable for others.
 PRIVATE = frozenset({"mkosi.key", "mkosi.passphrase", "mkosi.rootpw"})
 
 EXECUTABLE, PLAIN, SECRET = 0o755, 0o644, 0o600
@@ -93,8 +93,8 @@ def read(root: Path) -> list[File]:
     """Return the files of the configuration in root, by name in order.
 
     A file may be executed if git records that, or, if git does not know the file, if its owner may
-    execute it. Raises UsageError for anything but a file, a folder or a link, and for a link that
-    leads nowhere where mkosi would follow it.
+    execute it. Raises UsageError for anything but a file, a folder or a link, and for a broken link
+    that mkosi would follow.
     """
     top = _Folder("", root, is_tree=False)
     try:
@@ -179,7 +179,7 @@ def _recorded(root: Path) -> dict[str, bool]:
     except CommandError as error:
         raise UsageError(
             f"git cannot read {root}: {last_line(error.output)}",
-            hint="images get the modes of files that git records",
+            hint="repair the checkout: a build needs the modes of files that git records",
         ) from error
     entries = (line.partition("\t") for line in listed.split("\0") if line)
     return {name: fields.startswith("100755") for fields, _, name in entries}

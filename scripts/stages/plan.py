@@ -133,9 +133,9 @@ def of_checkout(inputs: Iterable[Input]) -> tuple[Input, ...]:
 
 
 def _inputs(files: Iterable[File], name: str, target: StageTarget) -> tuple[Input, ...]:
-    """Return what decides the output of an image, apart from the stages that it depends on.
+    """Return the inputs that decide the output of an image, apart from the stages it depends on.
 
-    files are those of the configuration. Every image has those that are of no image.
+    files are those of the configuration. Files outside mkosi.images/ are inputs of every image.
     """
     settings = {
         "distribution": target.distribution,

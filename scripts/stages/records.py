@@ -31,10 +31,10 @@ WORD = re.compile(r"[!-~]{1,500}")
 class Package:
     """A package in an image, in the words of its package manager.
 
-    sha256 is that of the file it was installed from. It is "" for what was no file, such as a key
-    that rpm lists as gpg-pubkey, and in records of older versions.
-    Raises ValueError for words that no package manager has: empty ones, and those with blanks or
-    characters that cannot be printed, which would act in whatever lists the package.
+    sha256 is that of the file it was installed from. It is "" for an entry that was no file, such
+    as a key that rpm lists as gpg-pubkey, and in records of older versions. Raises ValueError for
+    words that no package manager uses: empty ones, and those with blanks or unprintable characters,
+    which could affect a terminal or file that lists the package.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Package:
 
     @property
     def key(self) -> PackageKey:
-        """What tells the package from others: name, version without epoch 0, architecture."""
+        """The package's identity: name, version without epoch 0, architecture."""
         return self.name, self.version.removeprefix("0:"), self.architecture
 
     def to_json(self) -> dict[str, str]:
@@ -179,7 +179,7 @@ def packages_of(
     RPMs among them come before the distribution's. below are the records of the stages that it was
     made from: what it has from them was not installed again.
 
-    Raises HarnessError if the manifest is damaged, or names a package as none can be called.
+    Raises HarnessError if the manifest is damaged, or has a package with an impossible name.
     """
     try:
         listed = strict.loads(manifest.read_text()).get("packages", [])

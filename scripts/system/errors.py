@@ -44,8 +44,8 @@ class MachineError(HarnessError):
 def describe(error: HarnessError) -> str:
     """Return the lines that a person sees: what failed, what to do, where the full log is.
 
-    Whatever the message quotes, its further lines are indented, so that none passes for a hint. A
-    URL in it loses its password: it may have been given in the place of anything else.
+    Further lines of the message are indented, so that no quoted line passes for a hint. URLs in it
+    lose their passwords.
     """
     parts = {"error": error.message, " hint": error.hint, "  log": str(error.log or "")}
     return "\n".join(f"{name}: {_indented(text)}" for name, text in parts.items() if text)

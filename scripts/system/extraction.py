@@ -1,7 +1,7 @@
-"""Unpacking archives that may be hostile: a tarball, or the files of a Debian package.
+"""Unpacks archives that may be hostile: a tarball, or the files of a Debian package.
 
-What leaves the folder is refused before anything of it is written. That does not rely on Python's
-own filter alone, which some Python versions let an archive escape (CVE-2025-4517).
+A member that would leave the folder is refused before it is written. This does not rely on Python's
+own filter alone, which an archive can escape in some Python versions (CVE-2025-4517).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import IO, Any, Protocol, cast
 from scripts.system.errors import HarnessError
 from scripts.system.process import Arg, last_line, running, start
 
-# More than any archive here has: mkosi has 700 members, and Debian's QEMU 200 MB of programs.
+# Limits above the size of any archive here: mkosi has 700 members, and Debian's QEMU 200 MB of
+# programs.
 MEMBERS = 20_000
 BYTES = 1 << 30
 
-# How many bytes are read at once.
+# The number of bytes that are read at once.
 BUFFER = 1 << 20
 
 # Longer names are refused: Linux allows 255 bytes between slashes and 4096 in all, and archives
@@ -60,9 +61,9 @@ class ArchiveError(HarnessError):
 def extract(archive: Path, folder: Path, *, skip: Skip | None = None, limit: int = BYTES) -> None:
     """Unpack archive, a tarball or a .deb, into folder, which is made and must not exist.
 
-    skip says of a member's path, such as "mkosi-27.1/.git/config", whether it is left out. limit is
-    the most bytes that the archive may have once it is decompressed. Raises ArchiveError if the
-    archive is broken or hostile; what was unpacked until then is of no use.
+    skip returns whether to leave out a member by its path, such as "mkosi-27.1/.git/config". limit
+    is the largest decompressed size of the archive, in bytes. Raises ArchiveError if the archive is
+    broken or hostile; what was unpacked until then is of no use.
     """
     folder.mkdir(parents=True)
     _extract(archive, folder, _Guard(is_rooted=archive.suffix == ".deb"), skip, limit)
@@ -77,7 +78,7 @@ def extract_packages(packages: Iterable[Path], folder: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path, guard: _Guard, skip: Skip | None, limit: int) -> None:
-    """Unpack what guard lets through. Raises ArchiveError that names the archive."""
+    """Unpack the members that guard allows. Raises ArchiveError that names the archive."""
     try:
         with (_package if guard.is_rooted else _tarball)(archive) as stream:
             bounded = _Bounded(stream, limit)
@@ -102,8 +103,8 @@ def _extract(archive: Path, folder: Path, guard: _Guard, skip: Skip | None, limi
 class _Guard:
     """Decides which members of one archive are written, and remembers them.
 
-    Links may lead nowhere but to what is unpacked beside them. In a package (is_rooted), whose root
-    is the folder, an absolute link is rewritten to a relative one; elsewhere it is refused.
+    Links may lead only to members that are unpacked beside them. In a package (is_rooted), whose
+    root is the folder, an absolute link is rewritten to a relative one; elsewhere it is refused.
     """
 
     is_rooted: bool
@@ -163,7 +164,7 @@ class _Guard:
         return ""
 
     def _target(self, name: str, target: str) -> str:
-        """Return what the symbolic link called name is to contain.
+        """Return the target to write for the symbolic link called name.
 
         A target goes up first, no higher than the folder, and then only down. So it stays inside
         even if it leads through other links, as each of those stays inside, too.

@@ -301,10 +301,12 @@ class _Transfer:
                 self._task.step(f"{self.url}: {percent} % of {total / 1e6:.1f} MB")
 
     def _check_size(self, size: int) -> None:
-        """Raise HarnessError if a file of size bytes is too large, and forget what came of it."""
+        """Raise HarnessError if a file of size bytes is too large, and discard what has arrived."""
         if size > self.limit:
             self._restart()
-            raise self._failure(f"it has more than {self.limit / 1e6:.0f} MB, the most for it")
+            raise self._failure(
+                f"it is larger than {self.limit / 1e6:.0f} MB, the limit for this file"
+            )
 
     def _failure(self, cause: str) -> HarnessError:
         return HarnessError(f"{self.url} cannot be downloaded: {cause}")
@@ -348,18 +350,18 @@ def _authentication(url: Url, session: Session) -> _Authentication | None:
 
 
 def _answer(response: requests.Response) -> str:
-    """Return what a server answered, in words."""
+    """Return a server's answer in words."""
     reason = printable(str(response.reason or ""))[:REASON]
     return f"the server answers {response.status_code} {reason}".rstrip()
 
 
 def _clean(text: str) -> str:
-    """Return text, which may quote a URL and what a server has sent, fit to be shown."""
+    """Return text, which may quote a URL and a server's answer, made safe to show."""
     return printable(hidden(text))
 
 
 def _number(text: str) -> int:
-    """Return the number in a header, 0 if it is none that makes sense."""
+    """Return the number in a header, 0 if it is not a plausible one."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS else 0
 
 

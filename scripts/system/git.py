@@ -1,9 +1,9 @@
-"""Running git so that nobody else's settings decide what it does.
+"""Runs git so that other people's settings cannot decide what it does.
 
 git gets none of the environment, and reads neither the system's nor the user's configuration. A
-repository's own configuration is read, but what it could make git execute is switched off here:
-the commands below read objects and names, and never run a filter, a hook or a transport. So it is
-safe to ask about a checkout that belongs to another user.
+repository's own configuration is read, but everything that it could make git execute is switched
+off here: the commands below read objects and names, and never run a filter, a hook or a transport.
+So it is safe to ask about a checkout that belongs to another user.
 """
 
 from __future__ import annotations

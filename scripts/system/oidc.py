@@ -111,7 +111,7 @@ def verified(token: str, keys: list[Mapping[str, str]]) -> Mapping[str, Any]:
     signed, _, signature = token.rpartition(".")
     head, _, body = signed.partition(".")
     header = strict.loads(_decode(head))
-    # Whoever forges a token chooses its algorithm, so only the one that GitHub uses counts.
+    # A forger chooses the algorithm of a token, so only GitHub's is accepted.
     if header["alg"] != "RS256":
         raise TokenError(f"the token is signed with {header['alg']!r}, not RS256")
     # It names what a reader must understand to judge the token (RFC 7515, 4.1.11).

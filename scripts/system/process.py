@@ -31,9 +31,9 @@ GRACE_SECONDS = 20
 # `stream` reads at most so much as one line: some programs draw progress without ever ending one.
 LINE_BYTES = 1 << 16
 
-# What every program may know of the environment: nothing that could hold a credential but a proxy's
-# URL, without which it could not download. Our own variables begin with FINCH_; those with a URL of
-# a mirror are for the harness alone.
+# Variables that every program gets. None could hold a credential except a proxy's URL, which
+# downloads need. Our own variables begin with FINCH_; those with a URL of a mirror are for the
+# harness alone.
 ENVIRONMENT = (
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|NO_COLOR|COLUMNS|TMPDIR"
     r"|XDG_(CACHE|CONFIG|DATA|STATE)_HOME|XDG_RUNTIME_DIR|SOURCE_DATE_EPOCH"

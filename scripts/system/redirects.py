@@ -38,7 +38,7 @@ IPV4_IN_IPV6 = [ipaddress.ip_network(text) for text in ("::/96", "64:ff9b::/96",
 
 
 class RedirectError(ValueError):
-    """A redirect leads to where none may lead."""
+    """A redirect leads to a server that it may not lead to."""
 
 
 class Session(requests.Session):
@@ -59,7 +59,7 @@ class Session(requests.Session):
         return super().send(request, **settings)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return where resp redirects to. Raises RedirectError if it gives up encryption."""
+        """Return the URL that resp redirects to. Raises RedirectError if it gives up encryption."""
         target = super().get_redirect_target(resp)
         if target is None:
             return None
@@ -108,7 +108,7 @@ class _Path:
     def enter(self, host: str) -> None:
         """Note that the request goes to host, a name or an address.
 
-        Raises RedirectError if that is here, and another machine has sent it.
+        Raises RedirectError if host is local and another machine named it.
         """
         is_here = is_local(host)
         if is_here and self._has_left:
@@ -139,7 +139,7 @@ class _Adapter(HTTPAdapter):
 
 
 def _watched(kind: type[HTTPConnectionPool], path: _Path) -> type[HTTPConnectionPool]:
-    """Return a class like kind that tells path the address of a server before it asks it.
+    """Return a class like kind that tells path each server's address before it sends a request.
 
     Names may resolve to anything, so the address of the connection itself counts.
     """
@@ -182,7 +182,7 @@ def _embedded(
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that host is in any form that resolvers accept, None if it is a name."""
+    """Return the address in host, in any form that resolvers accept, or None if it is a name."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.partition("%")[0])
     with contextlib.suppress(OSError, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""Reading JSON and TOML of others: whatever is odd about it is a ValueError."""
+"""Reads JSON and TOML from others, and raises ValueError for anything irregular."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-# What looking into a value of JSON raises if it is not as it should be: a list in place of a
-# number, a key that is missing, a number that is too large.
+# The exceptions that a malformed JSON value can raise when it is used: a list in place of a number,
+# a missing key, a number that is too large.
 ODDITIES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 

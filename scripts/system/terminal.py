@@ -1,4 +1,4 @@
-"""A terminal that shows the text of others as text."""
+"""A terminal that shows foreign text literally."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Terminal(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield the segments of renderable, of which only rich's own control the terminal."""
+        """Yield the segments of renderable, of which only rich's own may control the terminal."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable() or segment.text == "\n":
                 yield segment

@@ -1,7 +1,7 @@
-"""Text of others, made safe to show: in a terminal, a log of GitHub Actions, XML or Markdown.
+"""Makes foreign text safe to show: in a terminal, a log of GitHub Actions, XML or Markdown.
 
-A guest, a package, a server or a file name may hold anything. Whatever leaves the harness for a
-person goes through one of these functions, and only there. They are idempotent.
+A guest, a package, a server or a file name may hold anything. All text that the harness shows to a
+person goes through exactly one of these functions. They are idempotent.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def markdown(text: str) -> str:
 
 
 def json_text(data: object) -> str:
-    """Return data as JSON of several lines, in which escapes stand for what acts on others."""
+    """Return data as JSON of several lines, with escapes for characters that are not printable."""
     text = json.dumps(data, indent=2, ensure_ascii=False).replace("##[", r"\u0023#[")
     lines = text.split("\n")
     return "".join(f"{line if line.isprintable() else _json_escaped(line)}\n" for line in lines)

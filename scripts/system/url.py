@@ -12,7 +12,7 @@ HIDDEN = "***"
 
 WEB = ("http", "https")
 
-# What a URL begins with, and its user info (RFC 3986, 3.2.1).
+# The beginning of a URL, and its user info (RFC 3986, 3.2.1).
 _BEGINNING = re.compile(r"([^/?#]*//)?([^/?#]*@)?", re.DOTALL)
 
 # The characters that user info may have (RFC 3986, 3.2.1); parsers disagree about any others.
@@ -72,7 +72,7 @@ class Url:
         return cls(text)
 
     def __str__(self) -> str:
-        # What is no URL may have its user info anywhere.
+        # A text that is not a URL may have user info anywhere.
         text = self.bare if self.is_sound else hidden(self._text)
         text = _MISPLACED.sub(lambda match: f"{match[1] or ''}//{HIDDEN}@", text, count=1)
         return _TOKEN.sub(rf"\1{HIDDEN}", text)
@@ -127,7 +127,7 @@ def _user_info(text: str) -> str:
 
 
 def _problems(text: str, schemes: Collection[str]) -> list[tuple[str, bool]]:
-    """Return what may be wrong with the URL text, and whether it is, for `Url.parse`."""
+    """Return possible problems of the URL text, each with whether it has the problem."""
     *others, last = schemes
     url, names = Url(text), f"{', '.join(others)} or {last}"
     if any(character.isspace() or not character.isprintable() for character in text):

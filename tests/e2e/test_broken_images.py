@@ -152,7 +152,7 @@ def test_an_image_that_was_opened_up_fails_with_each_way_in_named(
     )
     result = opened.boot(TEST_LIMIT)
     reasons = {check.name: check.reason for check in result.failures}
-    assert "sshd also lets in by password" in reasons["ssh-needs-a-key"]
+    assert "sshd also accepts logins by password" in reasons["ssh-needs-a-key"]
     assert "passwordauthentication is yes, not no" in reasons["sshd-configuration"]
     assert "x11forwarding is yes, not no" in reasons["sshd-configuration"]
     assert "/root/.ssh/authorized_keys" in reasons["no-keys"]

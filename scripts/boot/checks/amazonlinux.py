@@ -149,7 +149,10 @@ def presets(_facts: Facts, first: Answers) -> Verdict:
     """Each unit that Finch relies on is enabled, and systemd agrees with the presets."""
     rows = [line.split() for line in first["unit-files"].text.splitlines()]
     ours = [row for row in rows if row and OUR_PRESETS.fullmatch(row[0])]
-    wrong = [*_wrong_states({row[0]: row[1] for row in rows if len(row) > 1}), *_disobeyed(ours)]
+    wrong = [
+        *_wrong_states({row[0]: row[1] for row in rows if len(row) > 1}),
+        *_against_presets(ours),
+    ]
     return failed_if({"; ".join(wrong): wrong}, "\n".join(" ".join(row) for row in ours))
 
 
@@ -166,8 +169,8 @@ def _wrong_states(units: dict[str, str]) -> list[str]:
     return wrong
 
 
-def _disobeyed(rows: list[list[str]]) -> list[str]:
-    """The units whose state contradicts their preset, from rows of unit, state and preset."""
+def _against_presets(rows: list[list[str]]) -> list[str]:
+    """Units whose state contradicts their preset, from rows of unit, state and preset."""
     return [
         f"{row[0]} is {row[1]}, its preset {row[2]}"
         for row in rows

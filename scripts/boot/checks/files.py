@@ -16,30 +16,30 @@ from scripts.boot.facts import Facts, Verdict
 from scripts.boot.inspection import Files
 from scripts.formats.ext4 import Entry
 
-# What applies to the images of all formats of packages.
+# The table for images with any format of packages.
 EVERY = "every"
 
 # A password in shadow(5) that no input matches, such as "*", "!!" or "!locked". A hash after the
 # mark would be a password that the next `passwd -u` brings back, and that anyone can guess at.
 LOCKED = re.compile(r"[*!]{1,2}[A-Za-z]{0,8}[*!]?")
 
-# Accounts of persons have these UIDs (login.defs(5)); 65534 is nobody's.
+# Personal accounts have these UIDs (login.defs(5)); 65534 is nobody's.
 PERSONS = range(1000, 60000)
 
 # Keys that let somebody in, or that tell one machine from another. Each machine makes its own.
 KEY_NAMES = re.compile(r"authorized_keys2?|ssh_host_.*|id_(rsa|dsa|ecdsa|ed25519)|.*\.jks")
 
 # Where programs keep randomness or an identity: systemd's random-seed(8) and systemd-creds(1), the
-# machine ID of D-Bus, and what cloud-init knows of the instance that it has set up.
+# machine ID of D-Bus, and cloud-init's data about the instance.
 SEEDS = re.compile(
     r"/var/lib/systemd/(random-seed|credential\.secret)|/var/lib/(random-seed|urandom/.*)"
     r"|/var/lib/cloud/(instance|instances/.*|data/.*|seed/.*)|/etc/hostid"
 )
 
-# What the ESP must not hold: bootctl(1) puts a seed and a token for this machine there.
+# Files that must not be on the ESP: bootctl(1) puts a seed and a token for this machine there.
 ESP_SEEDS = re.compile(r"loader/random-seed|loader/credentials/.*", re.IGNORECASE)
 
-# What machine-id(5) says before the first boot.
+# The contents of machine-id(5) before the first boot.
 NO_MACHINE_ID = ("", "uninitialized")
 
 # Leftovers of a build: what package managers, compilers' tools and shells keep for themselves.
@@ -49,7 +49,7 @@ LEFT_OVER = re.compile(
     r"|/(tmp|var/tmp|run)/.*"
 )
 
-# Of these, what an image may hold all the same: an empty file, or one that says nothing of a build.
+# Leftovers that an image may contain: files that are empty or say nothing about a build.
 HARMLESS = re.compile(
     r"/var/log/README|/var/lib/apt/lists/(lock|partial)|/run/lock|/var/log/journal"
 )
@@ -83,7 +83,7 @@ def expected(kind: str, packages: str) -> Mapping[str, Expected]:
 
 
 def kinds() -> Mapping[str, set[str]]:
-    """What files.toml lists: the kinds, and the formats of packages that each names."""
+    """Map each kind of entry in files.toml to the package formats that it has tables for."""
     return {kind: {*tables} for kind, tables in _tables().items()}
 
 
@@ -94,7 +94,7 @@ def _tables() -> Mapping[str, Mapping[str, Any]]:
 
 @check("root-files", "every file of the root file system can be read", needs=["files"])
 def root_files(_facts: Facts, files: Files) -> Verdict:
-    """The other checks of files have seen all of them."""
+    """Otherwise the other checks of files may have missed some."""
     problems = {
         files.complaint: files.complaint,
         "the root file system is empty": not files.entries,
@@ -102,7 +102,11 @@ def root_files(_facts: Facts, files: Files) -> Verdict:
     return failed_if(problems, f"{len(files.entries)} files, folders and links")
 
 
-@check("locked-passwords", "no account has a password, and no person an account", needs=["files"])
+@check(
+    "locked-passwords",
+    "no account has a password, and there is no personal account",
+    needs=["files"],
+)
 def locked_passwords(_facts: Facts, files: Files) -> Verdict:
     """Nobody can log in before cloud-init or Lima has made an account with a key."""
     shadow = [*_fields(files, "/etc/shadow")]
@@ -117,8 +121,8 @@ def locked_passwords(_facts: Facts, files: Files) -> Verdict:
         f"the password is not locked: {_names(unlocked)}": unlocked,
         f"/etc/passwd itself has a password, or none is needed: {_names(outside)}": outside,
         f"/etc/shadow lacks {_names(unknown)}": unknown,
-        f"an account is a person's: {_names(persons)}": persons,
-        f"an account beside root has UID 0: {_names(roots)}": roots,
+        f"there is a personal account: {_names(persons)}": persons,
+        f"an account other than root has UID 0: {_names(roots)}": roots,
     }
     return failed_if(
         problems, f"{len(shadow)} accounts, all locked: {_names(r[0] for r in shadow)}"
@@ -139,7 +143,7 @@ def _number(text: str) -> int:
 @check("no-keys", "the image holds no key: no authorized_keys, host keys or private keys",
        needs=["files"])  # fmt: skip
 def no_keys(_facts: Facts, files: Files) -> Verdict:
-    """Whoever has a copy of the image has its keys. cloud-init and sshd make those of a machine."""
+    """Everyone with a copy of an image knows its keys. cloud-init and sshd make new ones."""
     named = [
         one.path
         for one in files.entries
@@ -197,7 +201,7 @@ def privileged_files(facts: Facts, files: Files) -> Verdict:
 
 
 def _privileged(files: Files) -> Iterator[tuple[str, str]]:
-    """The files that give a program more rights than its user has, by path, and which rights."""
+    """Map the path of each program that gets more rights than its user has to those rights."""
     users, groups = (
         {_number(row[2]): row[0] for row in _fields(files, path) if len(row) > 2}
         for path in ("/etc/passwd", "/etc/group")
@@ -220,7 +224,7 @@ def _privileged(files: Files) -> Iterator[tuple[str, str]]:
     needs=["files"],
 )
 def world_writable(facts: Facts, files: Files) -> Verdict:
-    """Anything else that every user can change, every service can change, too."""
+    """Every user and every service could change any other file of this kind."""
     wanted = expected("writable", facts.distribution.package_format)
     open_ = [one for one in files.entries if one.mode & stat.S_IWOTH and not one.is_link]
     foreign = [f"{one.path} ({one.mode & 0o7777:04o})" for one in open_ if one.path not in wanted]
@@ -238,7 +242,7 @@ def _is_sticky_folder(one: Entry) -> bool:
 
 @check(
     "no-builder-traces",
-    "no file tells of the machine that built the image",
+    "no file identifies the machine that built the image",
     needs=["files"],
 )
 def no_builder_traces(_facts: Facts, files: Files) -> Verdict:
@@ -281,7 +285,7 @@ def no_leftovers(_facts: Facts, files: Files) -> Verdict:
 
 
 def _names(found: Iterable[str], shown: int = 20) -> str:
-    """The names in found, at most so many of them."""
+    """The names in found, of which at most shown are listed."""
     names = [*found]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

@@ -1,4 +1,4 @@
-"""Checks of how one can log in to the guest: over SSH, with a key."""
+"""Checks that SSH with a key is the only way to log in to the guest."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scripts.boot.facts import Facts, Verdict
 from scripts.boot.probes import Answers
 from scripts.boot.ssh import WITHOUT_KEY
 
-# What ssh says if sshd refuses a login; the methods that sshd would accept stand in brackets.
+# ssh's message when sshd refuses a login; the methods that sshd would accept are in brackets.
 REFUSAL = re.compile(r"Permission denied \(([a-z0-9,@.-]+)\)")
 
 # The only method that an image accepts.
 BY_KEY = "publickey"
 
-# What `sshd -T` must say, which is sshd's configuration with all its defaults.
+# Lines that `sshd -T` must print; it prints sshd's configuration with all defaults.
 CONFIGURATION = {
     "kbdinteractiveauthentication": "no",
     "passwordauthentication": "no",
@@ -36,14 +36,14 @@ def ssh_needs_a_key(_facts: Facts, refusals: Mapping[str, str]) -> Verdict:
     } - {BY_KEY})  # fmt: skip
     problems = {
         f"sshd did not refuse a login: {'; '.join(odd)}": odd,
-        f"sshd also lets in by {', '.join(others)}": others,
+        f"sshd also accepts logins by {', '.join(others)}": others,
     }
     return failed_if(problems, "\n".join(f"{name}: {text}" for name, text in refusals.items()))
 
 
 @check(
     "sshd-configuration",
-    "sshd knows keys only, and forwards no X11",
+    "sshd accepts keys only and does not forward X11",
     needs=["first"],
     probes=["sshd-configuration"],
 )

@@ -54,7 +54,7 @@ class Rule:
     def outcome(self, facts: Facts) -> Check:
         """Judge facts. The check is skipped if a fact that it needs has not been collected.
 
-        A check of answers that are missing or odd fails; the guest may answer whatever it likes.
+        The check fails if an answer is missing or malformed, because a guest may answer anything.
         """
         given = [self._given(need, facts.get(need)) for need in self.needs]
         if any(fact is None for fact in given):

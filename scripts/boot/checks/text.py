@@ -9,9 +9,9 @@ from scripts.system import strict
 
 
 def json_object(text: str) -> Mapping[str, Any]:
-    """The JSON object that text holds; an empty one if it is no JSON at all, such as a complaint.
+    """Return the JSON object in text, or an empty one if text is not JSON, such as a complaint.
 
-    Raises ValueError if it is JSON with an oddity that `strict.loads` refuses.
+    Raises ValueError if it is malformed JSON that `strict.loads` refuses.
     """
     if not text.startswith("{"):
         return {}
@@ -19,7 +19,7 @@ def json_object(text: str) -> Mapping[str, Any]:
 
 
 def as_object(value: object) -> Mapping[str, Any]:
-    """Return value if it is an object of JSON. Raises TypeError if it is anything else."""
+    """Return value if it is a JSON object. Raises TypeError if it is anything else."""
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is not an object")
     return value

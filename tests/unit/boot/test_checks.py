@@ -228,7 +228,7 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
     (in_first(foreign_program="Exec format error"), "foreign-program", "does not run"),
     (with_facts(disk_after="00"), "image-unchanged", "wrote to the built image"),
     (with_facts(refusals=dict.fromkeys(ssh.WITHOUT_KEY, "Permission denied (password).")),
-     "ssh-needs-a-key", "also lets in by password"),
+     "ssh-needs-a-key", "also accepts logins by password"),
     (in_first(sshd_configuration="x11forwarding yes"), "sshd-configuration",
      "x11forwarding is yes, not no"),
     (with_facts(files=dataclasses.replace(trees.good("debian"), complaint="damaged")),

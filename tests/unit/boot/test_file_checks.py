@@ -55,9 +55,9 @@ def test_a_good_image_passes_every_check_of_its_files(distribution: str) -> None
         ({"/etc/shadow": ""}, "/etc/shadow lists no account"),
         ({"/etc/passwd": "root::0:0::/root:/bin/sh"}, "none is needed: root"),
         ({"/etc/passwd": "+finch:x:1000:1000::/home/finch:/bin/sh", "/etc/shadow": "+finch:!:1:"},
-         "a person's: finch"),
+         "there is a personal account: finch"),
         ({"/etc/passwd": "+toor:x:0:0::/root:/bin/sh", "/etc/shadow": "+toor:!:1:"},
-         "beside root has UID 0: toor"),
+         "other than root has UID 0: toor"),
         ({"/etc/passwd": "+ghost:x:200:200::/:/bin/sh"}, "/etc/shadow lacks ghost"),
     ],
 )  # fmt: skip
@@ -234,7 +234,7 @@ def refusals(text: str) -> Facts:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a@b: Permission denied (publickey,password).", "also lets in by password"),
+        ("a@b: Permission denied (publickey,password).", "also accepts logins by password"),
         ("a@b: Permission denied (publickey,keyboard-interactive).", "by keyboard-interactive"),
         ("a@b: Permission denied (gssapi-with-mic,publickey).", "by gssapi-with-mic"),
         ("", "did not refuse a login: password: ''"),

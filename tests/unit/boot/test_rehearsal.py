@@ -158,7 +158,7 @@ def test_a_guest_that_says_too_much_over_ssh_fails_and_the_result_says_why(
 ) -> None:
     monkeypatch.setattr(ssh, "OUTPUT_BYTES", 100_000)
     result = boot("tcg", tcg=["good"], plot=["endless"])
-    assert "the guest said more over SSH than 100.0 kB, where it was cut off" in result.reason
+    assert "the guest sent more than 100.0 kB over SSH, and the rest was cut off" in result.reason
 
 
 def test_a_disk_that_cannot_boot_is_not_booted(boot: Boot, subject: Subject) -> None:

@@ -114,7 +114,7 @@ def test_the_size_of_the_disk_is_in_the_header(tmp_path: Path) -> None:
         (b"", "it is not a qcow2 image"),
         (header()[:79], "it is not a qcow2 image"),
         (b"x" + header()[1:], "it is not a qcow2 image"),
-        (header(version=2), "it is of version 2, not 3"),
+        (header(version=2), "it has version 2, not 3"),
         (header(backing=104), "it has a backing file"),
         (header(encrypted=2), "it is encrypted"),
         (header(snapshots=1), "it has snapshots"),

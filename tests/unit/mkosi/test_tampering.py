@@ -206,7 +206,7 @@ def test_a_git_that_changes_nothing_and_succeeds_is_not_believed(
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(HarnessError, match=r"git left mkosi/config\.py as it was"):
+    with pytest.raises(HarnessError, match=r"git left mkosi/config\.py unchanged"):
         apply_patch(patched / "0001-Know.patch", tree)
 
 
