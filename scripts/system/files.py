@@ -49,11 +49,6 @@ def remove(folder: Path) -> None:
         _remove_deep(folder)
     except FileNotFoundError:
         return
-    except RecursionError:  # a package may nest folders more deeply than Python goes
-        try:
-            run(["rm", "-rf", "--", folder])
-        except CommandError as failure:
-            raise HarnessError(f"{folder} cannot be removed: {failure.output.strip()}") from failure
     except PermissionError as error:
         if os.geteuid() == 0:
             raise HarnessError(f"{folder} cannot be removed: {error}") from error

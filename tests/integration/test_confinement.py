@@ -272,7 +272,7 @@ for name in ("finch-test-outside", "finch-test-inside"):
 
 def scopes_sockets() -> bool:
     """Whether the kernel's Landlock can keep programs from abstract sockets (Linux 6.12)."""
-    return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) >= 6
+    return bool(ctypes.CDLL(None).syscall(444, None, 0, 1) >= 6)
 
 
 @pytest.mark.skipif(not scopes_sockets(), reason="this kernel cannot hide abstract sockets")

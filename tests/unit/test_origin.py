@@ -281,7 +281,7 @@ def test_a_checkout_whose_work_tree_is_nowhere_has_no_commit(root: Path) -> None
 
 
 def test_a_checkout_whose_path_is_not_utf_8_has_no_commit(root: Path) -> None:
-    other = root.with_name(os.fsdecode(b"checkout\xe9"))
+    other = root.with_name(os.fsdecode(b"checkout-\xe9"))
     root.rename(other)
     found = Checkout.of(other)
 
