@@ -188,7 +188,8 @@ class Runner:
         with self._caches[place.folder].of_stage(stage, sync, report) as granted:
             env = place.environment(folder) | spare
             own = [granted.metadata, granted.packages]
-            confinement = self._confinement(stage, folder, own, is_offline=not stage.installs)
+            is_offline = self._options.sources.offline or not stage.installs
+            confinement = self._confinement(stage, folder, own, is_offline=is_offline)
             self._stream(self._arguments(stage, folder, granted), confinement, env, task, log)
             return granted.index.digests if granted.index else {}
 
