@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.distributions.debian import Archive
 from scripts.mkosi.source import Mkosi
 from scripts.system.process import Arg
+from scripts.system.url import Url
 
 PROGRAM = Path(__file__).with_name("fake_mkosi.py")
 
@@ -50,6 +52,9 @@ class FakeMkosi(Mkosi):
 
     def command(self, *args: Arg) -> list[Arg]:
         return [sys.executable, PROGRAM, self.folder, *args]
+
+    def archive(self) -> Archive:
+        return Archive(Url("http://archive.test/debian"))
 
     def tell(self, stage: str, *attempts: dict[str, Any]) -> None:
         """Tell it what to do for stage, each time that it is called."""
