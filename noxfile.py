@@ -73,7 +73,7 @@ def coverage(session: nox.Session) -> None:
     environments.check(session, "coverage", "combine", "--quiet")
     environments.check(session, "coverage", "html", "--quiet")
     environments.check(session, "coverage", "json", "--quiet")
-    environments.check(session, "tests.rooms")
+    environments.check(session, "tests.rooms", *session.posargs)
 
 
 @nox.session(default=False)

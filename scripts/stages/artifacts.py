@@ -27,13 +27,17 @@ class Artifact:
 
     name is its path below out/<distribution>/<arch>/, size is in bytes, sha512 in hex. mtime_ns is
     its modification time in nanoseconds, which shows that somebody has written to the file without
-    reading it.
+    reading it. Raises TypeError if the name is not a text.
     """
 
     name: str
     size: int
     mtime_ns: int
     sha512: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"{self.name!r} is not the name of an artifact")
 
     @classmethod
     def of(cls, folder: Path, name: str) -> Artifact:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -214,7 +216,7 @@ def test_checksums_are_read_or_left_out(attack: Attack) -> None:
 
 
 @pytest.fixture
-def bucket(server: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def bucket(server: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     import boto3
     from botocore.config import Config
 
@@ -228,7 +230,12 @@ def bucket(server: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Buc
     server.answers = [response(b"", 'ETag: "a"')]
     found = Bucket("bucket", client, tmp_path)
     found.read("what describes the service is loaded by the first call, which takes a second")
-    return found
+    yield found
+    client.close()
+    # botocore leaves the connection of an answer that it cannot read to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

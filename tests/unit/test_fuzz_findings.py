@@ -66,6 +66,14 @@ def test_a_record_with_a_package_that_has_no_name_counts_as_none(tmp_path: Path)
     assert Record.read(tmp_path) is None
 
 
+def test_a_record_with_an_artifact_that_has_no_name_counts_as_none(tmp_path: Path) -> None:
+    Record("k", (), 1, (Artifact("os-image.raw", 1, 2, "ff"),), ()).write(tmp_path)
+    text = (tmp_path / records.NAME).read_text()
+    assert Record.read(tmp_path)
+    put(tmp_path / records.NAME, text.replace('"os-image.raw"', "null"))
+    assert Record.read(tmp_path) is None
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -44,11 +44,19 @@ def test_enough_lines_are_enough_whatever_the_branches(
     report: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report.write_text(json.dumps({"files": {"scripts/arch.py": told(100, 92, 10, 1)}}))
-    rooms.main()
+    rooms.main([])
     assert "92.0 %   10.0 %" in capsys.readouterr().out
 
 
 def test_too_few_lines_fail(report: Path) -> None:
     report.write_text(json.dumps({"files": {"scripts/arch.py": told(1000, 919)}}))
     with pytest.raises(SystemExit, match=r"error: the tests run 91\.9 % .* fewer than 92 %"):
-        rooms.main()
+        rooms.main([])
+
+
+def test_the_unit_tests_alone_may_run_a_little_less(report: Path) -> None:
+    report.write_text(json.dumps({"files": {"scripts/arch.py": told(100, 88)}}))
+    rooms.main(["tests/unit"])
+    report.write_text(json.dumps({"files": {"scripts/arch.py": told(100, 87)}}))
+    with pytest.raises(SystemExit, match=r"fewer than 88 %"):
+        rooms.main(["tests/unit"])
