@@ -252,7 +252,7 @@ class Runner:
             try:
                 return self._stream_once(command, env, on_line, log)
             except CommandError as error:
-                if not failures.is_transient(error):
+                if self._options.sources.offline or not failures.is_transient(error):
                     raise
                 task.step(f"the mirror failed, trying again in {pause} s")
                 if self._ending.wait(pause):
@@ -276,7 +276,10 @@ class Runner:
         )
 
     def _arguments(self, stage: Stage, folder: Path, granted: Granted) -> list[Arg]:
-        is_offline = self._options.sources.offline or not stage.installs
+        place, offline = self._places.of_stage(stage.name), self._options.sources.offline
+        # A dnf that may only use its cache refuses the repository of our own RPMs, because mkosi
+        # makes it anew. Offline it has no network instead.
+        has_cache = stage.installs and (place.distribution.has_rpms or not offline)
         epoch = self._options.build.epoch
         return [
             *self._common(stage, folder),
@@ -284,7 +287,7 @@ class Runner:
             *(["--package-directory", RPMS] if stage.name == catalog.ADDITIONS else []),
             "--cache-directory", granted.metadata,
             "--package-cache-dir", granted.packages,
-            "--cache-only", "always" if is_offline else "metadata",
+            "--cache-only", "metadata" if has_cache else "always",
             *([] if epoch is None else ["--source-date-epoch", str(epoch)]),
             "build",
         ]  # fmt: skip
