@@ -14,7 +14,7 @@ from pathlib import Path
 
 from scripts.system import git
 from scripts.system.digests import file_digest
-from scripts.system.errors import UsageError
+from scripts.system.errors import MachineError, UsageError
 from scripts.system.files import remove
 from scripts.system.process import CommandError, last_line
 
@@ -176,6 +176,8 @@ def _recorded(root: Path) -> dict[str, bool]:
         return {}
     try:
         listed = git.read(root, "ls-files", "--stage", "-z", "--", f"{PREFIX}*")
+    except MachineError:  # without git, modes are as the file system has them
+        return {}
     except CommandError as error:
         raise UsageError(
             f"git cannot read {root}: {last_line(error.output)}",

@@ -93,6 +93,16 @@ def test_a_file_system_on_which_everything_is_executable_changes_nothing(root: P
     assert (key(root), copied(root)) == expected
 
 
+def test_without_git_the_file_system_says_what_may_be_executed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(root)
+    expected = key(root)
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert key(root) == expected
+
+
 def test_special_modes_do_not_reach_an_image(root: Path) -> None:
     (root / "mkosi.images/base/mkosi.extra/etc/motd").chmod(0o6777)
 
