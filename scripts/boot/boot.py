@@ -20,7 +20,6 @@ from scripts.mkosi.sandbox import Tools
 KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
-LOGIN_MESSAGE = 400  # characters kept of ssh's answer to a login
 SAID = 400  # characters kept from the end of ssh's output, which says why it failed
 SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
@@ -82,7 +81,7 @@ class Boot:
         for method in ssh.WITHOUT_KEY:
             output = self._file(f"login-{method}")
             self._finish(ssh.start_login(self.tools, self.spec.port, method, output), output)
-            said[method] = output.read_text(errors="replace").strip()[-LOGIN_MESSAGE:]
+            said[method] = output.read_text(errors="replace").strip()[-SAID:]
         return said
 
     def power_off(self) -> str:

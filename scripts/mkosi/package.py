@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 from pathlib import Path
 
-from scripts.system.digests import file_digest, text_digest
+from scripts.system.digests import describe, text_digest
 
 
 def digest(package: Path) -> str:
@@ -25,13 +24,9 @@ def digest(package: Path) -> str:
 
 
 def _describe(path: Path) -> str:
-    """Describe a file: the target of a link, or executability and contents."""
-    if path.is_symlink():
-        return f"-> {path.readlink()}"
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # reading a FIFO would wait forever
-        return "special"
-    return f"{'x' if mode & stat.S_IXUSR else '-'} {file_digest(path)}"
+    """Describe a file as a build sees it, or say that it is none."""
+    # Reading a FIFO would wait forever.
+    return describe(path) if path.is_symlink() or path.is_file() else "special"
 
 
 def drop_bytecode(package: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.system import git
-from scripts.system.digests import file_digest
+from scripts.system.digests import describe, describe_file
 from scripts.system.errors import MachineError, UsageError
 from scripts.system.files import remove
 from scripts.system.process import CommandError, last_line
@@ -72,9 +72,7 @@ class File:
 
     def describe(self) -> str:
         """Describe it as stage keys do: a link's target, or executability and contents."""
-        if self.is_link:
-            return f"-> {self.path.readlink()}"
-        return f"{'x' if self.runs else '-'} {file_digest(self.path)}"
+        return describe(self.path) if self.is_link else describe_file(self.path, runs=self.runs)
 
     def copy(self, root: Path) -> None:
         """Copy it to its name below root; a file that is not a link gets a normal mode."""

@@ -149,9 +149,14 @@ def why_dependent(
     for need in needs:
         if need in due:
             return f"{need} is built again"
-        if need not in records or record.built_from.get(need) != records[need].digest:
+        if not _is_built_from(record, need, records):
             return f"{need} was built again"
     return ""
+
+
+def _is_built_from(record: Record, need: str, records: Mapping[str, Record]) -> bool:
+    """Whether the stage with record was built from the stage called need that records have."""
+    return need in records and record.built_from.get(need) == records[need].digest
 
 
 def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
@@ -161,7 +166,7 @@ def outdated(root: Path, name: str, records: Mapping[str, Record]) -> Iterator[t
     name of the dependency that has been rebuilt since. root is the folder of mkosi.conf.
     """
     for need in plan.dependencies(root, name):
-        if need in records and records[name].built_from.get(need) == records[need].digest:
+        if _is_built_from(records[name], need, records):
             yield from outdated(root, need, records)
         else:
             yield name, need

@@ -26,8 +26,12 @@ def describe(path: Path) -> str:
     """
     if path.is_symlink():
         return f"-> {path.readlink()}"
-    runs = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
-    return f"{runs} {file_digest(path)}"
+    return describe_file(path, runs=bool(path.stat().st_mode & stat.S_IXUSR))
+
+
+def describe_file(path: Path, *, runs: bool) -> str:
+    """Describe a file as `describe` does; runs tells whether it counts as executable."""
+    return f"{'x' if runs else '-'} {file_digest(path)}"
 
 
 def describe_tree(folder: Path) -> dict[str, str]:
