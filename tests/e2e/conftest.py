@@ -16,7 +16,8 @@ from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.system.progress import Progress
-from tests.lab import world
+from tests.lab import eras, world
+from tests.lab.eras import Era
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.workshop import Workshop, workshop
@@ -52,10 +53,16 @@ def built(opts: Options) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def made(checkout: Path) -> World:
+def era(pytestconfig: pytest.Config) -> Era:
+    """The age of the lab's packages."""
+    return eras.ERAS[pytestconfig.getoption("--era")]
+
+
+@pytest.fixture(scope="session")
+def made(checkout: Path, era: Era) -> World:
     """The lab's files for x86_64, which the checkout keeps for the next run."""
     world.provide()
-    return world.make(checkout / ".work/lab", arch.X86_64, print)
+    return world.make(checkout / ".work/lab", arch.X86_64, print, era=era)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,12 @@ def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run what takes longer than CI has, too")
+    parser.addoption(
+        "--era",
+        choices=[*eras.ERAS],
+        default=eras.AMAZON.name,
+        help=f"age of the lab's packages (default: {eras.AMAZON.name})",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
