@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from scripts import catalog
 from scripts.arch import ARCHES
 from scripts.publish import conf
@@ -21,7 +19,7 @@ from scripts.publish.registry import Registry
 from scripts.publish.release import RUN_ID
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Task
-from scripts.system.terminal import Terminal
+from scripts.system.text import say
 
 # The tag that a release gives to its image: the date without leading zeros, the run, and mkosi's
 # name of the architecture.
@@ -118,36 +116,35 @@ def _shared(other: str) -> str:
 def clean(registry: Registry, named: Named, keep: int, task: Task, *, dry_run: bool) -> None:
     """Delete what `judged` lets go, and print a table; with dry_run only print it.
 
-    Raises HarnessError if a tag has gone or moved since it was judged, or cannot be deleted.
+    Raises HarnessError if a tag cannot be deleted, or if another one has gone with it.
     """
     task.step(f"reading the tags of {registry.repository}")
-    tags = {tag: registry.digest(tag) for tag in registry.tags()}
+    tags = registry.images()
     verdicts = judged(tags, named, keep)
-    leaving = [one for one in verdicts if not one.reason]
-    Terminal().print(_table(verdicts, dry_run=dry_run))
-    if dry_run:
-        return
-    for number, one in enumerate(leaving, 1):
-        task.step(f"deleting {one.tag} ({number} of {len(leaving)})")
-        if registry.digest(one.tag) != one.digest:
-            raise HarnessError(
-                f"{registry.repository}:{one.tag} has been moved meanwhile",
-                hint="run the same command again",
-            )
-        registry.delete(one.tag)
-    # Deleting an image in some registries deletes all its tags, so make sure of those that stay.
-    lost = [tag for tag in tags if tag not in {one.tag for one in leaving}
-            and registry.digest(tag) != tags[tag]]  # fmt: skip
-    if lost:
+    leaving = [one.tag for one in verdicts if not one.reason]
+    for number, tag in enumerate([] if dry_run else leaving, 1):
+        task.step(f"deleting {tag} ({number} of {len(leaving)})")
+        registry.delete(tag)
+    say(_table(verdicts, dry_run=dry_run))
+    if leaving and not dry_run:
+        _confirm(registry, {*tags} - {*leaving})
+
+
+def _confirm(registry: Registry, staying: set[str]) -> None:
+    """Raise HarnessError unless all these tags are there: some registries delete whole images."""
+    if lost := sorted(staying - registry.images().keys()):
         raise HarnessError(
-            f"{registry.repository}:{lost[0]} should have stayed, but has gone or moved",
+            f"{registry.repository}:{lost[0]} should have stayed, but it has gone",
             hint="look for another program that deletes images there",
         )
 
 
-def _table(verdicts: Sequence[Verdict], *, dry_run: bool) -> Table:
+def _table(verdicts: Sequence[Verdict], *, dry_run: bool) -> str:
+    """Return a line for each tag, under a heading."""
     gone = "would be deleted" if dry_run else "deleted"
-    table = Table("tag", "digest", "", title=f"{len(verdicts)} images of releases")
-    for one in verdicts:
-        table.add_row(one.tag, one.digest[:19], f"stays: {one.reason}" if one.reason else gone)
-    return table
+    width = max((len(one.tag) for one in verdicts), default=0)
+    lines = [
+        f"{one.tag:{width}}  {one.digest[:19]}  {f'stays: {one.reason}' if one.reason else gone}"
+        for one in verdicts
+    ]
+    return "\n".join([f"{len(verdicts)} images of releases:", *lines])

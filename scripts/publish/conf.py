@@ -98,7 +98,7 @@ def write_all(texts: Mapping[Path, str]) -> None:
 
     Raises HarnessError; every file is then as it was.
     """
-    before = {path: path.read_bytes() if path.exists() else None for path in texts}
+    before = {path: path.read_bytes() if path.is_file() else None for path in texts}
     done: list[Path] = []
     try:
         with contextlib.ExitStack() as stack:
@@ -111,7 +111,8 @@ def write_all(texts: Mapping[Path, str]) -> None:
     except OSError as error:
         for path in done:
             _put_back(path, before[path])
-        raise HarnessError(f"{error.filename} cannot be written: {error.strerror}") from error
+        where = error.filename2 or error.filename
+        raise HarnessError(f"{where} cannot be written: {error.strerror}") from error
 
 
 def _put_back(path: Path, data: bytes | None) -> None:

@@ -177,9 +177,7 @@ def digest(
     bytes.
     """
     with _Nowhere() as file, Session() as session:
-        transfer = _Transfer(
-            Url.of(url), file, session, settings, progress_task, limit, algorithm
-        )
+        transfer = _Transfer(Url.of(url), file, session, settings, progress_task, limit, algorithm)
         transfer.run()
         return transfer.digest.hexdigest()
 
