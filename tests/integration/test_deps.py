@@ -300,7 +300,14 @@ def test_the_run_that_the_files_name_is_printed_alone(
     write: Callable[..., None], folder: Path
 ) -> None:
     write()
-    command = [sys.executable, "-m", "scripts.sessions.deps", "--show-run", "--into", folder]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "scripts.sessions.deps",
+        "--show-run",
+        "--into",
+        folder,
+    ]
     told = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == f"{RUN}\n"
 
@@ -343,7 +350,7 @@ def test_a_run_is_a_number(run: str) -> None:
 
 
 def test_a_failure_is_one_sentence_and_status_1(folder: Path, url: str) -> None:
-    command = [sys.executable, "-m", "scripts.sessions.deps", "--run-id", "1", "--base-url", url,
+    command: list[str | Path] = [sys.executable, "-m", "scripts.sessions.deps", "--run-id", "1", "--base-url", url,
                "--into", folder]  # fmt: skip
     told = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, check=False)
     assert told.returncode == 1
