@@ -121,8 +121,10 @@ class Consumer:
 
     def is_signed(self, name: str) -> bool:
         """Whether cosign accepts the signature of the downloaded file called name."""
-        command: list[str | Path] = [*self.cosign, "verify-blob", "--key", self.key, "--insecure-ignore-tlog",
-                   "--bundle", f"{name}.bundle", name]  # fmt: skip
+        command: list[str | Path] = [
+            *self.cosign, "verify-blob", "--key", self.key, "--insecure-ignore-tlog",
+            "--bundle", f"{name}.bundle", name,
+        ]  # fmt: skip
         told = subprocess.run(command, cwd=self.folder, capture_output=True, check=False)
         return told.returncode == 0
 

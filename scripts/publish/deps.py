@@ -125,15 +125,20 @@ def named_run(folder: Path, product: str) -> str:
         raise HarnessError(
             f"{folder} does not name a whole release of {product}"
             + (f": {printable(what)}" if what else ""),
-            hint=f"write its files with `{catalog.command('deps', '--run-id NUMBER')}`",
+            hint=f"write its files with `{_command()}`",
         )
     if len(found) > 1:
         listed = ", ".join(map(str, sorted(found)))
         raise HarnessError(
             f"the files in {folder} name different runs: {listed}",
-            hint=f"write them with `{catalog.command('deps', '--run-id NUMBER')}`",
+            hint=f"write them with `{_command()}`",
         )
     return str(found.pop())
+
+
+def _command(run: str = "") -> str:
+    """Return the command that writes the files; run is the number of the run, if it is known."""
+    return catalog.command("deps", catalog.flag("run-id"), run or catalog.metavar("run-id"))
 
 
 def _check_order(texts: Iterable[str], wanted: Wanted) -> None:
@@ -158,7 +163,7 @@ def _compare(texts: Mapping[Path, str], changed: Mapping[Path, str], wanted: Wan
         names = ", ".join(path.name for path in changed)
         raise HarnessError(
             f"{names} in {wanted.folder} does not name what run {wanted.run} has published",
-            hint=f"write it with `{catalog.command('deps', '--run-id', wanted.run)}`",
+            hint=f"write it with `{_command(wanted.run)}`",
         )
     say(f"the files in {wanted.folder} name what run {wanted.run} has published")
 
@@ -203,9 +208,10 @@ def _digest(one: Download, listed: Sequence[Mapping[str, Any]], wanted: Wanted) 
     kind = f"{one.platform}/{one.arch.debian}"
     of_kind = [entry for entry in listed if f"{entry['platform']}/{entry['arch']}" == kind]
     if len(of_kind) != 1:
-        problem = "lists more than one" if of_kind else "is not whole: it lacks the"
         raise HarnessError(
-            f"{wanted.manifest} {problem} download for {kind}",
+            f"{wanted.manifest} lists more than one download for {kind}"
+            if of_kind
+            else f"{wanted.manifest} is not whole: it lacks the download for {kind}",
             hint=f"publish all architectures together, with another {catalog.flag('run-id')}",
         )
     [entry] = of_kind

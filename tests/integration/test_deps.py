@@ -350,8 +350,10 @@ def test_a_run_is_a_number(run: str) -> None:
 
 
 def test_a_failure_is_one_sentence_and_status_1(folder: Path, url: str) -> None:
-    command: list[str | Path] = [sys.executable, "-m", "scripts.sessions.deps", "--run-id", "1", "--base-url", url,
-               "--into", folder]  # fmt: skip
+    command: list[str | Path] = [
+        sys.executable, "-m", "scripts.sessions.deps", "--run-id", "1", "--base-url", url,
+        "--into", folder,
+    ]  # fmt: skip
     told = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert "\nerror: run 1 has not published a release: " in told.stderr
