@@ -51,12 +51,17 @@ def edited(text: str, base_url: str, entries: list[Entry]) -> str:
     blocks = [{BASE_URL: base_url}, *(entry.values for entry in entries)]
     wanted = {name: value for block in blocks for name, value in block.items()}
     seen: set[str] = set()
-    lines = [line for old in text.splitlines() for line in _renewed(old, wanted, seen)]
+    lines = [line for old in _lines(text) for line in _renewed(old, wanted, seen)]
     for block in blocks:
         rest = [f"{name}={value}" for name, value in block.items() if value and name not in seen]
         is_part = any(name in seen for name in block)
         lines += [*([""] if lines and rest and not is_part else []), *rest]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of text, which end as a shell's do: not at a form feed, nor at U+2028."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _renewed(line: str, wanted: Mapping[str, str], seen: set[str]) -> list[str]:
@@ -72,7 +77,7 @@ def _renewed(line: str, wanted: Mapping[str, str], seen: set[str]) -> list[str]:
 
 def values(text: str) -> dict[str, str]:
     """Return the values in text by their names; the last one counts, as in a shell."""
-    matches = map(_ASSIGNMENT.fullmatch, text.splitlines())
+    matches = map(_ASSIGNMENT.fullmatch, _lines(text))
     return {match[1]: match[2].strip().strip("\"'") for match in matches if match}
 
 
