@@ -30,21 +30,26 @@ PIN = Pin.read(ROOT / "mkosi/pin.toml")
 
 
 def write_manifest(
-    out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str, root: Path = ROOT
+    out: Path,
+    images: Mapping[str, Mapping[str, str]],
+    *outputs: str,
+    root: Path = ROOT,
+    of: Arch = arch.X86_64,
 ) -> Manifest:
     """Write the manifest and checksums of a build, and return the manifest.
 
     images maps the names of images to their packages (name: version). outputs are the artifacts,
-    which must be in out already. root is the checkout that they were built from.
+    which must be in out already. root is the checkout that they were built from, and of their
+    architecture.
     """
-    target = StageTarget("debian", arch.X86_64, {})
+    target = StageTarget("debian", of, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     described = artifacts.describe(out, outputs)
     manifest = Manifest(
         distribution="debian",
         release="trixie",
-        arch=arch.X86_64,
+        arch=of,
         options=Given(),
         pins=pins(root, catalog.DISTRIBUTIONS["debian"]),
         mkosi=UsedMkosi(
@@ -59,7 +64,7 @@ def write_manifest(
                 planned[name].key if name in planned else text_digest(name),
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
-                packages=tuple(Package(*package, "amd64") for package in packages.items()),
+                packages=tuple(Package(*package, of.debian) for package in packages.items()),
                 digest=text_digest(f"the build of {name}"),
                 built_from={
                     need: text_digest(f"the build of {need}")
