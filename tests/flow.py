@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +63,14 @@ class Publisher:
             self.base_url, self.base_url, f"http://{host}/v2/{name}",
             [os.fspath(word) for word in cosign], self.key.with_name("cosign.pub"), folder,
         )  # fmt: skip
+
+
+def open_to_all(aws: Any, bucket: str) -> None:
+    """Let anyone download from bucket, as the CDN in front of finch-core's does."""
+    arn = f"arn:aws:s3:::{bucket}/*"
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": arn}
+    policy = {"Version": "2012-10-17", "Statement": [allowed]}
+    aws.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
 def release(publisher: Publisher, finch: Consumer, run: str) -> None:

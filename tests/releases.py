@@ -13,8 +13,7 @@ from scripts.boot.results import Check, Result, Status, to_json
 from scripts.formats import oci_layout
 from scripts.stages import artifacts
 from scripts.system.digests import file_digest
-from scripts.system.process import run
-from tests import builds
+from tests import builds, publishing
 
 
 def write_build(out: Path, machine: Arch, root: Path, qemu_img: list[Any]) -> Path:
@@ -25,8 +24,7 @@ def write_build(out: Path, machine: Arch, root: Path, qemu_img: list[Any]) -> Pa
     folder = out / catalog.DEFAULT.name / machine.name
     folder.mkdir(parents=True)
     (folder / "os-image.raw").write_bytes(machine.name.encode() * 65536)
-    run([*qemu_img, "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd",
-         folder / "os-image.raw", folder / "os-image.qcow2"])  # fmt: skip
+    publishing.convert(qemu_img, folder / "os-image.raw", folder / "os-image.qcow2")
     _write_container(folder / catalog.CONTAINER, machine)
     if "wsl-rootfs" in catalog.images(machine.name):
         builds.write_rootfs(folder, {"etc/hostname": "finch"})
@@ -52,7 +50,7 @@ def _describe(folder: Path, machine: Arch, root: Path) -> None:
                for name in catalog.artifacts(image) if (folder / name).exists()]  # fmt: skip
     builds.write_manifest(
         folder, {name: {"bash": "5.2"} for name in sorted(stages)}, *outputs,
-        root=root, distribution=catalog.DEFAULT, machine=machine,
+        root=root, distribution=catalog.DEFAULT, of=machine,
     )  # fmt: skip
     builds.write_provenance(folder)
 

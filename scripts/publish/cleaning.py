@@ -16,7 +16,7 @@ from scripts import catalog
 from scripts.arch import ARCHES
 from scripts.publish import conf
 from scripts.publish.registry import Registry
-from scripts.publish.release import RUN_ID
+from scripts.publish.release import DAY, RUN_ID
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Task
 from scripts.system.text import say
@@ -24,8 +24,7 @@ from scripts.system.text import say
 # The tag that a release gives to its image: the date without leading zeros, the run, and mkosi's
 # name of the architecture.
 TAG = re.compile(
-    r"(?P<year>[0-9]{4})\.(?P<month>[1-9]|1[0-2])\.(?P<day>[1-9]|[12][0-9]|3[01])"
-    rf"-build-(?P<run>{RUN_ID.pattern})-(?P<arch>{'|'.join(arch.mkosi for arch in ARCHES)})"
+    rf"{DAY}-build-(?P<run>{RUN_ID.pattern})-(?P<arch>{'|'.join(arch.mkosi for arch in ARCHES)})"
     r"-with-kernel"
 )
 

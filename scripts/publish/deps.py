@@ -7,26 +7,23 @@ the one that the release manifest and the checksum file beside it have.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 from scripts import arch as arches
 from scripts import catalog
-from scripts.arch import Arch
-from scripts.publish import conf
-from scripts.publish.announcement import Validity
+from scripts.publish import announcement, conf
+from scripts.publish.announcement import Announcement
 from scripts.publish.conf import Entry
-from scripts.publish.release import RUN_ID
+from scripts.publish.release import RUN_OF_NAME
+from scripts.publish.run import Run
 from scripts.system import fetch, strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import MissingError
 from scripts.system.progress import Progress, Task
-from scripts.system.text import printable, say
+from scripts.system.text import say
 from scripts.system.url import Url
 
 # By the platform that downloads them, in the words of Go's GOOS: the file that names its images.
@@ -35,61 +32,13 @@ FILES: Mapping[str, str] = {"darwin": "full-os.conf", "windows": "rootfs.conf"}
 # A disk image has about half a gigabyte.
 LARGEST = 16 << 30  # bytes
 
-# A checksum file holds the sha512 in hex, and nothing else.
-CHECKSUM = re.compile(r"[0-9a-f]{128}")
-
-OTHER = f"name the run that published it with {catalog.option('run-id')}"
-
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which release the files are to name.
+    """Which release the files in folder are to name."""
 
-    base_url is where people download the bucket's files, run the number of the CI run, and product
-    what the distribution is called in published names. folder has the files.
-    """
-
-    base_url: Url
-    run: str
-    product: str
+    run: Run
     folder: Path
-
-    @property
-    def manifest(self) -> str:
-        """The name of the release manifest."""
-        return f"finch-{self.product}-manifest-{self.run}.json"
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file that a whole release has: who downloads it, and the template of its name."""
-
-    platform: str
-    arch: Arch
-    template: str
-
-    def key(self, wanted: Wanted) -> str:
-        """Return its key in the bucket."""
-        return self.template.format(product=wanted.product, arch=self.arch.mkosi, run=wanted.run)
-
-    def run_of(self, name: str, product: str) -> int:
-        """Return the number of the run in a name like its own without the folder; 0 in others."""
-        template = self.template.rpartition("/")[2]
-        before, after = template.format(
-            product=product, arch=self.arch.mkosi, run="\0"
-        ).split("\0")  # fmt: skip
-        match = re.fullmatch(f"{re.escape(before)}({RUN_ID.pattern}){re.escape(after)}", name)
-        return int(match[1]) if match else 0
-
-
-def downloads() -> list[Download]:
-    """Return the files that a whole release has."""
-    return [
-        Download(platform, arches.parse(arch), image.published[artifact])
-        for image in catalog.IMAGES.values()
-        for artifact, platform in image.platforms.items()
-        for arch in sorted(image.arches)
-    ]
 
 
 def update(wanted: Wanted, progress: Progress, *, check: bool) -> None:
@@ -100,8 +49,8 @@ def update(wanted: Wanted, progress: Progress, *, check: bool) -> None:
     texts = {wanted.folder / name: conf.read(wanted.folder / name) for name in FILES.values()}
     _check_order(texts.values(), wanted)
     with progress.task("release") as task:
-        found = published(wanted, task)
-    base_url = str(wanted.base_url)
+        found = published(wanted.run, task)
+    base_url = wanted.run.url("").rstrip("/")
     new = {path: conf.edited(text, base_url, found[path.name]) for path, text in texts.items()}
     changed = {path: text for path, text in new.items() if text != texts[path]}
     if check:
@@ -110,30 +59,33 @@ def update(wanted: Wanted, progress: Progress, *, check: bool) -> None:
     if changed:
         conf.write_all(changed)
     for path in new:
-        say(f"{path} {'now names' if path in changed else 'already names'} run {wanted.run}")
+        say(f"{path} {'now names' if path in changed else 'already names'} run {wanted.run.number}")
 
 
 def named_run(folder: Path, product: str) -> str:
     """Return the number of the run that all files in folder name. Raises HarnessError."""
-    runs = {}
-    for name in FILES.values():
-        for artifact in conf.artifacts(conf.read(folder / name)):
-            runs[artifact] = max(one.run_of(artifact, product) for one in downloads())
-    found = {*runs.values()}
-    if len(runs) < len(downloads()) or 0 in found:
-        what = next((name for name, run in runs.items() if not run), "")
+    names = [name for file in FILES.values() for name in conf.artifacts(conf.read(folder / file))]
+    runs = {_run_of(name, product) for name in names}
+    if len(names) < len(announcement.required()) or 0 in runs:
         raise HarnessError(
-            f"{folder} does not name a whole release of {product}"
-            + (f": {printable(what)}" if what else ""),
+            f"{folder} does not name a whole release of {product}",
             hint=f"write its files with `{_command()}`",
         )
-    if len(found) > 1:
-        listed = ", ".join(map(str, sorted(found)))
+    if len(runs) > 1:
+        listed = ", ".join(map(str, sorted(runs)))
         raise HarnessError(
             f"the files in {folder} name different runs: {listed}",
             hint=f"write them with `{_command()}`",
         )
-    return str(found.pop())
+    return str(runs.pop())
+
+
+def _run_of(name: str, product: str) -> int:
+    """Return the number of the run that has published name, 0 if it is no release of product."""
+    match = RUN_OF_NAME.search(name)
+    keys = Run(product, match["run"], "").keys() if match else ()
+    is_ours = name in {key.rpartition("/")[2] for key in keys}
+    return int(match["run"]) if match and is_ours else 0
 
 
 def _command(run: str = "") -> str:
@@ -144,12 +96,10 @@ def _command(run: str = "") -> str:
 def _check_order(texts: Iterable[str], wanted: Wanted) -> None:
     """Raise HarnessError if a text names a newer release than wanted: Finch would go back."""
     names = [name for text in texts for name in conf.artifacts(text)]
-    newest = max(
-        (one.run_of(name, wanted.product) for name in names for one in downloads()), default=0
-    )
-    if newest > int(wanted.run):
+    newest = max((_run_of(name, wanted.run.product) for name in names), default=0)
+    if newest > int(wanted.run.number):
         raise HarnessError(
-            f"{wanted.folder} names run {newest}, which is newer than {wanted.run}",
+            f"{wanted.folder} names run {newest}, which is newer than {wanted.run.number}",
             hint="to go back, restore the earlier files with git",
         )
 
@@ -157,80 +107,60 @@ def _check_order(texts: Iterable[str], wanted: Wanted) -> None:
 def _compare(texts: Mapping[Path, str], changed: Mapping[Path, str], wanted: Wanted) -> None:
     for path, text in changed.items():
         before, after = texts[path].splitlines(), text.splitlines()
-        for line in difflib.unified_diff(before, after, str(path), wanted.manifest, lineterm=""):
+        for line in difflib.unified_diff(
+            before, after, str(path), wanted.run.manifest, lineterm=""
+        ):
             say(line)
     if changed:
         names = ", ".join(path.name for path in changed)
         raise HarnessError(
-            f"{names} in {wanted.folder} does not name what run {wanted.run} has published",
-            hint=f"write it with `{_command(wanted.run)}`",
+            f"{names} in {wanted.folder} does not name what run {wanted.run.number} has published",
+            hint=f"write it with `{_command(wanted.run.number)}`",
         )
-    say(f"the files in {wanted.folder} name what run {wanted.run} has published")
+    say(f"the files in {wanted.folder} name what run {wanted.run.number} has published")
 
 
-def published(wanted: Wanted, task: Task) -> dict[str, list[Entry]]:
+def published(run: Run, task: Task) -> dict[str, list[Entry]]:
     """Return what each file has to name, after downloading all of it.
 
     Raises HarnessError if the release is not whole, is of another run, or is not what it claims.
     """
-    listed = _listed(wanted, task)
+    announced = _announced(run, task)
+    if missing := announced.missing():
+        raise HarnessError(
+            f"{run.manifest} is not whole: it lacks the download for {missing[0]}",
+            hint="publish the missing architecture, with the same "
+            f"{catalog.flag('run-id')} and {catalog.flag('base-url')}",
+        )
     found: dict[str, list[Entry]] = {name: [] for name in FILES.values()}
-    for one in downloads():
-        sha512 = _digest(one, listed, wanted)
-        entry = Entry(one.arch, one.key(wanted), sha512)
-        _verify(wanted.base_url / entry.key, sha512, task)
-        found[FILES[one.platform]].append(entry)
+    for one in sorted(announced.downloads, key=lambda one: arches.parse(one.arch).name):
+        key = one.url.removeprefix(run.url(""))
+        _verify(Url(one.url), one.sha512, task)
+        found[FILES[one.platform]].append(Entry(arches.parse(one.arch), key, one.sha512))
     return found
 
 
-def _listed(wanted: Wanted, task: Task) -> Sequence[Mapping[str, Any]]:
-    """Return the downloads that the release manifest lists."""
-    url = wanted.base_url / wanted.manifest
+def _announced(run: Run, task: Task) -> Announcement:
+    """Return what the release manifest of run announces. Raises HarnessError."""
+    url = Url(run.url(run.manifest))
     task.step(f"reading {url}")
     try:
-        text = fetch.read(url)
+        return run.parse_manifest(fetch.read(url), datetime.now(UTC))
     except MissingError as error:
         raise HarnessError(
-            f"run {wanted.run} has not published a release: {error.message}", hint=OTHER
+            f"run {run.number} has not published a release: {error.message}",
+            hint=f"name the run that published it with {catalog.option('run-id')}",
         ) from error
-    try:
-        Validity.read(text).check(datetime.now(UTC))
-        listed = strict.loads(text)["artifacts"]
-        for one in listed:
-            _ = str(one["platform"]), str(one["arch"]), str(one["url"]), str(one["digest"])
     except strict.ODDITIES as error:
-        raise HarnessError(f"{url} is not a valid release manifest: {error!r}") from error
-    return list(listed)
-
-
-def _digest(one: Download, listed: Sequence[Mapping[str, Any]], wanted: Wanted) -> str:
-    """Return the sha512 that the release manifest has of a download. Raises HarnessError."""
-    kind = f"{one.platform}/{one.arch.debian}"
-    of_kind = [entry for entry in listed if f"{entry['platform']}/{entry['arch']}" == kind]
-    if len(of_kind) != 1:
         raise HarnessError(
-            f"{wanted.manifest} lists more than one download for {kind}"
-            if of_kind
-            else f"{wanted.manifest} is not whole: it lacks the download for {kind}",
-            hint=f"publish all architectures together, with another {catalog.flag('run-id')}",
-        )
-    [entry] = of_kind
-    expected = str(wanted.base_url / one.key(wanted))
-    if unquote(str(entry["url"])) != unquote(expected):
-        raise HarnessError(
-            f"{wanted.manifest} lists {printable(str(entry['url']))} for {kind}, "
-            f"and not {expected}",
+            f"{url} is not a release manifest of run {run.number}: {error}",
             hint=f"is {catalog.flag('base-url')} the one that it was published with?",
-        )
-    sha512 = str(entry["digest"]).removeprefix("sha512:")
-    if not CHECKSUM.fullmatch(sha512) or entry.get("sha512", sha512) != sha512:
-        raise HarnessError(f"{wanted.manifest} has no usable sha512 for {kind}")
-    return sha512
+        ) from error
 
 
 def _verify(url: Url, sha512: str, task: Task) -> None:
     """Raise HarnessError unless the file at url, and the checksum beside it, are sha512's."""
-    beside = url.replace(url.whole, f"{url.whole}.sha512sum")
+    beside = Url(f"{url.whole}.sha512sum")
     task.step(f"checking {url}")
     text = fetch.read(beside, limit=1 << 10).decode(errors="replace").strip()
     if text != sha512:

@@ -12,6 +12,7 @@ from scripts import catalog
 from scripts.catalog import ROOT
 from scripts.publish import deps, release
 from scripts.publish.deps import Wanted
+from scripts.publish.run import Run
 from scripts.sessions import arguments
 from scripts.sessions.arguments import Group, Parser
 from scripts.stages import places
@@ -38,8 +39,8 @@ def main(argv: Sequence[str]) -> None:
     if given.show_run:
         say(deps.named_run(folder, product))
         return
-    wanted = Wanted(_base_url(given.base_url), _run(given, folder, product), product, folder)
-    deps.update(wanted, Progress(), check=given.check)
+    run = Run(product, _run(given, folder, product), _base_url(given.base_url))
+    deps.update(Wanted(run, folder), Progress(), check=given.check)
 
 
 def _run(given: Namespace, folder: Path, product: str) -> str:
@@ -61,7 +62,7 @@ def _product(given: Namespace, root: Path) -> str:
     return distribution.product.format(release=name)
 
 
-def _base_url(text: str) -> Url:
+def _base_url(text: str) -> str:
     """Return text, an address that the files will have. Raises UsageError if it will not do."""
     option = f"{catalog.flag('base-url')} {shown(text)}"
     try:
@@ -77,7 +78,7 @@ def _base_url(text: str) -> Url:
             f"{option} is not encrypted, so anyone on the way could change what it has",
             hint=f"use https, as in {BASE_URL}",
         )
-    return url
+    return url.whole
 
 
 def _parser(root: Path) -> Parser:

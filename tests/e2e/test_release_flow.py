@@ -41,7 +41,7 @@ def test_real_images_go_all_the_way_to_finch(
     booted: Path, amazon_copy: Copy, aws: Any, s3_url: str, bucket: str, repository: str,
     cosign: list[Any], key: Path, qemu_img: list[Any], work: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    assert aws
+    flow.open_to_all(aws, bucket)
     root, out = amazon_copy.root, tmp_path / "out"
     # The images of aarch64 do not belong beside real ones that other tests look at.
     releases.write_build(out, arch.AARCH64, root, qemu_img)

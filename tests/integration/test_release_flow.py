@@ -39,7 +39,7 @@ def publisher(
     aws: Any, s3_url: str, bucket: str, repository: str, qemu_img: list[Any], work: Path,
     key: Path, tmp_path: Path,
 ) -> Publisher:  # fmt: skip
-    assert aws
+    flow.open_to_all(aws, bucket)
     out = tmp_path / "out"
     for machine in arch.ARCHES:
         releases.write_build(out, machine, ROOT, qemu_img)
