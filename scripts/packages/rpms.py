@@ -194,23 +194,12 @@ def _repositories(
     pins: PackagePins, place: Place, key: Path
 ) -> tuple[SourceRepository, Mapping[str, SourceRepository]]:
     """Return the repository of the target's packages, and those of source RPMs by name."""
-    base = Url.of(place.mirror or amazonlinux.CDN)
-    if not amazonlinux.is_repository(base):
-        tree = base / f"core/mirrors/{place.release}"
-        own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
-        urls = (tree / f"{place.arch.name}/mirror.list",)
-        signed = amazonlinux.signs_metadata(place.release)
-        binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
-        return binary, {AMAZON: own, **pins.sources}
-    if AMAZON not in pins.sources:
-        raise UsageError(
-            f"{base} is a single repository, which has no source RPMs to build packages from",
-            hint=f"add a [source.{AMAZON}] to a copy of {FOLDER}/packages.toml and name it with "
-            f"{catalog.option('packages')}, or use the distribution's own packages: "
-            f"{catalog.option('without-packages')}",
-        )
-    url = base.replace("$basearch", place.arch.name).replace("$releasever", place.release)
-    return SourceRepository("baseurl", (url,), key), pins.sources
+    tree = Url.of(place.mirror or amazonlinux.CDN) / f"core/mirrors/{place.release}"
+    own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
+    urls = (tree / f"{place.arch.name}/mirror.list",)
+    signed = amazonlinux.signs_metadata(place.release)
+    binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
+    return binary, {AMAZON: own, **pins.sources}
 
 
 def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository, text: str) -> None:
