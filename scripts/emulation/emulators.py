@@ -306,12 +306,15 @@ def keep(wanted: Iterable[Emulated], arch: Arch, tree: Path, package: str, folde
     made = tree.with_name("made")
     made.mkdir()
     for one in wanted:
-        path = f"usr/bin/{one.program}"
-        if not (tree / path).is_file():
-            raise HarnessError(f"{package} does not contain /{path}")
-        if fault := elf.fault(tree / path, arch):
-            raise HarnessError(f"/{path} of {package} cannot be an emulator for {arch}: {fault}")
-        shutil.copy(tree / path, made)
+        path = tree / "usr/bin" / one.program
+        # A link could lead to a file of this machine.
+        if path.is_symlink() or not path.is_file():
+            raise HarnessError(f"{package} does not contain /usr/bin/{path.name}")
+        if fault := elf.fault(path, arch):
+            raise HarnessError(
+                f"/usr/bin/{path.name} of {package} cannot be an emulator for {arch}: {fault}"
+            )
+        shutil.copy(path, made)
     digests = {path.name: file_digest(path) for path in made.iterdir()}
     write_text(made / RECORD, json.dumps({"package": package, "digests": digests}))
     shutil.rmtree(folder, ignore_errors=True)

@@ -252,3 +252,18 @@ def test_how_an_emulator_is_registered_is_in_the_digest_of_what_images_get(
 )
 def test_what_is_baked_has_a_package_url(address: str, url: str) -> None:
     assert Bake(address, "0" * 40, "desktop", "MIT").package_url == url
+
+
+def test_a_link_to_a_file_of_this_machine_is_not_kept(
+    table: EmulationTable, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.write_bytes(elf.says(X86_64, "own"))
+    tree = tmp_path / "tree"
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/qemu-arm").symlink_to(own)
+
+    with pytest.raises(HarnessError, match="does not contain /usr/bin/qemu-arm"):
+        emulators.keep([table.emulated["arm"]], X86_64, tree, "baked", tmp_path / "kept")
+
+    assert not (tmp_path / "kept").exists()
