@@ -35,6 +35,9 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in catalog.images(name)]
 )
 
+# Many tests wait for a program or a server. tests/conftest.py says which files stay together.
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
+
 GROUPS = (
     *("nox", "harness", "boot", "publish", "test", "coverage", "lint", "typecheck", "patch-check"),
 )
@@ -60,7 +63,7 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the unit and integration tests (minutes); pytest's arguments go after `--`."""
     environments.install(session, "test")
-    environments.check(session, "pytest", *session.posargs)
+    environments.check(session, "pytest", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session(default=False)

@@ -9,9 +9,9 @@ from scripts.build.workshop import Workshop
 from scripts.catalog import flag
 from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
-from scripts.emulation import emulators
+from scripts.emulation import bake, emulators
 from scripts.emulation.emulators import Emulators
-from scripts.options import BASE_IMAGE
+from scripts.options import BAKE, BASE_IMAGE
 from scripts.packages import rpms, thirdparty
 from scripts.stages.additions import Additions
 from scripts.system.errors import UsageError
@@ -63,6 +63,8 @@ def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
 def obtain_emulators(shop: Workshop) -> Emulators:
     """Obtain the emulators that the images carry."""
     options = shop.options
+    if options.sources.emulators == BAKE:
+        return bake.find(options) or _bake_emulators(shop)
     return emulators.download(
         options.folders.root,
         options.folders.work,
@@ -74,6 +76,12 @@ def obtain_emulators(shop: Workshop) -> Emulators:
         given=options.sources.mkosi_source,
         offline=options.sources.offline,
     )
+
+
+def _bake_emulators(shop: Workshop) -> Emulators:
+    """Build the emulators that the images carry in Docker."""
+    require("build", shop)
+    return bake.build(shop.options, shop.progress)
 
 
 def write_emulators(carried: Emulators, shop: Workshop) -> None:
