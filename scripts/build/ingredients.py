@@ -11,7 +11,6 @@ from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
 from scripts.emulation import emulators
 from scripts.emulation.emulators import Emulators
-from scripts.options import BASE_IMAGE
 from scripts.packages import rpms, thirdparty
 from scripts.stages.additions import Additions
 from scripts.system.errors import UsageError
@@ -35,7 +34,7 @@ def add(shop: Workshop, *, session: str) -> Additions:
     session is the one that the machine must be fit for if something has to be obtained.
     """
     options = shop.options
-    _check_allowed(options.packages.allow_missing, [*thirdparty.names(options), BASE_IMAGE])
+    _check_allowed(options.packages.allow_missing, thirdparty.names(options))
     planned = rpms.plan(options, shop.places.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(options):

@@ -27,6 +27,9 @@ PATIENCE = "retries=3\ntimeout=15\nminrate=1000\nskip_if_unavailable=0\n"
 # What may be appended to a release: sed inserts it, and rpm compares it.
 SUFFIX = re.compile(r"[A-Za-z0-9.]+")
 
+# The digest of an image (OCI image specification, "Digests"); registries of images use no other.
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
 # A named stage of the Dockerfile. Each but BUILDER builds the package of its name.
 STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
 BUILDER = "builder"
@@ -79,8 +82,8 @@ class Recipe:
 class PackagePins:
     """The contents of packages.toml.
 
-    image is the container image that packages are built in, and digest its digest, or "" if that is
-    unknown.
+    image is the container image that packages are built in, and digest its digest. A user's file
+    may leave it empty, but nothing is built then.
     """
 
     image: str
@@ -90,8 +93,8 @@ class PackagePins:
 
     @property
     def reference(self) -> str:
-        """The image, by its digest if that is known."""
-        return f"{self.image}@{self.digest}" if self.digest else self.image
+        """The image by its digest."""
+        return f"{self.image}@{self.digest}"
 
 
 def read(path: Path) -> PackagePins:
@@ -165,9 +168,15 @@ class _Table:
 def _pins(path: Path, data: Mapping[str, Any]) -> PackagePins:
     image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
     tag = image.text("tag") if "tag" in image.values else ""
+    digest = image.text("digest")
+    if digest and not DIGEST.fullmatch(digest):
+        raise UsageError(
+            f"{path}: digest of {BASE_IMAGE} must be sha256: and 64 hexadecimal digits, not "
+            f"{digest!r}"
+        )
     return PackagePins(
         image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
-        digest=image.text("digest"),
+        digest=digest,
         sources={
             name: _source(_Table(path, f"source.{name}", table))
             for name, table in data.get("source", {}).items()

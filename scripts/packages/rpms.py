@@ -70,11 +70,10 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
         return None
     pins = recipes.read(opts.packages.recipes)
     recipes.check_stages(pins, opts)
-    if not pins.digest and BASE_IMAGE not in opts.packages.allow_missing:
+    if not pins.digest:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
-            hint=f"{catalog.command('update-pins')} adds the digest; "
-            f"{catalog.option('allow-missing', BASE_IMAGE)} uses whatever the tag names now; "
+            hint=f"write the digest (sha256:…) into [{BASE_IMAGE}] of {opts.packages.recipes}; "
             f"{catalog.option('without-packages')} builds no packages",
         )
     work = place.folder / "package-build"

@@ -16,7 +16,6 @@ from scripts.arch import Arch
 from scripts.catalog import ROOT, Distribution, flag
 from scripts.options import (
     ACCELERATORS,
-    BASE_IMAGE,
     EPOCH,
     NO_PROXY,
     PACKAGES,
@@ -152,8 +151,7 @@ def _add_sources(group: Group) -> None:
 def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
-        "leave out this third-party file if its digest is unknown; "
-        f"{BASE_IMAGE} uses whatever image the tag names now; may be repeated",
+        "leave out this third-party file if its digest is unknown; may be repeated",
         action="append",
         default=[],
     )

@@ -531,9 +531,7 @@ def test_pins_without_a_digest_are_refused(place: Place, shop: Workshop, tmp_pat
     path.write_text(tomlkit.dumps(document))
     said = failed(place.run("--packages", path), 2)
     assert "not pinned by its digest" in said
-    assert "update-pins" in said
-    missing = place.run("--packages", path, "--allow-missing", "base-image", DOCKER_HOST="unix:///")
-    failed(missing, 3)
+    assert f"into [base-image] of {path}" in said
 
 
 def test_without_packages_no_engine_is_asked_for(place: Place, tmp_path: Path) -> None:

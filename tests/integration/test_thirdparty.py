@@ -302,6 +302,7 @@ def build(*argv: str) -> subprocess.CompletedProcess[str]:
     ("argv", "complaint"),
     [
         (["--allow-missing", "tol"], "--allow-missing tol: nothing of that name is pinned"),
+        (["--allow-missing", "base-image"], "--allow-missing base-image: nothing of that name"),
         (["--third-party-pins", "/nowhere"], "--third-party-pins /nowhere is not a file"),
         (["--third-party-mirror", "file:///srv"], "'file:///srv' is not a URL of http or https"),
     ],
