@@ -41,6 +41,12 @@ DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
 # Guide, "Repository metadata signing"). mkosi/0001-*.patch has the same rule.
 FIRST_SIGNED = "2023.11.20260406"
 
+# The repository of Supplementary Packages for Amazon Linux, by the name that Amazon's package
+# spal-release gives it, and the first release that has it (Amazon Linux 2023 User Guide, "Configure
+# SPAL repository"). It is versioned as the core repository is.
+SPAL = "amazonlinux-spal"
+FIRST_WITH_SPAL = "2023.9.20251117"
+
 # In releasemd.xml.
 RELEASE = re.compile(r"<release\s[^>]*\bversion=[\"']([^\"']+)")
 
@@ -170,6 +176,22 @@ def is_repository(mirror: Url) -> bool:
 def signs_metadata(release: str) -> bool:
     """Whether the CDN's repositories of release have a signed repomd.xml."""
     return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
+
+
+def has_spal(release: str, mirror: Url | None) -> bool:
+    """Whether release has Supplementary Packages, which a single repository never has."""
+    if mirror and is_repository(mirror):
+        return False
+    return release == LATEST or _order(release) >= _order(FIRST_WITH_SPAL)
+
+
+def spal_list(release: str, arch: Arch, mirror: Url | None) -> Url:
+    """Return the URL of SPAL's list of mirrors.
+
+    No public page names the URL. This one is derived from the core repository's, and from that of
+    kernel-livepatch, which have the same layout. mkosi/0001-*.patch has the same one.
+    """
+    return Url.of(mirror or CDN) / f"spal/mirrors/{release}/{arch.name}{LIST}"
 
 
 def newest(mirror: Url | None) -> str:
