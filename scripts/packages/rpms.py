@@ -70,6 +70,8 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
         return None
     pins = recipes.read(opts.packages.recipes)
     recipes.check_stages(pins, opts)
+    if not pins.built:
+        return None
     if not pins.digest:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
@@ -115,7 +117,7 @@ def build(planned: RpmPlan, progress: Progress) -> Additions:
     if planned.engine:
         progress.say(f"packages will be built: {planned.reason}")
         _build(planned, planned.engine, progress)
-    wanted = tuple(name for recipe in planned.pins.recipes for name in recipe.rpms)
+    wanted = tuple(name for recipe in planned.pins.built for name in recipe.rpms)
     return Additions(tuple(sorted(planned.finished.glob("*.rpm"))), wanted)
 
 
@@ -133,8 +135,10 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     for path in (folder, secrets(folder)):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-    for name in ("Dockerfile", "build-package"):
-        shutil.copy(own / name, folder)
+    shutil.copy(own / "build-package", folder)
+    unwanted = {recipe.name for recipe in pins.recipes} - {recipe.name for recipe in pins.built}
+    text = recipes.dockerfile((own / "Dockerfile").read_text(), sorted(unwanted))
+    (folder / "Dockerfile").write_text(text)
     repositories = folder / "repositories"
     repositories.mkdir()
     shutil.copyfile(binary.key, repositories / "key")
@@ -142,7 +146,7 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     (repositories / "amazonlinux.repo").write_text(text)
     proxy = opts.sources.proxies.first
     write_private(secrets(folder) / BINARY, text + _credentials(binary, proxy))
-    for recipe in pins.recipes:
+    for recipe in pins.built:
         wanted, source = replace(recipe, nevra=_nevra(recipe, opts, place)), sources[recipe.source]
         text = source.repository("source", check=False)
         _write_recipe(folder / "packages" / recipe.name, wanted, source, text)
@@ -277,7 +281,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     stage = planned.stage
     names = sorted(path.name for path in fresh.glob("*.rpm"))
     packages = tuple(_package(name) for name in names)
-    wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
+    wanted = {name for recipe in planned.pins.built for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
     Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)

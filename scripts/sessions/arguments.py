@@ -151,7 +151,8 @@ def _add_sources(group: Group) -> None:
 def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
-        "leave out this third-party file if its digest is unknown; may be repeated",
+        "leave out this third-party file if its digest is unknown, or this package of SPAL, "
+        "Amazon's Supplementary Packages; may be repeated",
         action="append",
         default=[],
     )
@@ -163,7 +164,8 @@ def _add_packages(group: Group) -> None:
     )
     group.add(
         "without-packages",
-        "build nothing in Docker: the image gets the distribution's own cloud-init and no sshfs",
+        "build nothing in Docker: the image gets the distribution's own cloud-init, and sshfs from "
+        "SPAL if the release has it",
     )
     group.add(
         "layer-cache",
