@@ -178,10 +178,8 @@ def signs_metadata(release: str) -> bool:
     return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
 
 
-def has_spal(release: str, mirror: Url | None) -> bool:
-    """Whether release has Supplementary Packages, which a single repository never has."""
-    if mirror and is_repository(mirror):
-        return False
+def has_spal(release: str) -> bool:
+    """Whether release has Supplementary Packages."""
     is_dated = _day(release) is not None
     return release == LATEST or (is_dated and _order(release) >= _order(FIRST_WITH_SPAL))
 
@@ -206,7 +204,7 @@ def spal_list(release: str, arch: Arch, mirror: Url | None) -> Url:
     No public page names the URL. This one is derived from the core repository's, and from that of
     kernel-livepatch, which have the same layout. mkosi/0001-*.patch has the same one.
     """
-    return Url.of(mirror or CDN) / f"spal/mirrors/{release}/{arch.name}{LIST}"
+    return Url.of(mirror or CDN) / f"spal/mirrors/{release}/{arch.name}/mirror.list"
 
 
 def newest(mirror: Url | None) -> str:

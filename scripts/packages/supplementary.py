@@ -37,7 +37,7 @@ def packages(opts: Options, place: Place) -> dict[str, str]:
         return {}
     pins = recipes.read(opts.packages.recipes)
     wanted = [name for name in _wanted(pins, opts) if name not in opts.packages.allow_missing]
-    if amazonlinux.has_spal(place.release, place.mirror):
+    if amazonlinux.has_spal(place.release):
         return {name: _asked(pins.supplementary[name], opts, place) for name in wanted}
     if not opts.packages.skipped and wanted:
         raise UsageError(
@@ -92,6 +92,4 @@ def _asked(nevra: str, opts: Options, place: Place) -> str:
 
 
 def _why_none(place: Place) -> str:
-    if place.mirror and amazonlinux.is_repository(place.mirror):
-        return f"{place.mirror} is a single repository"
     return f"the release {place.release} is older than {amazonlinux.FIRST_WITH_SPAL}, the first"

@@ -110,7 +110,7 @@ def publish_spal(world: World, paths: Sequence[Path]) -> None:
     """
     blobs = [store(world, path) for path in paths]
     for release in world.releases:
-        if amazonlinux.has_spal(release, None):
+        if amazonlinux.has_spal(release):
             signed = amazonlinux.signs_metadata(release)
             _write(world, world.spal(release), blobs, signed=signed)
             _write_spal_list(world, release, release)

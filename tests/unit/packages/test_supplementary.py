@@ -71,27 +71,16 @@ def test_of_another_release_it_is_the_same_version(tmp_path: Path) -> None:
     assert supplementary.packages(given, other) == {"fuse-sshfs": "fuse-sshfs-3.7.3"}
 
 
-@pytest.mark.parametrize(
-    ("mirror", "release", "reason"),
-    [
-        (None, OLD, f"the release {OLD} is older than 2023.9.20251117, the first"),
-        ("http://a.test/x86_64", None, "http://a.test/x86_64 is a single repository"),
-    ],
-)
-def test_where_there_is_no_spal_a_build_without_our_packages_says_what_it_lacks(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    mirror: str | None,
-    release: str | None,
-    reason: str,
+def test_of_a_release_before_spal_a_build_without_our_packages_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = place(tmp_path, mirror, **({"release": release} if release else {}))
-    added = supplementary.add(
-        opts(tmp_path, "--without-packages"), where, Progress(live=False)
-    )  # fmt: skip
+    given = opts(tmp_path, "--without-packages")
+    added = supplementary.add(given, place(tmp_path, release=OLD), Progress(live=False))
 
     assert added == Additions()
-    assert f"fuse-sshfs is left out: {reason}" in capsys.readouterr().err
+    assert supplementary.repositories(given, place(tmp_path, release=OLD)) == ()
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"fuse-sshfs is left out: the release {OLD} is older than 2023.9.20251117" in said
 
 
 def test_where_there_is_no_spal_a_package_that_must_come_from_it_is_refused(
