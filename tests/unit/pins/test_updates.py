@@ -513,9 +513,9 @@ def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server:
     [
         (LATEST.format("systemd/mkosi"), "mkosi"),
         (LATEST.format("sigstore/cosign"), "cosign"),
-        (RELEASES, "Amazon Linux"),
-        (MANIFEST_PATH, "base image"),
-        (CONTAINER_PATH, "CI's container"),
+        (RELEASES, "amazonlinux"),
+        (MANIFEST_PATH, "base-image"),
+        (CONTAINER_PATH, "ci-container"),
         (LISTING, "fuse-sshfs"),
     ],
 )
