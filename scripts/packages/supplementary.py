@@ -49,8 +49,13 @@ def packages(opts: Options, place: Place) -> dict[str, str]:
 
 
 def add(opts: Options, place: Place, progress: Progress) -> Additions:
-    """Return the packages to install from SPAL, and say which are left out, as `packages`."""
+    """Return the packages to install from SPAL, and say which those are, and which are left out.
+
+    Raises UsageError as `packages` does.
+    """
     found = packages(opts, place)
+    for asked in found.values():
+        progress.say(f"{asked} comes from SPAL")
     if opts.target.distribution.has_rpms:
         for name in _wanted(recipes.read(opts.packages.recipes), opts):
             if name not in found:

@@ -67,9 +67,9 @@ class World:
         """Return the folder of the repository called name; a release's has the release's name."""
         return self.base / f"core/guids/{guid(name)}/{self.arch}"
 
-    def spal(self, release: str) -> Path:
-        """Return the folder of release's repository of Supplementary Packages."""
-        return self.base / f"spal/guids/{guid(f'spal {release}')}/{self.arch}"
+    def spal(self, name: str) -> Path:
+        """Return the folder of the repository of Supplementary Packages called name."""
+        return self.base / f"spal/guids/{guid(f'spal {name}')}/{self.arch}"
 
 
 def guid(name: str) -> str:
@@ -111,10 +111,14 @@ def publish_spal(world: World, paths: Sequence[Path]) -> None:
     blobs = [store(world, path) for path in paths]
     for release in world.releases:
         if amazonlinux.has_spal(release):
-            signed = amazonlinux.signs_metadata(release)
-            _write(world, world.spal(release), blobs, signed=signed)
+            write_spal(world, release, blobs, signed=amazonlinux.signs_metadata(release))
             _write_spal_list(world, release, release)
     _write_spal_list(world, amazonlinux.LATEST, world.releases[0])
+
+
+def write_spal(world: World, name: str, blobs: Sequence[str], *, signed: bool = True) -> None:
+    """Write the repository of Supplementary Packages called name; a release's has its name."""
+    _write(world, world.spal(name), blobs, signed=signed)
 
 
 def _write_spal_list(world: World, release: str, of: str) -> None:
