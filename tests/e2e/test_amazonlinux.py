@@ -54,8 +54,8 @@ def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
         yield ["--packages", shop.pins]
 
 
-# These tests spoil what mkosi fetches from the core repository; tests/e2e/test_packages.py spoils package
-# builds, tests/e2e/test_supplementary.py SPAL.
+# These tests spoil what mkosi fetches from the core repository; tests/e2e/test_packages.py spoils
+# package builds, tests/e2e/test_supplementary.py spoils SPAL.
 WITHOUT = ("--without-packages", "--allow-missing", "fuse-sshfs")
 
 
