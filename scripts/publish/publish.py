@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from scripts import catalog
-from scripts.publish import announcement, booted, layout, programs, push, release, s3
+from scripts.publish import announcement, booted, layout, programs, push, registry, release, s3
 from scripts.publish.announcement import Validity
-from scripts.publish.push import Registry
+from scripts.publish.registry import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.s3 import Bucket
 from scripts.publish.signing import Signer
@@ -132,12 +132,12 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         place = None
         if wanted.repository and plan.images:
             skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
-            place = stack.enter_context(push.opened(skopeo, wanted.repository))
+            place = stack.enter_context(registry.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
         # Everything that could be refused is checked before the first upload, and before CI's
         # identity signs anything, because that is recorded in a public log forever.
         task.step("checking what is published already")
-        new_images = [one for one in plan.images if place and not place.check(one)]
+        new_images = [one for one in plan.images if place and not push.check(place, one)]
         new_files = [one for one in plan.files if bucket and not bucket.check(one)]
         about = _release_files(plan, wanted, bucket, progress) if bucket else []
         copies = _copies(plan, new_images, wanted, stack)
@@ -145,7 +145,7 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         # The release manifest names the images by their digests and by their tags.
         if place:
             for image in plan.images:
-                place.confirm(image)
+                push.confirm(place, image)
         _send([], about, bucket, place, task)
     _tell(plan, wanted, len(new_files) + len(new_images) + len(about))
 
@@ -174,7 +174,7 @@ def _send(
     for image in images:
         assert place
         task.step(f"pushing {place.repository}:{image.tag}")
-        place.push(image)
+        push.push(place, image)
     for file in files:  # the manifest comes last
         assert bucket
         bucket.upload(file, task)

@@ -10,7 +10,7 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import programs, push, release, signing
+from scripts.publish import programs, registry, release, signing
 from scripts.publish.announcement import LONGEST
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
@@ -42,7 +42,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
     distribution = arguments.parse_distribution(given.distribution)
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
-    if given.repository and not push.REPOSITORY.fullmatch(given.repository):
+    if given.repository and not registry.REPOSITORY.fullmatch(given.repository):
         raise UsageError(
             f"--repository {shown(given.repository)} does not name a registry",
             hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",

@@ -18,7 +18,7 @@ from scripts import catalog
 from scripts.build import manifest
 from scripts.build.manifest import Given, Manifest
 from scripts.catalog import ROOT
-from scripts.publish import push, release, s3, signing
+from scripts.publish import registry, release, s3, signing
 from scripts.publish.s3 import Bucket
 from scripts.sessions import publish
 from scripts.stages import artifacts
@@ -146,7 +146,7 @@ def test_other_bytes_under_a_published_name_are_refused_before_anything_goes_out
         tell()
 
     assert keys(aws, bucket) == {ROOTFS}
-    assert push.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
+    assert registry.Registry(skopeo, repository).digest("x86-64-with-kernel-4711") == ""
 
 
 @pytest.mark.parametrize("name", [ROOTFS, SUMS, MANIFEST])
@@ -574,7 +574,7 @@ def test_a_registry_is_told_by_its_dot_its_port_or_localhost(host: str, root: Pa
     ],
 )
 def test_a_registry_that_has_no_such_thing_is_understood(said: str) -> None:
-    assert push.ABSENT.search(said)
+    assert registry.ABSENT.search(said)
 
 
 @pytest.mark.parametrize(
@@ -586,7 +586,7 @@ def test_a_registry_that_has_no_such_thing_is_understood(said: str) -> None:
     ],
 )
 def test_whatever_else_is_not_found_is_no_answer_of_a_registry(said: str) -> None:
-    assert not push.ABSENT.search(said)
+    assert not registry.ABSENT.search(said)
 
 
 def test_a_credential_helper_that_is_not_installed_is_named(
@@ -594,7 +594,7 @@ def test_a_credential_helper_that_is_not_installed_is_named(
 ) -> None:
     path = tmp_path / "auth.json"
     path.write_text(json.dumps({"credHelpers": {"registry.example": "not-there"}}))
-    place = push.Registry(skopeo, "registry.example/finch", path)
+    place = registry.Registry(skopeo, "registry.example/finch", path)
     with pytest.raises(HarnessError, match="docker-credential-not-there"):
         place.digest("tag")
 
@@ -602,7 +602,7 @@ def test_a_credential_helper_that_is_not_installed_is_named(
 def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: Any) -> None:
     assert aws
     host = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
-    with push.opened(["skopeo"], f"{host}/finch") as place:
+    with registry.opened(["skopeo"], f"{host}/finch") as place:
         assert place.authentication
         assert place.authentication.stat().st_mode & 0o777 == 0o600
         [auth] = json.loads(place.authentication.read_text())["auths"].items()
@@ -612,5 +612,5 @@ def test_ecr_s_password_is_handed_over_in_a_file_that_is_gone_afterwards(aws: An
 
 
 def test_another_registry_gets_the_user_s_own_password() -> None:
-    with push.opened(["skopeo"], "ghcr.io/owner/finch") as place:
+    with registry.opened(["skopeo"], "ghcr.io/owner/finch") as place:
         assert place.authentication is None

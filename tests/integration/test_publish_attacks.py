@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scripts.publish import booted, layout, push, release, s3
+from scripts.publish import booted, layout, registry, release, s3
 from scripts.publish import publish as publishing
 from scripts.publish.release import Build, Upload
 from scripts.publish.s3 import Bucket
@@ -569,7 +569,7 @@ def test_a_container_image_that_changes_before_it_is_pushed_is_refused(
     monkeypatch.setattr(publishing, "_show", show_and_swap)
     with pytest.raises(HarnessError, match=r"is missing|has been changed since it was built"):
         tell()
-    assert push.Registry(skopeo, repository).digest(TAG) == ""
+    assert registry.Registry(skopeo, repository).digest(TAG) == ""
     assert keys(aws, bucket) == set()
 
 
@@ -581,7 +581,7 @@ def test_a_blob_that_is_not_what_its_name_says_is_not_pushed(
     rebuild(out, root)
     with pytest.raises(HarnessError, match="is not the image that it claims to be"):
         tell()
-    assert push.Registry(skopeo, repository).digest(TAG) == ""
+    assert registry.Registry(skopeo, repository).digest(TAG) == ""
 
 
 def test_a_layout_with_a_second_image_or_an_odd_digest_is_refused(
