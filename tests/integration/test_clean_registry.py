@@ -208,6 +208,19 @@ def test_an_ecr_repository_that_is_not_there_is_named(
             clean("--repository", f"{HOST}/finch/os")
 
 
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException"])
+def test_a_role_that_may_not_ask_ecr_learns_what_it_lacks(
+    aws: Any, monkeypatch: pytest.MonkeyPatch, clean: Callable[..., None], code: str
+) -> None:
+    assert aws
+    with services.ecr({}) as ecr:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", ecr.url)
+        monkeypatch.setattr(ecr, "answer", lambda *_: (400, {"__type": code, "message": "no"}))
+        with pytest.raises(HarnessError, match="access to ECR is denied") as caught:
+            clean("--repository", f"{HOST}/finch/os")
+    assert "ecr:BatchDeleteImage" in caught.value.hint
+
+
 def test_a_tag_that_goes_with_another_is_told(
     push: Callable[..., str], place: Registry, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
