@@ -172,11 +172,17 @@ def check_files(consumer: Consumer, run: str) -> None:
         assert match, key
         assert match[1] == run, key
         consumer.pulled(key)
+    # finch-core's own workflow pushes these to a registry.
+    for arch in ("arm64", "x86-64"):
+        assert consumer.has(f"finch-al2023-container-with-kernel-{arch}-{run}.tar")
 
 
 def check_confs(consumer: Consumer, deps: Path, golden: dict[str, str]) -> None:
     """Check that the two files are the golden pair, and lead a shell to what they name."""
     assert {path.name: path.read_text() for path in deps.glob("*.conf")} == golden
+    number = r"grep AARCH64_ARTIFACT= full-os.conf | grep -oP '\d+(?=\.qcow2)'"
+    run = consumer.shell(f'cd "$deps"; {number}', deps=str(deps))
+    assert f"-{run}.tar.gz" in (deps / "rootfs.conf").read_text()
     for conf, arch in (("full-os", "AARCH64"), ("full-os", "X86_64"), ("rootfs", "X86_64")):
         names = ("ARTIFACT_BASE_URL", f"{arch}_ARTIFACT_PATHING", f"{arch}_ARTIFACT",
                  f"{arch}_512_DIGEST")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,11 +24,22 @@ KEEP = 7
 def main(argv: Sequence[str]) -> None:
     """Delete what argv asks for, or only show it. Raises HarnessError."""
     given = _parser(ROOT).parse_args(argv)
-    progress = Progress()
-    work = arguments.folder(given.work, ROOT, "work")
-    skopeo = programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
+    progress, work = Progress(), arguments.folder(given.work, ROOT, "work")
     if given.prepare:
+        programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
         return
+    _check(given)
+    named = Named.read((given.deps or ROOT / "deps").absolute())
+    skopeo = programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
+    with (
+        registry.opened(skopeo, given.repository.rstrip("/")) as place,
+        progress.task("registry") as task,
+    ):
+        cleaning.clean(place, named, given.keep, task, dry_run=given.dry_run)
+
+
+def _check(given: Namespace) -> None:
+    """Raise UsageError unless given names a repository and keeps something."""
     if not registry.REPOSITORY.fullmatch(given.repository):
         raise UsageError(
             f"--repository {shown(given.repository)} does not name a registry",
@@ -35,12 +47,6 @@ def main(argv: Sequence[str]) -> None:
         )
     if given.keep < 1:
         raise UsageError(f"--keep must be 1 or more, not {given.keep}")
-    named = Named.read((given.deps or ROOT / "deps").absolute())
-    with (
-        registry.opened(skopeo, given.repository.rstrip("/")) as place,
-        progress.task("registry") as task,
-    ):
-        cleaning.clean(place, named, given.keep, task, dry_run=given.dry_run)
 
 
 def _parser(root: Path) -> Parser:

@@ -208,6 +208,12 @@ def test_an_ecr_repository_that_is_not_there_is_named(
             clean("--repository", f"{HOST}/finch/os")
 
 
+def test_what_it_needs_is_downloaded_without_a_registry(tmp_path: Path, work: Path) -> None:
+    clean_registry.main(["--prepare", "--work", os.fspath(work)])
+    assert [path for path in (work / "programs").iterdir() if path.name.startswith("skopeo-")]
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException"])
 def test_a_role_that_may_not_ask_ecr_learns_what_it_lacks(
     aws: Any, monkeypatch: pytest.MonkeyPatch, clean: Callable[..., None], code: str
