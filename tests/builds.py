@@ -41,7 +41,8 @@ def write_manifest(
     """Write the manifest and checksums of a build, and return the manifest.
 
     images maps the names of images to their packages (name: version). outputs are the artifacts,
-    which must be in out already. root is the checkout that they were built from.
+    which must be in out already. root is the checkout that they were built from, and of their
+    architecture.
     """
     target = StageTarget(distribution.mkosi, machine, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]

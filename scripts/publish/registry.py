@@ -146,6 +146,20 @@ class Registry:
         except CommandError as error:
             raise self._explain(error) from error
 
+    def name_image(self, digest: str, tag: str) -> None:
+        """Give the image with digest, which is there already, another tag.
+
+        Raises ImmutableError if tag is another image's and the registry does not let it move.
+        """
+        source = f"docker://{self.repository}@{digest}"
+        try:
+            self._skopeo(
+                "copy", "--preserve-digests", "--retry-times", "3",
+                self._plain("src-"), self._plain("dest-"), source, self._reference(tag),
+            )  # fmt: skip
+        except CommandError as error:
+            raise self._explain(error) from error
+
     def delete(self, tag: str) -> None:
         """Remove tag, if it is there; the image stays while it has other tags."""
         if self.ecr:
@@ -207,7 +221,10 @@ class Registry:
                 hint=f"create it first, or name another one with {catalog.option('repository')}",
             )
         if IMMUTABLE.search(text):
-            return ImmutableError(f"{self.repository} does not let its tags move: {text}")
+            return ImmutableError(
+                f"{self.repository} does not let its tags move: {text}",
+                hint="if the registry can do that, exclude the tags latest-* from its rule",
+            )
         if re.search(r"unauthorized|denied|authentication required", text, re.IGNORECASE):
             return UsageError(
                 f"{self.host} denies access: {text}", hint=f"docker login {self.host}"
