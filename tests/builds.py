@@ -35,23 +35,23 @@ def write_manifest(
     images: Mapping[str, Mapping[str, str]],
     *outputs: str,
     root: Path = ROOT,
-    of: Arch = arch.X86_64,
     distribution: Distribution = catalog.DISTRIBUTIONS["debian"],
+    machine: Arch = arch.X86_64,
 ) -> Manifest:
     """Write the manifest and checksums of a build, and return the manifest.
 
     images maps the names of images to their packages (name: version). outputs are the artifacts,
-    which must be in out already. root is the checkout that they were built from, of their
-    architecture, and distribution what they are made from.
+    which must be in out already. root is the checkout that they were built from, and of their
+    architecture.
     """
-    target = StageTarget(distribution.mkosi, of, {})
+    target = StageTarget(distribution.mkosi, machine, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     described = artifacts.describe(out, outputs)
     manifest = Manifest(
         distribution=distribution.name,
         release=places.release_of(root, distribution),
-        arch=of,
+        arch=machine,
         options=Given(),
         pins=pins(root, distribution),
         mkosi=UsedMkosi(
@@ -66,7 +66,7 @@ def write_manifest(
                 planned[name].key if name in planned else text_digest(name),
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
-                packages=tuple(Package(*one, of.debian) for one in packages.items()),
+                packages=tuple(Package(*one, machine.debian) for one in packages.items()),
                 digest=text_digest(f"the build of {name}"),
                 built_from={
                     need: text_digest(f"the build of {need}")

@@ -50,7 +50,7 @@ def _describe(folder: Path, machine: Arch, root: Path) -> None:
                for name in catalog.artifacts(image) if (folder / name).exists()]  # fmt: skip
     builds.write_manifest(
         folder, {name: {"bash": "5.2"} for name in sorted(stages)}, *outputs,
-        root=root, distribution=catalog.DEFAULT, of=machine,
+        root=root, distribution=catalog.DEFAULT, machine=machine,
     )  # fmt: skip
     builds.write_provenance(folder)
 

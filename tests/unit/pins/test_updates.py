@@ -514,7 +514,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
         (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "cannot be read"),
         (
             f"{SRPMS}/repodata/p.xml.gz",
-            gzip.compress(b"<metadata/>"),
+            gzip.compress(b"<metadata/>", mtime=0),
             "no source RPM of cloud-init",
         ),
     ],
