@@ -209,6 +209,20 @@ def publish(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def deps(session: nox.Session) -> None:
+    """Write finch-core's deps/*.conf from what a run has published: `-- --run-id NUMBER`."""
+    environments.install(session, "publish")
+    environments.harness(session, "deps", *session.posargs)
+
+
+@nox.session(default=False, name="clean-registry")
+def clean_registry(session: nox.Session) -> None:
+    """Delete older images of a registry that nothing names: `-- --repository HOST/NAME`."""
+    environments.install(session, "publish")
+    environments.harness(session, "clean_registry", *session.posargs)
+
+
+@nox.session(default=False)
 def clean(session: nox.Session) -> None:
     """Remove out/ and .work/, which hold what was built and what makes builds fast."""
     environments.install(session, "harness")

@@ -15,7 +15,7 @@ from scripts.catalog import Distribution
 from scripts.origin import Builder
 from scripts.system.url import Url
 
-# What --allow-missing calls the image that packages are built in.
+# What pins call the image that packages are built in.
 BASE_IMAGE = "base-image"
 
 ACCELERATORS = ("auto", "kvm", "tcg")

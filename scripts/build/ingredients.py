@@ -11,8 +11,8 @@ from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
 from scripts.emulation import bake, emulators
 from scripts.emulation.emulators import Emulators
-from scripts.options import BAKE, BASE_IMAGE
-from scripts.packages import rpms, thirdparty
+from scripts.options import BAKE
+from scripts.packages import rpms, supplementary, thirdparty
 from scripts.stages.additions import Additions
 from scripts.system.errors import UsageError
 
@@ -27,6 +27,7 @@ def require(session: str, shop: Workshop) -> None:
     if options.target.distribution.mirror_layout == "cdn" and not options.sources.offline:
         place = shop.places.images
         amazonlinux.check(place.release, place.arch, options.sources.mirror)
+        supplementary.check(options, place)
 
 
 def add(shop: Workshop, *, session: str) -> Additions:
@@ -35,7 +36,8 @@ def add(shop: Workshop, *, session: str) -> Additions:
     session is the one that the machine must be fit for if something has to be obtained.
     """
     options = shop.options
-    _check_allowed(options.packages.allow_missing, [*thirdparty.names(options), BASE_IMAGE])
+    names = [*thirdparty.names(options), *supplementary.names(options)]
+    _check_allowed(options.packages.allow_missing, names)
     planned = rpms.plan(options, shop.places.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(options):
@@ -43,6 +45,7 @@ def add(shop: Workshop, *, session: str) -> Additions:
     if planned and is_due:
         planned = rpms.with_engine(planned)
     added = thirdparty.download(options, shop.progress)
+    added += supplementary.add(options, shop.places.images, shop.progress)
     if planned:
         with shop.emulation() if is_due else nullcontext():
             added += rpms.build(planned, shop.progress)

@@ -38,6 +38,12 @@ DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
 # Guide, "Repository metadata signing"). mkosi/0001-*.patch has the same rule.
 FIRST_SIGNED = "2023.11.20260406"
 
+# The repository of Supplementary Packages for Amazon Linux, as mkosi/0001-*.patch calls it, and the
+# first release that has it (Amazon Linux 2023 User Guide, "Configure SPAL repository"). It is
+# versioned as the core repository is.
+SPAL = "spal"
+FIRST_WITH_SPAL = "2023.9.20251117"
+
 # In releasemd.xml.
 RELEASE = re.compile(r"<release\s[^>]*\bversion=[\"']([^\"']+)")
 
@@ -150,6 +156,35 @@ def _list_of(release: str, arch: Arch) -> str:
 def signs_metadata(release: str) -> bool:
     """Whether the CDN's repositories of release have a signed repomd.xml."""
     return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
+
+
+def has_spal(release: str) -> bool:
+    """Whether release has Supplementary Packages."""
+    is_dated = _day(release) is not None
+    return release == LATEST or (is_dated and _order(release) >= _order(FIRST_WITH_SPAL))
+
+
+def check_spal(release: str, arch: Arch, mirror: Url | None) -> None:
+    """Check that mirror has SPAL's packages of release for arch.
+
+    Raises MissingError if it has none, and HarnessError if it cannot be reached.
+    """
+    try:
+        check_list(spal_list(release, arch, mirror))
+    except MissingError as error:
+        raise MissingError(
+            f"{_whose(mirror)} has no Supplementary Packages (SPAL) of the release {release} for "
+            f"{arch}: {error.message}"
+        ) from error
+
+
+def spal_list(release: str, arch: Arch, mirror: Url | None) -> Url:
+    """Return the URL of SPAL's list of mirrors.
+
+    No public page names the URL. This one is derived from the core repository's, and from that of
+    kernel-livepatch, which have the same layout. mkosi/0001-*.patch has the same one.
+    """
+    return Url.of(mirror or CDN) / f"spal/mirrors/{release}/{arch.name}/mirror.list"
 
 
 def newest(mirror: Url | None) -> str:

@@ -69,11 +69,12 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
         return None
     pins = recipes.read(opts.packages.recipes)
     recipes.check_stages(pins, opts)
-    if not pins.digest and BASE_IMAGE not in opts.packages.allow_missing:
+    if not pins.built:
+        return None
+    if not pins.digest:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
-            hint=f"{catalog.command('update-pins')} adds the digest; "
-            f"{catalog.option('allow-missing', BASE_IMAGE)} uses whatever the tag names now; "
+            hint=f"write the digest (sha256:…) into [{BASE_IMAGE}] of {opts.packages.recipes}; "
             f"{catalog.option('without-packages')} builds no packages",
         )
     work = place.folder / "package-build"
@@ -115,7 +116,7 @@ def build(planned: RpmPlan, progress: Progress) -> Additions:
     if planned.engine:
         progress.say(f"packages will be built: {planned.reason}")
         _build(planned, planned.engine, progress)
-    wanted = tuple(name for recipe in planned.pins.recipes for name in recipe.rpms)
+    wanted = tuple(name for recipe in planned.pins.built for name in recipe.rpms)
     return Additions(tuple(sorted(planned.finished.glob("*.rpm"))), wanted)
 
 
@@ -133,8 +134,10 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     for path in (folder, secrets(folder)):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-    for name in ("Dockerfile", "build-package"):
-        shutil.copy(own / name, folder)
+    shutil.copy(own / "build-package", folder)
+    unwanted = {recipe.name for recipe in pins.recipes} - {recipe.name for recipe in pins.built}
+    text = recipes.dockerfile((own / "Dockerfile").read_text(), sorted(unwanted))
+    (folder / "Dockerfile").write_text(text)
     repositories = folder / "repositories"
     repositories.mkdir()
     shutil.copyfile(binary.key, repositories / "key")
@@ -142,7 +145,7 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     (repositories / "amazonlinux.repo").write_text(text)
     proxy = opts.sources.proxies.first
     write_private(secrets(folder) / BINARY, text + _credentials(binary, proxy))
-    for recipe in pins.recipes:
+    for recipe in pins.built:
         wanted, source = replace(recipe, nevra=_nevra(recipe, opts, place)), sources[recipe.source]
         text = source.repository("source", check=False)
         _write_recipe(folder / "packages" / recipe.name, wanted, source, text)
@@ -255,7 +258,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     stage = planned.stage
     names = sorted(path.name for path in fresh.glob("*.rpm"))
     packages = tuple(_package(name) for name in names)
-    wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
+    wanted = {name for recipe in planned.pins.built for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
     Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)

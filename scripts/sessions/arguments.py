@@ -16,7 +16,6 @@ from scripts.arch import Arch
 from scripts.catalog import ROOT, Distribution, flag
 from scripts.options import (
     ACCELERATORS,
-    BASE_IMAGE,
     DEBIAN,
     EMULATORS,
     EPOCH,
@@ -161,8 +160,8 @@ def _add_sources(group: Group) -> None:
 def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
-        "leave out this third-party file if its digest is unknown; "
-        f"{BASE_IMAGE} uses whatever image the tag names now; may be repeated",
+        "leave out this third-party file if its digest is unknown, or this package of SPAL, "
+        "Amazon's Supplementary Packages; may be repeated",
         action="append",
         default=[],
     )
@@ -174,7 +173,8 @@ def _add_packages(group: Group) -> None:
     )
     group.add(
         "without-packages",
-        "build nothing in Docker: the image gets the distribution's own cloud-init and no sshfs",
+        "build nothing in Docker: the image gets the distribution's own cloud-init, and sshfs from "
+        "SPAL if the release has it",
     )
     group.add(
         "layer-cache",

@@ -54,8 +54,9 @@ def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
         yield ["--packages", shop.pins]
 
 
-# These tests spoil what mkosi fetches; tests/e2e/test_packages.py spoils package builds.
-WITHOUT = ("--without-packages",)
+# These tests spoil what mkosi fetches from the core repository; tests/e2e/test_packages.py spoils
+# package builds, tests/e2e/test_supplementary.py spoils SPAL.
+WITHOUT = ("--without-packages", "--allow-missing", "fuse-sshfs")
 
 
 def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:

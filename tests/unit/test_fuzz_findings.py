@@ -251,4 +251,4 @@ def test_metadata_that_is_packed_wrongly_cannot_be_read(server: Server, tmp_path
     }
     look = Lookups(tmp_path, Settings(attempts=1))
     with pytest.raises(HarnessError, match=r"the metadata of .* cannot be read"):
-        look._source_rpms(Url(server.url), sent=False)
+        look._rpms(Url(server.url), sent=False)

@@ -58,6 +58,15 @@ def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_sta
         rpms.plan(given, place(tmp_path))
 
 
+def test_an_image_without_its_digest_is_refused_with_the_file_to_mend(tmp_path: Path) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    given = other_pins(tmp_path, re.sub(r'digest = ".*"', 'digest = ""', own))
+    with pytest.raises(UsageError, match=r"amazonlinux:2023, .* not pinned by its digest") as said:
+        rpms.plan(given, place(tmp_path))
+    assert f"into [base-image] of {given.packages.recipes}" in said.value.hint
+    assert rpms.plan(opts(tmp_path, "--without-packages"), place(tmp_path)) is None
+
+
 def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     text = (plan.context / "repositories/amazonlinux.repo").read_text()

@@ -39,6 +39,18 @@ def test_amazon_linux_comes_from_amazon_unless_a_mirror_is_named(
     assert images.repository == "amazonlinux at https://cdn.amazonlinux.com/al2023"
 
 
+def test_further_repositories_are_for_the_images_alone_and_decide_every_stage(
+    checkout: Path, tmp_path: Path
+) -> None:
+    plain = make(checkout, tmp_path)
+    further = plain.with_repositories(("spal",))
+    arguments = further.images.arguments()
+
+    assert arguments[arguments.index("--repositories") + 1] == "spal"
+    assert "--repositories" not in [*plain.images.arguments(), *further.tools.arguments()]
+    assert further.images.sources_digest != plain.images.sources_digest
+
+
 def test_a_configuration_that_is_edited_during_a_build_is_built_as_it_was(
     checkout: Path, tmp_path: Path
 ) -> None:
