@@ -167,8 +167,8 @@ def _sentence(result: Result) -> str:
     if result.added:
         return f"{result.tool}: our patches add {'; '.join(result.added)}"
     if result.inherited:
-        return f"{result.tool}: our patches add nothing to the {result.inherited} findings before"
-    return f"{result.tool}: passes ({result.summary})"
+        return f"{result.tool}: our patches add nothing; findings without them: {result.inherited}"
+    return f"{result.tool}: passes{f' ({result.summary})' if result.summary else ''}"
 
 
 def check_configurations(using: Mkosi, root: Path, progress: Progress) -> None:
