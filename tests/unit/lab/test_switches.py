@@ -10,7 +10,7 @@ import pytest
 from scripts.arch import X86_64
 from scripts.system.errors import UsageError
 from tests.lab import __main__ as lab
-from tests.lab import switches, tampering
+from tests.lab import eras, switches, tampering
 from tests.lab.keys import Key
 from tests.lab.repository import MARK, World
 from tests.lab.server import Fault, Kind, LabServer
@@ -105,3 +105,15 @@ def test_what_goes_wrong_is_said_with_the_command(world: World) -> None:
 
     assert "Fault: 503 for requests whose path contains repomd, the first 2 of them.\n" in said
     assert "Fault: bash is unsigned.\n" in said
+
+
+def test_an_era_is_one_of_those_that_the_lab_knows() -> None:
+    with pytest.raises(UsageError, match="--era: invalid choice: 'ancient'"):
+        lab.main(["--era", "ancient"])
+
+
+def test_eras_are_served_from_folders_of_their_own(tmp_path: Path) -> None:
+    key = Key("F" * 40, "", "")
+    folders = {World(tmp_path, X86_64, (RELEASE,), key, era).www for era in eras.ERAS.values()}
+    assert len(folders) == len(eras.ERAS)
+    assert World(tmp_path, X86_64, (RELEASE,), key).www in folders
