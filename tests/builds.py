@@ -34,7 +34,7 @@ def write_manifest(
     images: Mapping[str, Mapping[str, str]],
     *outputs: str,
     root: Path = ROOT,
-    of: Arch = arch.X86_64,
+    of: arch.Arch = arch.X86_64,
 ) -> Manifest:
     """Write the manifest and checksums of a build, and return the manifest.
 
