@@ -235,8 +235,9 @@ def immutable(upstream: str) -> Iterator[str]:
 
         def forward(self) -> None:
             url = f"http://{upstream}{self.path}"
-            given = {name: value for name, value in self.headers.items() if name != "Connection"}
+            names = {*self.headers} - {"Connection"}
             body = self.body()
+            given = {name: ", ".join(self.headers.get_all(name, [])) for name in names}
             _, kind, reference = self.path.rpartition("/manifests/")
             is_tag = self.command == "PUT" and kind and not reference.startswith("sha256:")
             accepted = {"Accept": given.get("Content-Type", "")}
