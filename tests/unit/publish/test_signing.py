@@ -48,7 +48,7 @@ def test_a_signature_by_identity_must_be_of_the_workflow(tmp_path: Path) -> None
     assert told[told.index("--certificate-oidc-issuer") + 1] == signing.ISSUER
 
     (tmp_path / "refused").touch()
-    with pytest.raises(HarnessError, match="of m was not made with https://github.com/.*matched"):
+    with pytest.raises(HarnessError, match=r"of m was not made with https://github.com/.*matched"):
         one.check(tmp_path / "m", tmp_path / "m.bundle", is_needed=True)
 
 
