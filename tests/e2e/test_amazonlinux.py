@@ -65,8 +65,9 @@ def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
         yield ["--packages", shop.pins]
 
 
-# These tests spoil what mkosi fetches; tests/e2e/test_packages.py spoils package builds.
-WITHOUT = ("--without-packages",)
+# These tests spoil what mkosi fetches from the core repository; tests/e2e/test_packages.py spoils
+# package builds, tests/e2e/test_supplementary.py spoils SPAL.
+WITHOUT = ("--without-packages", "--allow-missing", "fuse-sshfs")
 
 
 def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
@@ -410,13 +411,14 @@ def test_a_release_of_before_metadata_was_signed_is_still_built(
     assert not [path for path in lab.requests if path.endswith(".asc")]
 
 
-def test_a_single_repository_need_not_sign_its_metadata(
+def test_a_single_repository_is_refused_with_the_way_to_build_from_it(
     forgetful: Copy, lab: LabServer, made: World
 ) -> None:
     plain = made.repository(made.releases[0]).relative_to(made.www).as_posix()
-    with lab.broken(Fault(Kind.NOT_FOUND, r"\.asc$")):
-        build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
-    assert build.process.returncode == 0, build.output
+    build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
+    assert build.process.returncode == 2, build.output
+    assert "is a single repository" in build.output
+    assert f"core/mirrors/{made.releases[0]}/{made.arch.name}/mirror.list" in build.output
 
 
 def test_a_release_that_does_not_exist_lists_the_nearest(

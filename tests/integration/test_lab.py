@@ -26,6 +26,7 @@ from scripts.sessions import arguments
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress
+from scripts.system.url import Url
 from tests.lab import debs, eras, keys, repository, tampering, world
 from tests.lab.fixups import Programs
 from tests.lab.repository import World
@@ -386,3 +387,19 @@ def test_amazons_spec_carries_the_patch_that_is_taken_out(made: World) -> None:
 def test_fuse_sshfs_is_no_package_of_the_distribution(names: set[str]) -> None:
     assert "fuse-sshfs" not in names
     assert {"rpm-build", "dnf-plugins-core", "patch"} <= names
+
+
+def test_spal_has_a_signed_fuse_sshfs_for_each_release_that_has_it(
+    made: World, tmp_path: Path
+) -> None:
+    with LabServer(made.www) as server:
+        for release in (*made.releases, amazonlinux.LATEST):
+            url = amazonlinux.spal_list(release, ARCH, Url(server.mirror))
+            [address] = requests.get(url.bare, timeout=10).text.split()
+            repomd = requests.get(f"{address}repodata/repomd.xml", timeout=10)
+            signature = requests.get(f"{address}repodata/repomd.xml.asc", timeout=10)
+            assert repomd.ok
+            assert signature.ok == amazonlinux.signs_metadata(release)
+    [blob] = (made.spal(RELEASE) / repository.MARK).read_text().splitlines()[1:]
+    assert Path(blob).name == f"fuse-sshfs-3.7.3-2.5.spal2023.{ARCH}.rpm"
+    assert check_signatures(made.key_file, [made.base / "blobstore" / blob], tmp_path / "db") == ""

@@ -143,6 +143,12 @@ class Tables:
         invented: Mapping[str, str] = self._data["invented"]
         return invented
 
+    @property
+    def spal(self) -> Mapping[str, str]:
+        """Maps each package of SPAL to its release there."""
+        releases: Mapping[str, str] = self._data["spal"]
+        return releases
+
     def rpm_of(self, deb: str) -> str | None:
         """Return the RPM that the Debian package deb goes into, or None if it is dropped."""
         if any(pattern.fullmatch(deb) for pattern in self._dropped):

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -154,6 +154,8 @@ def _make(work: Path, arch: Arch, era: Era, say: Say, names: Sequence[str]) -> W
         era=era,
     )
     repository.publish_fedora(world, sources[FEDORA], foreign)
+    spal = maker.sign(maker.make(_of_spal(tables, all_recipes)))
+    repository.publish_spal(world, [path for paths in spal.values() for path in paths])
     others = archive.obtain_alone(tables.third_party)
     cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
     [released] = maker.make([tables.recipe_alone(cosign)])
@@ -174,6 +176,15 @@ def _programs(work: Path, arch: Arch, era: Era, packages: Sequence[debs.Deb], sa
         needed = fixups.needed(deb.name for deb in packages)
         packages = archive_of(work, era, here, say).obtain_alone(needed)
     return Programs(work / "programs", packages)
+
+
+def _of_spal(tables: Tables, recipes: Iterable[Recipe]) -> list[Recipe]:
+    """Return the recipes of SPAL's binary RPMs. Amazon does not say what they are built from."""
+    return [
+        replace(recipe, release=tables.spal[recipe.name], source="", build_requires=(), prep="")
+        for recipe in recipes
+        if recipe.name in tables.spal
+    ]
 
 
 def _dated(recipe: Recipe, names: Iterable[str]) -> bool:

@@ -391,6 +391,24 @@ def test_an_amazon_image_without_our_packages_is_not_asked_for_what_they_bring()
     assert [check.name for check in checks.check_all(facts) if not check.passed] == []
 
 
+def test_an_image_with_spals_sshfs_is_asked_for_it_though_it_lacks_our_packages() -> None:
+    contents = Contents(
+        held=frozenset({"fuse-sshfs"}),
+        left_out=frozenset({PACKAGES}),
+        supplementary=frozenset({"fuse-sshfs"}),
+    )
+    good_one = dataclasses.replace(amazon(mounts_entry=""), contents=contents)
+    assert [check.name for check in checks.check_all(good_one) if not check.passed] == []
+    for sshfs, reason in (
+        ("sshfs: not found", "does not say its version"),
+        ("SSHFS version 3.7.6", "sshfs is 3.7.6, not 3.7.3"),
+    ):
+        facts = dataclasses.replace(amazon(mounts_entry="", sshfs=sshfs), contents=contents)
+        [found] = [check for check in checks.check_all(facts) if not check.passed]
+        assert found.name == "sshfs"
+        assert reason in found.reason
+
+
 def test_what_the_test_has_not_come_to_is_skipped() -> None:
     facts = Facts(X86_64, DEBIAN, Uki("", "", ""), disk_before="")
     assert {check.status for check in checks.check_all(facts)} == {Status.SKIPPED}
