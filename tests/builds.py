@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scripts import arch, catalog
+from scripts.arch import Arch
 from scripts.build.manifest import Added, BuiltImage, Given, ListedFile, Manifest, UsedMkosi, pins
-from scripts.catalog import ROOT
+from scripts.catalog import ROOT, Distribution
 from scripts.description import provenance
 from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Checkout
-from scripts.stages import artifacts, plan
+from scripts.stages import artifacts, places, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.plan import StageTarget
 from scripts.stages.records import Package
@@ -30,23 +31,29 @@ PIN = Pin.read(ROOT / "mkosi/pin.toml")
 
 
 def write_manifest(
-    out: Path, images: Mapping[str, Mapping[str, str]], *outputs: str, root: Path = ROOT
+    out: Path,
+    images: Mapping[str, Mapping[str, str]],
+    *outputs: str,
+    root: Path = ROOT,
+    distribution: Distribution = catalog.DISTRIBUTIONS["debian"],
+    machine: Arch = arch.X86_64,
 ) -> Manifest:
     """Write the manifest and checksums of a build, and return the manifest.
 
     images maps the names of images to their packages (name: version). outputs are the artifacts,
-    which must be in out already. root is the checkout that they were built from.
+    which must be in out already. root is the checkout that they were built from, and of their
+    architecture.
     """
-    target = StageTarget("debian", arch.X86_64, {})
+    target = StageTarget(distribution.mkosi, machine, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     described = artifacts.describe(out, outputs)
     manifest = Manifest(
-        distribution="debian",
-        release="trixie",
-        arch=arch.X86_64,
+        distribution=distribution.name,
+        release=places.release_of(root, distribution),
+        arch=machine,
         options=Given(),
-        pins=pins(root, catalog.DISTRIBUTIONS["debian"]),
+        pins=pins(root, distribution),
         mkosi=UsedMkosi(
             version="27.1",
             source=UPSTREAM,
@@ -59,7 +66,7 @@ def write_manifest(
                 planned[name].key if name in planned else text_digest(name),
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
-                packages=tuple(Package(*package, "amd64") for package in packages.items()),
+                packages=tuple(Package(*one, machine.debian) for one in packages.items()),
                 digest=text_digest(f"the build of {name}"),
                 built_from={
                     need: text_digest(f"the build of {need}")

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot.results import Check, Result, Status, to_json
 from scripts.build import manifest
 from scripts.catalog import ROOT
@@ -40,6 +42,13 @@ QCOW2 = "finch-debian-trixie-os-image-x86-64-4711.qcow2"
 ROOTFS = "common/x86-64/finch-debian-trixie-rootfs-x86-64-4711.tar.gz"
 SUMS = "finch-debian-trixie-4711.SHA512SUMS"
 MANIFEST = "finch-debian-trixie-manifest-4711.json"
+
+
+def tag(arch: str = "x86-64", run: str = RUN) -> str:
+    """The tag of a container image that is pushed today."""
+    today = datetime.now(UTC)
+    return f"{today.year}.{today.month}.{today.day}-build-{run}-{arch}-with-kernel"
+
 
 IMAGES = {
     name: {"bash": "5.2"}
@@ -117,21 +126,41 @@ OUTPUTS = (
 @pytest.fixture
 def out(root: Path, qemu_img: list[Any]) -> Path:
     """A finished and booted build of that checkout, with small files."""
-    out = root / "out/debian/x86_64"
+    return make_build(root, qemu_img, X86_64, b"disk", IMAGES, OUTPUTS)
+
+
+@pytest.fixture
+def other(root: Path, qemu_img: list[Any], out: Path) -> Path:
+    """A build for aarch64 beside the one for x86_64, as from a job of its own."""
+    assert out.exists()
+    images = {name: packages for name, packages in IMAGES.items() if name != "wsl-rootfs"}
+    outputs = [name for name in OUTPUTS if not name.startswith("wsl-rootfs")]
+    return make_build(root, qemu_img, AARCH64, b"chip", images, outputs)
+
+
+def make_build(
+    root: Path,
+    qemu_img: list[Any],
+    arch: Arch,
+    disk: bytes,
+    images: dict[str, dict[str, str]],
+    outputs: Sequence[str],
+) -> Path:
+    out = root / "out/debian" / arch.name
     out.mkdir(parents=True)
     builds.write_rootfs(out, {"etc/hostname": "finch"})
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("etc"))
+        tar.addfile(tarfile.TarInfo(f"etc-{arch}"))
     builds.write_layout(out / "container-with-kernel", layer.getvalue())
     oci_layout.pack_oci(out / "container-with-kernel")
-    (out / "os-image.raw").write_bytes(b"disk" * 16384)
+    (out / "os-image.raw").write_bytes(disk * 16384)
     convert(qemu_img, out / "os-image.raw", out / "os-image.qcow2")
     (out / artifacts.REPORT).write_text("<!doctype html>")
     (out / artifacts.SBOM).write_text("{}")
-    builds.write_manifest(out, IMAGES, *OUTPUTS, root=root)
+    builds.write_manifest(out, images, *outputs, root=root, machine=arch)
     builds.write_provenance(out)
-    boot(out)
+    boot(out, arch=arch)
     return out
 
 
@@ -140,7 +169,7 @@ def convert(qemu_img: list[Any], raw: Path, qcow2: Path) -> None:
          raw, qcow2])  # fmt: skip
 
 
-def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
+def boot(out: Path, *, passed: bool = True, reason: str = "", arch: Arch = X86_64) -> None:
     """Write the result of a boot test of the os-image in out."""
     (out / "boot-test").mkdir(exist_ok=True)
     checks = [
@@ -148,7 +177,7 @@ def boot(out: Path, *, passed: bool = True, reason: str = "") -> None:
         Check("ssh", "sshd answers", Status.PASSED if passed else Status.FAILED, reason=reason),
     ]
     result = Result(
-        "debian", "x86_64", checks, "kvm", "KVM works", "10.0", 20.0,
+        "debian", arch.name, checks, "kvm", "KVM works", "10.0", 20.0,
         disk=file_digest(out / "os-image.raw", "sha512"),
     )  # fmt: skip
     (out / artifacts.BOOT_TEST).write_text(to_json(result))

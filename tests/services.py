@@ -5,6 +5,7 @@ Two more servers fail on purpose: one cuts connections, and one refuses every re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -17,7 +18,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -32,7 +35,7 @@ REGISTRY = Source("usr/bin/docker-registry", ("docker-registry", "libc6"))
 CONFIG = """\
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: "{folder}"}}}}
+storage: {{filesystem: {{rootdirectory: "{folder}"}}, delete: {{enabled: true}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 
@@ -153,6 +156,87 @@ def refusing(code: int, error: str) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def has_manifest(host: str, name: str, digest: str) -> bool:
+    """Whether the registry at host still has the image with that digest, whatever its tags."""
+    return requests.head(f"http://{host}/v2/{name}/manifests/{digest}", timeout=60).ok
+
+
+@dataclass
+class Ecr:
+    """ECR's own API, as AWS documents it, for one repository of the account 123456789012.
+
+    tags maps each tag to a digest; None means that there is no repository. repository is the
+    account and the name that the last request was about, failure the code and the reason with
+    which deletions fail.
+    """
+
+    tags: dict[str, str] | None
+    url: str = ""
+    repository: tuple[str, str] = ("", "")
+    failure: tuple[str, str] | None = None
+
+    def answer(self, operation: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if operation == "GetAuthorizationToken":
+            token = base64.b64encode(b"AWS:password").decode()
+            return 200, {"authorizationData": [{"authorizationToken": token}]}
+        self.repository = (asked["registryId"], asked["repositoryName"])
+        if self.tags is None:
+            return 400, {"__type": "RepositoryNotFoundException", "message": "no such repository"}
+        if operation == "ListImages":
+            return 200, self.page(int(asked.get("nextToken", "0")))
+        assert operation == "BatchDeleteImage"
+        deleted, failures = [], []
+        for one in asked["imageIds"]:
+            if self.failure or one["imageTag"] not in self.tags:
+                code, reason = self.failure or ("ImageNotFound", "Requested image not found")
+                failures.append({"imageId": one, "failureCode": code, "failureReason": reason})
+            else:
+                deleted.append({**one, "imageDigest": self.tags.pop(one["imageTag"])})
+        return 200, {"imageIds": deleted, "failures": failures}
+
+    def page(self, start: int, size: int = 2) -> dict[str, Any]:
+        """Some of the tags, and where the next ones begin."""
+        tags = self.tags or {}
+        listed = [{"imageTag": tag, "imageDigest": digest} for tag, digest in tags.items()]
+        more = {"nextToken": str(start + size)} if start + size < len(listed) else {}
+        return {"imageIds": listed[start : start + size], **more}
+
+
+@contextmanager
+def ecr(tags: dict[str, str] | None) -> Iterator[Ecr]:
+    """Run ECR's own API for a repository with tags; AWS_ENDPOINT_URL leads boto3 to its url."""
+    state = Ecr(tags)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, answer = state.answer(self.headers["X-Amz-Target"].partition(".")[2], asked)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as url:
+        state.url = url
+        yield state
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run an HTTP server on loopback whose requests handler answers; yields its URL."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 

@@ -9,8 +9,9 @@ from scripts.build.workshop import Workshop
 from scripts.catalog import flag
 from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
-from scripts.emulation import emulators
+from scripts.emulation import bake, emulators
 from scripts.emulation.emulators import Emulators
+from scripts.options import BAKE
 from scripts.packages import rpms, supplementary, thirdparty
 from scripts.stages.additions import Additions
 from scripts.system.errors import UsageError
@@ -65,6 +66,8 @@ def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
 def obtain_emulators(shop: Workshop) -> Emulators:
     """Obtain the emulators that the images carry."""
     options = shop.options
+    if options.sources.emulators == BAKE:
+        return bake.find(options) or _bake_emulators(shop)
     return emulators.download(
         options.folders.root,
         options.folders.work,
@@ -76,6 +79,12 @@ def obtain_emulators(shop: Workshop) -> Emulators:
         given=options.sources.mkosi_source,
         offline=options.sources.offline,
     )
+
+
+def _bake_emulators(shop: Workshop) -> Emulators:
+    """Build the emulators that the images carry in Docker."""
+    require("build", shop)
+    return bake.build(shop.options, shop.progress)
 
 
 def write_emulators(carried: Emulators, shop: Workshop) -> None:

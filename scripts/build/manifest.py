@@ -55,6 +55,7 @@ class Given:
     packages: str = ""
     without_packages: bool = False
     allow_missing: tuple[str, ...] = ()
+    emulators: str = ""
 
     @classmethod
     def of(cls, opts: Options) -> Given:
@@ -69,6 +70,7 @@ class Given:
             packages=_digest(None if is_ours else recipes_file),
             without_packages=opts.packages.skipped,
             allow_missing=opts.packages.allow_missing,
+            emulators="" if opts.sources.emulators == options.DEBIAN else opts.sources.emulators,
         )
 
     @classmethod

@@ -102,7 +102,7 @@ class _Describer:
         options = self._shop.options
         arch, folders = options.target.arch, options.folders
         table = emulators.EmulationTable.read(folders.root / emulators.TABLE)
-        kept = emulators.find(folders.root, folders.work, arch)
+        kept = emulators.find(folders.root, folders.work, arch, options.sources.emulators)
         has_pins = options.target.distribution.has_rpms
         found = [
             *singles.emulators(tree, arch, table, kept),

@@ -171,7 +171,7 @@ class Lookups:
         if not _is_newer(newest, pinned):
             return Update(AMAZON_LINUX.name, pinned, newest)
         changes = (
-            Edit(self.root / AMAZON_LINUX.conf, "Release", newest),
+            Edit(self.root / AMAZON_LINUX.conf, AMAZON_LINUX.pinned_by, newest),
             Edit(self.root / "scripts/distributions/amazonlinux.toml", "amazonlinux", newest),
         )
         return Update(AMAZON_LINUX.name, pinned, newest, changes)

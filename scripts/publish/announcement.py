@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from scripts import arch as arches
 from scripts import catalog
-from scripts.publish.release import RUN_OF_NAME, Build, Image, platforms, published
+from scripts.publish.release import RUN_OF_NAME, RUN_OF_TAG, Build, platforms, published
 from scripts.system import strict
-from scripts.system.errors import HarnessError
 
 # The name in the bucket of a copy of the newest release's manifest.
 LATEST = "manifest.json"
@@ -57,63 +57,109 @@ class Validity:
             raise ValueError(f"it would be valid for more than {LONGEST} days")
 
 
-def manifest(
-    builds: Iterable[Build],
-    images: Iterable[Image],
-    *,
-    run: str,
-    base_url: str,
-    repository: str,
-    validity: Validity,
-) -> bytes:
-    """Return the release manifest. The same arguments always give the same bytes.
+@dataclass(frozen=True)
+class Download:
+    """A file that people download: their platform and architecture in Go's words, URL, sha512."""
 
-    digest repeats sha512 in the form that finch-core's updater reads.
-    """
-    downloads = [
-        {
-            "platform": platform,
-            "arch": build.arch.debian,  # as Go's GOARCH
-            "url": f"{base_url.rstrip('/')}/{build.named(published()[name], run)}",
-            "sha512": build.sha512[name],
-            "digest": f"sha512:{build.sha512[name]}",
+    platform: str
+    arch: str
+    url: str
+    sha512: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the entry; digest repeats sha512 in the form that Finch reads."""
+        return {
+            "platform": self.platform,
+            "arch": self.arch,
+            "url": self.url,
+            "sha512": self.sha512,
+            "digest": f"sha512:{self.sha512}",
         }
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A container image: architecture in Go's words, its name in a registry, sha256:HEX."""
+
+    arch: str
+    image: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a release manifest says."""
+
+    validity: Validity
+    downloads: tuple[Download, ...]
+    images: tuple[Pushed, ...] = ()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Announcement:
+        """Read a release manifest. Raises one of `strict.ODDITIES` unless we would write text."""
+        data: Mapping[str, Any] = strict.loads(text)
+        downloads = [(one["platform"], one["arch"], one["url"], one["sha512"])
+                     for one in data["artifacts"]]  # fmt: skip
+        images = [(one["arch"], one["image"], one["digest"]) for one in data["container_images"]]
+        for value in (value for entry in (*downloads, *images) for value in entry):
+            if not isinstance(value, str):
+                raise TypeError(f"{value!r} is not a text")
+        found = cls(
+            Validity.read(text),
+            tuple(Download(*one) for one in downloads),
+            tuple(Pushed(*one) for one in images),
+        )
+        if found.text() != text:
+            raise ValueError("it is not in the form in which releases are published")
+        return found
+
+    def text(self) -> bytes:
+        """Return the manifest. The same announcement always has the same bytes."""
+        data = {
+            "published_at": _stamp(self.validity.published),
+            "expires_at": _stamp(self.validity.expires),
+            "artifacts": [one.to_json() for one in self.downloads],
+            "container_images": [asdict(one) for one in self.images],
+        }
+        return (json.dumps(data, indent=2) + "\n").encode()
+
+    def missing(self) -> list[str]:
+        """Return the platforms of the catalogue that have no download in it, as in darwin/arm64."""
+        there = {(one.platform, one.arch) for one in self.downloads}
+        return sorted(f"{platform}/{arch}" for platform, arch in required() - there)
+
+
+def required() -> set[tuple[str, str]]:
+    """Return the platforms and architectures, in Go's words, that a whole release serves."""
+    return {
+        (platform, arches.parse(arch).debian)
+        for image in catalog.IMAGES.values()
+        for platform in image.platforms.values()
+        for arch in image.arches
+    }
+
+
+def downloads(builds: Iterable[Build], *, run: str, base_url: str) -> list[Download]:
+    """Return the files of builds that people download."""
+    return [
+        Download(
+            platform,
+            build.arch.debian,
+            f"{base_url.rstrip('/')}/{build.named(published()[name], run)}",
+            build.sha512[name],
+        )
         for build in builds
         for name, platform in platforms().items()
         if name in build.sha512
     ]
-    data = {
-        "published_at": _stamp(validity.published),
-        "expires_at": _stamp(validity.expires),
-        "artifacts": downloads,
-        "container_images": [
-            {
-                "arch": one.arch.debian,
-                "image": f"{repository}:{one.tag}",
-                "digest": one.digest,
-            }
-            for one in images
-            if repository
-        ],
-    }
-    return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def validity_of(there: bytes, where: str, now: datetime) -> Validity:
-    """Return the dates of a release manifest that is published already.
-
-    Only the dates are taken from it: the rest is made anew, and must give the same bytes. where is
-    its address, for messages. Raises HarnessError if we would not have written such dates.
-    """
+def tags(text: bytes) -> list[str]:
+    """Return the tags of the container images in text, none unless it is a release manifest."""
     try:
-        found = Validity.read(there)
-        found.check(now)
-    except strict.ODDITIES as error:
-        raise HarnessError(
-            f"{where} is not a release manifest that can be published: {error}",
-            hint=f"publish with another {catalog.flag('run-id')}",
-        ) from error
-    return found
+        return [one.image.rpartition(":")[2] for one in Announcement.parse(text).images]
+    except strict.ODDITIES:
+        return []
 
 
 def newest_run(text: bytes) -> int:
@@ -121,11 +167,12 @@ def newest_run(text: bytes) -> int:
     try:
         data: Mapping[str, Any] = strict.loads(text)
         names = [one["url"] for one in data["artifacts"]]
-        names += [one["image"] for one in data["container_images"]]
-        found = [RUN_OF_NAME.search(name) for name in names]
+        # finch-core's own manifests, which ours replace, list no container images.
+        names += [one["image"] for one in data.get("container_images", [])]
+        found = [form.search(name) for form in (RUN_OF_NAME, RUN_OF_TAG) for name in names]
     except strict.ODDITIES:
         return 0
-    return max((int(match[1]) for match in found if match), default=0)
+    return max((int(match["run"]) for match in found if match), default=0)
 
 
 def _moment(stamp: str) -> datetime:

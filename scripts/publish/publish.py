@@ -8,24 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from scripts import catalog
-from scripts.publish import announcement, booted, layout, programs, push, release, s3
-from scripts.publish.announcement import Validity
-from scripts.publish.push import Registry
+from scripts.arch import Arch
+from scripts.publish import (
+    announcement,
+    booted,
+    latest,
+    layout,
+    programs,
+    push,
+    registry,
+    release,
+)
+from scripts.publish.announcement import Announcement, Pushed, Validity
+from scripts.publish.documents import Desk
+from scripts.publish.registry import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
-from scripts.publish.s3 import Bucket
-from scripts.publish.signing import Signer
-from scripts.stages.artifacts import CHECKSUMS
-from scripts.system.errors import HarnessError, UsageError
+from scripts.publish.run import Own, Run
+from scripts.publish.s3 import Bucket, LostError
+from scripts.publish.signing import Signing
 from scripts.system.progress import Progress, Task
 from scripts.system.text import say
+
+# The suffix of the file beside a published one that has its sha512 alone, as finch-core's scripts
+# read it.
+CHECKSUM = ".sha512sum"
+
+# How often the documents of a run are written anew because another job has just done so.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -34,9 +51,9 @@ class Wanted:
 
     outs are the folders of the builds, and run is the number of the CI run. bucket and repository
     are "" if nothing goes there. base_url is where people download the bucket's files, and days is
-    how long the release is valid. key is the private key to sign with, if any; has_identity tells
-    whether cosign can sign without one. latest makes manifest.json in the bucket this release's.
-    root is the checkout, and work is what is kept between runs.
+    how long the release is valid. latest makes this release the one that people get; with partial,
+    even if it does not serve all of them. root is the checkout, and work is what is kept between
+    runs.
     """
 
     outs: tuple[Path, ...]
@@ -45,18 +62,18 @@ class Wanted:
     repository: str
     base_url: str
     days: int
-    key: Path | None
-    has_identity: bool
+    signing: Signing
     latest: bool
+    partial: bool
     dry_run: bool
     allowed: Allowed
     root: Path
     work: Path
 
     @property
-    def is_signed(self) -> bool:
-        """Whether the release is signed."""
-        return self.key is not None or self.has_identity
+    def folder(self) -> Path:
+        """Where files about the release are written before their upload."""
+        return self.work / "release" / self.run
 
 
 @dataclass(frozen=True)
@@ -66,11 +83,25 @@ class Plan:
     builds: Sequence[Build]
     files: Sequence[Upload]
     images: Sequence[Image]
+    run: Run
 
     @property
-    def prefix(self) -> str:
-        """How the names of files about the whole release begin."""
-        return f"finch-{self.builds[0].product}"
+    def archs(self) -> list[Arch]:
+        """The architectures of the builds."""
+        return [build.arch for build in self.builds]
+
+    def own(self, validity: Validity) -> Own:
+        """Return what the run's documents say about this plan."""
+        images = [
+            Pushed(one.arch.debian, f"{self.run.repository}:{one.tag}", one.digest)
+            for one in self.images
+            if self.run.repository
+        ]
+        downloads = announcement.downloads(
+            self.builds, run=self.run.number, base_url=self.run.base_url
+        )
+        announced = Announcement(validity, tuple(downloads), tuple(images))
+        return Own(self.archs, {file.key: file.sha512 for file in self.files}, announced)
 
 
 def publish(wanted: Wanted, progress: Progress) -> None:
@@ -96,34 +127,35 @@ def _plan(builds: Sequence[Build], wanted: Wanted) -> Plan:
         own = release.uploads(build, wanted.run)
         release.check_described(build, own)
         files += own
-    images = [release.image(build, wanted.run) for build in builds]
-    return Plan(builds, files, [image for image in images if image])
+    today = datetime.now(UTC).date()
+    images = [release.image(build, wanted.run, today) for build in builds]
+    run = Run(builds[0].product, wanted.run, wanted.base_url, wanted.repository)
+    return Plan(builds, files, [image for image in images if image], run)
 
 
 def _show(plan: Plan, wanted: Wanted) -> None:
     if wanted.bucket:
         for file in plan.files:
             name = f"{file.source.parent.name}/{file.source.name}"
-            say(f"{name} ({decimal(file.size)}) → s3://{wanted.bucket}/{file.key}")
+            where = f"s3://{wanted.bucket}/{file.key}"
+            say(f"{name} ({decimal(file.size)}) → {where}, and {CHECKSUM}")
         for name in _names(plan, wanted):
             say(f"newly written → s3://{wanted.bucket}/{name}")
     if wanted.repository:
         for image in plan.images:
             name = f"{image.layout.parent.name}/{image.layout.name}"
-            say(f"{name} ({image.digest}) → {wanted.repository}:{image.tag}")
-    if not wanted.is_signed:
+            tags = [image.tag, *([push.moving(image.arch)] if wanted.latest else [])]
+            for tag in tags:
+                say(f"{name} ({image.digest}) → {wanted.repository}:{tag}")
+    if not wanted.signing.is_possible:
         say(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
 
 
 def _names(plan: Plan, wanted: Wanted) -> list[str]:
     """Return the names of the files about the whole release."""
-    own = [f"{plan.prefix}-{wanted.run}.{CHECKSUMS}", f"{plan.prefix}-manifest-{wanted.run}.json"]
-    names = [*own, *([announcement.LATEST] if wanted.latest else [])]
-    return [full for name in names for full in (name, *_bundle(name, wanted))]
-
-
-def _bundle(name: str, wanted: Wanted) -> list[str]:
-    return [f"{name}.bundle"] if wanted.is_signed else []
+    names = [plan.run.sums, plan.run.manifest, *([announcement.LATEST] if wanted.latest else [])]
+    suffixes = ["", ".bundle"] if wanted.signing.is_possible else [""]
+    return [f"{name}{suffix}" for name in names for suffix in suffixes]
 
 
 def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
@@ -132,22 +164,60 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         place = None
         if wanted.repository and plan.images:
             skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
-            place = stack.enter_context(push.opened(skopeo, wanted.repository))
+            place = stack.enter_context(registry.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
         # Everything that could be refused is checked before the first upload, and before CI's
         # identity signs anything, because that is recorded in a public log forever.
         task.step("checking what is published already")
-        new_images = [one for one in plan.images if place and not place.check(one)]
-        new_files = [one for one in plan.files if bucket and not bucket.check(one)]
-        about = _release_files(plan, wanted, bucket, progress) if bucket else []
-        copies = _copies(plan, new_images, wanted, stack)
-        _send(copies, new_files, bucket, place, task)
+        plan = _settled(plan, place, bucket)
+        new_images = [one for one in plan.images if place and not push.check(place, one)]
+        with_sums = _with_checksums(plan.files, wanted.folder)
+        new_files = [one for one in with_sums if bucket and not bucket.check(one)]
+        moved = _moved(plan, place) if wanted.latest else {}
+        about = _About.prepared(plan, wanted, bucket, progress) if bucket else None
+        _send(_copies(plan, new_images, wanted, stack), new_files, bucket, place, task)
         # The release manifest names the images by their digests and by their tags.
         if place:
             for image in plan.images:
-                place.confirm(image)
-        _send([], about, bucket, place, task)
-    _tell(plan, wanted, len(new_files) + len(new_images) + len(about))
+                push.confirm(place, image.tag, image.digest)
+        new = about.send(task) if about else 0
+        for arch, digest in moved.items():
+            assert place
+            push.move(place, arch, digest)
+    _tell(plan, wanted, len(new_files) + len(new_images) + new + len(moved))
+
+
+def _settled(plan: Plan, place: Registry | None, bucket: Bucket | None) -> Plan:
+    """Return plan with the tags that an earlier publish of the same run has given its images."""
+    if not place:
+        return plan
+    there = bucket.read(plan.run.manifest) if bucket else None
+    known = announcement.tags(there.data) if there else []
+    images = [push.settle(place, one, plan.run.number, known) for one in plan.images]
+    return replace(plan, images=images)
+
+
+def _with_checksums(files: Iterable[Upload], folder: Path) -> list[Upload]:
+    """Return files, each after a file in folder with its sha512 alone.
+
+    What finds a file by its name finds its checksum, too.
+    """
+    found = []
+    for file in files:
+        key = f"{file.key}{CHECKSUM}"
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_text(f"{file.sha512}\n")
+        found += [Upload.of(folder / key, key), file]
+    return found
+
+
+def _moved(plan: Plan, place: Registry | None) -> dict[Arch, str]:
+    """Return the digests of the images whose moving tag must move. Raises HarnessError."""
+    return {
+        one.arch: one.digest
+        for one in plan.images
+        if place and push.moves(place, one.arch, one.digest, plan.run.number)
+    }
 
 
 def _copies(
@@ -174,139 +244,64 @@ def _send(
     for image in images:
         assert place
         task.step(f"pushing {place.repository}:{image.tag}")
-        place.push(image)
-    for file in files:  # the manifest comes last
+        push.push(place, image)
+    for file in files:
         assert bucket
         bucket.upload(file, task)
 
 
-def _release_files(plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> list[Upload]:
-    """Return the files about the whole release that must be uploaded; the manifest comes last.
+@dataclass(frozen=True)
+class _About:
+    """The files about the whole release.
 
-    Their contents are always made here. Files that are published already stay as they are,
-    including their dates and signatures, if they have exactly these contents.
+    uploads are those of the run's own documents, and etags what manifest.json and its signature
+    replace (nothing, if they are to stay); see `latest.replaced`.
     """
-    files = _write_release(plan, wanted, bucket)
-    there = [bucket.check(file) for file in files]
-    newest = _check_latest(wanted, bucket) if wanted.latest else None
-    found: list[Upload] = []
-    for file, is_there in zip(files, there, strict=True):
-        if wanted.is_signed:
-            found.append(_signature(file, wanted, bucket, progress, is_there=is_there))
-        found.append(file)
-    if newest:
-        found += _pointers(files[-1], newest)
-    return [one for one in found if not bucket.check(one)]
 
+    desk: Desk
+    own: Own
+    uploads: Sequence[Upload]
+    etags: Mapping[str, str]
 
-def _write_release(plan: Plan, wanted: Wanted, bucket: Bucket) -> list[Upload]:
-    """Write the checksums and the manifest of the release to files, and return their uploads."""
-    sums, manifest = (
-        f"{plan.prefix}-{wanted.run}.{CHECKSUMS}",
-        f"{plan.prefix}-manifest-{wanted.run}.json",
-    )
-    texts = {
-        sums: release.checksums(plan.files),
-        manifest: _manifest(plan, wanted, bucket, manifest),
-    }
-    folder = wanted.work / "release" / wanted.run
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_bytes(text)
-    return [Upload.of(folder / name, name) for name in texts]
+    @classmethod
+    def prepared(cls, plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> _About:
+        """Make and sign the files. Raises HarnessError if one of them must not be published."""
+        signer = wanted.signing.signer(wanted.work, progress)
+        desk = Desk(plan.run, bucket, wanted.folder, signer)
+        now = datetime.now(UTC)
+        own = plan.own(Validity.starting(now, wanted.days))
+        announced, pages = desk.merge(own, now)
+        etags: Mapping[str, str] = {}
+        if wanted.latest:
+            if not wanted.partial:
+                latest.check_whole(announced)
+            etags = latest.replaced(bucket, wanted.run, is_signed=signer is not None)
+        return cls(desk, own, desk.uploads(pages), etags)
 
+    def send(self, task: Task) -> int:
+        """Upload the files, and return how many were new. Raises HarnessError."""
+        new = self._send_documents(task)
+        manifest = self.desk.folder / self.desk.run.manifest
+        pointers = [
+            one for one in latest.pointers(manifest, self.etags) if not self.desk.bucket.check(one)
+        ]
+        _send([], pointers, self.desk.bucket, None, task)
+        return new + len(pointers)
 
-def _signature(
-    file: Upload, wanted: Wanted, bucket: Bucket, progress: Progress, *, is_there: bool
-) -> Upload:
-    """Return the signature of file: the published one if file is published, else a new one."""
-    key = f"{file.key}.bundle"
-    bundle = file.source.with_name(key)
-    signer = _signer(wanted, progress)
-    # If the connection broke in between, the signature may be there without the file.
-    there = bucket.read(key)
-    if there and is_there:
-        bundle.write_bytes(there.data)
-        signer.check(file.source, bundle)
-    else:
-        signer.sign(file.source)
-    return Upload.of(bundle, key, replaces=there.etag if there else "")
-
-
-def _pointers(manifest: Upload, newest: Mapping[str, str]) -> list[Upload]:
-    """Return the uploads that make manifest.json a copy of manifest; its signature comes first.
-
-    newest has the ETag, by suffix, of what each of them replaces.
-    """
-    return [
-        Upload.of(
-            manifest.source.with_name(f"{manifest.key}{suffix}"),
-            f"{announcement.LATEST}{suffix}",
-            replaces=etag,
-        )
-        for suffix, etag in newest.items()
-    ]
-
-
-def _check_latest(wanted: Wanted, bucket: Bucket) -> dict[str, str]:
-    """Return the ETags of manifest.json and of its signature ("" for no object), by suffix.
-
-    They make sure that no other publish comes between this look and our upload. Raises HarnessError
-    if manifest.json must not become this release's.
-    """
-    option, where = catalog.flag("latest"), f"s3://{bucket.name}/{announcement.LATEST}"
-    latest = bucket.read(announcement.LATEST)
-    there = announcement.newest_run(latest.data if latest else b"")
-    if there > int(wanted.run):
-        raise HarnessError(
-            f"{where} belongs to run {there}, which is newer than {wanted.run}",
-            hint=f"publish without {option}, or with a larger {catalog.flag('run-id')}",
-        )
-    signature = bucket.read(f"{announcement.LATEST}.bundle")
-    if not wanted.is_signed and signature:
-        raise UsageError(
-            f"{where} is signed, but this release would not be",
-            hint=f"sign it with {catalog.option('key')}, or publish without {option}",
-        )
-    signed = {".bundle": signature.etag if signature else ""} if wanted.is_signed else {}
-    return signed | {"": latest.etag if latest else ""}
-
-
-def _manifest(plan: Plan, wanted: Wanted, bucket: Bucket, key: str) -> bytes:
-    """Return the release manifest, made from the builds.
-
-    If one is published already, only its dates are used again, so that it has the same bytes if it
-    is this release's. Raises HarnessError if we would not have chosen its dates, or if it is still
-    to be signed.
-    """
-    now = datetime.now(UTC)
-    there = bucket.read(key)
-    where = f"s3://{bucket.name}/{key}"
-    # Our own manifest is never published without its signature, which is uploaded first. Signing
-    # this one would vouch for dates that somebody else has chosen.
-    if there and wanted.is_signed and not bucket.read(f"{key}.bundle"):
-        raise HarnessError(
-            f"{where} is published without a signature, so it cannot be signed any more",
-            hint=s3.OTHER_RUN,
-        )
-    validity = (
-        announcement.validity_of(there.data, where, now)
-        if there
-        else Validity.starting(now, wanted.days)
-    )
-    return announcement.manifest(
-        plan.builds,
-        plan.images,
-        run=wanted.run,
-        base_url=wanted.base_url,
-        repository=wanted.repository,
-        validity=validity,
-    )
-
-
-def _signer(wanted: Wanted, progress: Progress) -> Signer:
-    cosign = programs.obtain("cosign", programs.known()["cosign"], wanted.work, progress)
-    return Signer(cosign, wanted.key)
+    def _send_documents(self, task: Task) -> int:
+        """Upload the run's documents. If another job has just changed them, add to its own."""
+        uploads = self.uploads
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                _send([], uploads, self.desk.bucket, None, task)
+            except LostError:
+                if not left:
+                    raise
+                _, pages = self.desk.merge(self.own, datetime.now(UTC))
+                uploads = self.desk.uploads(pages)
+            else:
+                break
+        return len(uploads)
 
 
 def _tell(plan: Plan, wanted: Wanted, new: int) -> None:
@@ -314,6 +309,6 @@ def _tell(plan: Plan, wanted: Wanted, new: int) -> None:
         if wanted.repository:
             say(f"{wanted.repository}:{image.tag} is {image.digest}")
     if wanted.bucket:
-        say(f"{wanted.base_url.rstrip('/')}/{plan.prefix}-manifest-{wanted.run}.json")
+        say(plan.run.url(plan.run.manifest))
     if not new:
         say("everything has already been published")

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path, PurePosixPath
 
 from scripts import catalog
@@ -35,8 +36,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     name: f"finch-{{product}}-{{arch}}-{{run}}.{name}" for name in (SBOM, PROVENANCE, REPORT)
 }
 
-# The template of the tag of a container image.
-TAG = "{arch}-with-kernel-{run}"
+# The templates of the tag of a container image, and of the tag that always names the newest one.
+TAG = "{date}-build-{run}-{arch}-with-kernel"
+MOVING_TAG = "latest-{arch}"
+
+# A day as it stands in a tag: no number has leading zeros.
+DAY = r"(?P<year>[0-9]{4})\.(?P<month>[1-9]|1[0-2])\.(?P<day>[1-9]|[12][0-9]|3[01])"
 
 # The options, by their names in the manifest of a build, that make a build differ from everybody
 # else's. A mirror does not: what comes from it is signed, or its digest is known.
@@ -48,9 +53,10 @@ OWN = {
     "third_party_pins": thirdparty.PINS,
 }
 
-# The updater compares releases by this number.
-RUN_ID = re.compile(r"[0-9]{1,20}")
-RUN_OF_NAME = re.compile(rf"-({RUN_ID.pattern})(\.[a-z0-9.]+)?$")
+# The updater compares releases by this number, which it reads as an integer of 64 bits.
+RUN_ID = re.compile(r"[0-9]{1,18}")
+RUN_OF_NAME = re.compile(rf"-(?P<run>{RUN_ID.pattern})(\.[a-z0-9.]+)?$")
+RUN_OF_TAG = re.compile(rf":{DAY}-build-(?P<run>{RUN_ID.pattern})-[^:/]+$")
 
 # A user's own configuration of mkosi, which git ignores; mkosi reads it besides the checkout's.
 LOCAL = {"mkosi.local.conf", "mkosi.local"}
@@ -69,6 +75,21 @@ def published() -> Mapping[str, str]:
     """
     images = sorted(catalog.IMAGES.values(), key=lambda image: not image.platforms)
     return {name: template for one in images for name, template in one.published.items()}
+
+
+def names(product: str, arch: Arch, run: str) -> list[str]:
+    """Return the published names of all files that a build for arch may have, in their order."""
+    images = catalog.IMAGES.values()
+    built = {name for one in images if arch.name in one.arches for name in one.published}
+    templates = [template for name, template in published().items() if name in built]
+    return [
+        named(template, product, arch, run) for template in (*templates, *DESCRIPTIONS.values())
+    ]
+
+
+def named(template: str, product: str, arch: Arch, run: str) -> str:
+    """Return the published name that template stands for; run is the number of the CI run."""
+    return template.format(product=product, arch=arch.mkosi, run=run)
 
 
 def platforms() -> Mapping[str, str]:
@@ -143,7 +164,7 @@ class Build:
 
     def named(self, template: str, run: str) -> str:
         """Return the published name that template stands for; run is the number of the CI run."""
-        return template.format(product=self.product, arch=self.arch.mkosi, run=run)
+        return named(template, self.product, self.arch, run)
 
 
 @dataclass(frozen=True)
@@ -346,8 +367,8 @@ def uploads(build: Build, run: str) -> list[Upload]:
     return [*found, *described]
 
 
-def image(build: Build, run: str) -> Image | None:
-    """Return the container image of build, or None if it has none.
+def image(build: Build, run: str, day: date) -> Image | None:
+    """Return the container image of build, pushed on day (in UTC), or None if it has none.
 
     Raises HarnessError if its layout does not hold exactly one image.
     """
@@ -355,10 +376,32 @@ def image(build: Build, run: str) -> Image | None:
         return None
     return Image(
         build.out / catalog.CONTAINER,
-        build.named(TAG, run),
+        tag(build.arch, run, day),
         build.arch,
         only_digest(build.out / catalog.CONTAINER),
     )
+
+
+def tag(arch: Arch, run: str, day: date) -> str:
+    """Return the tag of the container image of run for arch that is pushed on day."""
+    written = f"{day.year:04}.{day.month}.{day.day}"
+    return TAG.format(date=written, run=run, arch=arch.mkosi)
+
+
+def first_tag(tags: Iterable[str], arch: Arch, run: str) -> str:
+    """Return the earliest of tags that `tag` gives to run and arch, or "" if there is none."""
+    form = re.compile(TAG.format(date=DAY, run=run, arch=re.escape(arch.mkosi)))
+    found = [(match, one) for one in tags if (match := form.fullmatch(one))]
+    return min(found, key=lambda pair: [int(n) for n in pair[0].groups()], default=("", ""))[1]
+
+
+def runs_after(tags: Iterable[str], arch: Arch, run: str) -> dict[str, int]:
+    """Map those of tags that `tag` gives to arch and to a newer run than run to that run."""
+    form = re.compile(
+        TAG.format(date=DAY, run=f"(?P<run>{RUN_ID.pattern})", arch=re.escape(arch.mkosi))
+    )
+    found = {one: int(match["run"]) for one in tags if (match := form.fullmatch(one))}
+    return {one: number for one, number in found.items() if number > int(run)}
 
 
 def only_digest(layout: Path) -> str:
@@ -376,6 +419,6 @@ def only_digest(layout: Path) -> str:
     raise HarnessError(f"{layout} is not an OCI image layout with one image", hint=AGAIN)
 
 
-def checksums(files: Iterable[Upload]) -> bytes:
-    """Return the SHA512SUMS of files, under their published names."""
-    return "".join(f"{file.sha512}  {file.key}\n" for file in files).encode()
+def checksums(sums: Mapping[str, str]) -> bytes:
+    """Return SHA512SUMS, in the form of sha512sum(1), for the sha512 by published name."""
+    return "".join(f"{sha512}  {key}\n" for key, sha512 in sums.items()).encode()

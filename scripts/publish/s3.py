@@ -52,11 +52,19 @@ SMALL = 1 << 20  # bytes
 # Without s3:ListBucket, S3 also answers 403 if an object does not exist.
 PERMISSIONS = (
     "you need s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
-    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR, what `docker push` needs"
+    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR, what `docker push` needs, "
+    "ecr:ListImages and ecr:BatchDeleteImage"
 )
+
+# The codes that mean "denied", which end with "Exception" in ECR.
+DENIED = ("403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "UnrecognizedClient")
 
 AGAIN = "run the same command again; what has arrived is not sent again"
 OTHER_RUN = f"published files are never replaced; publish with another {catalog.flag('run-id')}"
+
+
+class LostError(HarnessError):
+    """Somebody else has changed an object since it was read, so it has not been replaced."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +116,21 @@ class Bucket:
                     return False
                 raise
         found = (there.get("Metadata", {}).get(SHA512), there.get("ContentLength"))
-        is_same = found == (upload.sha512, upload.size) and self._digest(upload.key) == found[0]
+        is_same = found == (upload.sha512, upload.size) and self.digest(upload.key) == found[0]
         if not is_same and upload.replaces is None:
-            raise _other(self.name, upload.key)
+            raise other(self.name, upload.key)
         return is_same
 
-    def _digest(self, key: str) -> str:
-        """Return the sha512 of an object's bytes: its metadata may say anything."""
-        found = hashlib.sha512()
+    def digest(self, key: str) -> str:
+        """Return the sha512 of an object's bytes, or "" if there is none."""
+        found = hashlib.sha512()  # an object's metadata may say anything
         with explained(f"the bucket {self.name}"):
-            body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
+            try:
+                body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
+            except aws.ClientError as error:
+                if error.response["Error"]["Code"] in MISSING:
+                    return ""
+                raise
             for chunk in body.iter_chunks(sources.CHUNK_BYTES):
                 found.update(chunk)
         return found.hexdigest()
@@ -270,13 +283,14 @@ def _is_part(arrived: dict[str, Any], data: bytes) -> bool:
 
 
 def _lost(bucket: str, key: str) -> HarnessError:
-    return HarnessError(
+    return LostError(
         f"somebody else has changed s3://{bucket}/{key} in the meantime",
         hint="look at what was published, then run the same command again",
     )
 
 
-def _other(bucket: str, key: str) -> HarnessError:
+def other(bucket: str, key: str) -> HarnessError:
+    """Return the error about key, under which other bytes than ours are published."""
     return HarnessError(
         f"s3://{bucket}/{key} is already there, with other bytes",
         hint=OTHER_RUN,
@@ -301,7 +315,7 @@ def explained(what: str) -> Iterator[None]:
         code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in {*MISSING, "NoSuchBucket", "RepositoryNotFoundException"}:
             raise UsageError(f"{what} does not exist", hint="create it first") from None
-        if code in {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId"}:
+        if code.removesuffix("Exception") in DENIED:
             raise HarnessError(
                 f"access to {what} is denied: {code} {text}".rstrip(), hint=PERMISSIONS
             ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import programs, push, release, signing
+from scripts.publish import programs, registry, release, signing
 from scripts.publish.announcement import LONGEST
+from scripts.publish.promote import Promotion, promote
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
+from scripts.publish.run import Run
+from scripts.publish.signing import Signing
 from scripts.sessions import arguments
 from scripts.sessions.arguments import Group, Parser
+from scripts.stages import places
 from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.locks import only_build
@@ -29,6 +34,9 @@ def main(argv: Sequence[str]) -> None:
     if given.prepare:
         programs.prepare((given.work or ROOT / catalog.WORK).absolute(), Progress())
         return
+    if given.published:
+        promote(parse_promotion(argv, os.environ), Progress())
+        return
     wanted = parse(argv, os.environ)
     # No build may change files that have been checked and are being uploaded.
     with only_build(wanted.work):
@@ -37,25 +45,11 @@ def main(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT) -> Wanted:
     """Read what argv and environ ask for. Raises UsageError."""
-    parser = _parser(root)
-    given = parser.parse_args(argv)
+    given = _parser(root).parse_args(argv)
     distribution = arguments.parse_distribution(given.distribution)
-    if not (given.bucket or given.repository):
-        raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
-    if given.repository and not push.REPOSITORY.fullmatch(given.repository):
-        raise UsageError(
-            f"--repository {shown(given.repository)} does not name a registry",
-            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
-        )
-    run = given.run_id or environ.get("GITHUB_RUN_ID", "")
-    if not release.RUN_ID.fullmatch(run):
-        raise UsageError(
-            f"the run ID must be a number, not {run!r}",
-            hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
-        )
-    if not 1 <= given.expires_days <= LONGEST:
-        raise UsageError(f"--expires-days must be 1 to {LONGEST}, not {given.expires_days}")
-    signing.check_key(given.key)
+    run = _run(given, environ)
+    if given.signed_by:
+        raise UsageError("--signed-by is for --published only")
     names = [arches.parse(name).name for name in given.arch] or arches.NAMES
     out = arguments.folder(given.out, root, "out")
     folders = [out / distribution.name / name for name in names]
@@ -65,16 +59,80 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         run=run,
         bucket=given.bucket,
         repository=given.repository.rstrip("/"),
-        base_url=_base_url(given.base_url) or f"https://{given.bucket}.s3.amazonaws.com",
+        base_url=_address(given),
         days=given.expires_days,
-        key=given.key.absolute() if given.key else None,
-        has_identity=signing.has_identity(environ),
+        signing=_signing(given, environ),
         latest=given.latest,
+        partial=given.allow_partial,
         dry_run=given.dry_run,
         allowed=Allowed(given.release, given.allow_unbooted, given.allow_altered),
         root=root,
         work=arguments.folder(given.work, root, "work"),
     )
+
+
+def parse_promotion(
+    argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT
+) -> Promotion:
+    """Read which published run argv and environ ask to make the latest. Raises UsageError."""
+    given = _parser(root).parse_args(argv)
+    distribution = arguments.parse_distribution(given.distribution)
+    run = _run(given, environ)
+    if not (given.latest and given.bucket):
+        raise UsageError("--published needs --latest and --bucket: it makes a run the latest one")
+    if useless := [f"--{name}" for name in ("arch", "out") if getattr(given, name)]:
+        raise UsageError(f"--published reads no build, so {useless[0]} makes no sense")
+    release_name = given.release or places.release_of(root, distribution)
+    signing_ = _signing(given, environ)
+    return Promotion(
+        Run(
+            distribution.product.format(release=release_name),
+            run,
+            _address(given),
+            given.repository.rstrip("/"),
+        ),
+        bucket=given.bucket,
+        days=given.expires_days,
+        signing=signing_,
+        signed_by=given.signed_by or signing.builders_identity(signing_.identity),
+        partial=given.allow_partial,
+        dry_run=given.dry_run,
+        work=arguments.folder(given.work, root, "work"),
+    )
+
+
+def _run(given: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """Return the number of the run, after checking what both kinds of publishing need."""
+    if not (given.bucket or given.repository):
+        raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
+    if given.repository and not registry.REPOSITORY.fullmatch(given.repository):
+        raise UsageError(
+            f"--repository {shown(given.repository)} does not name a registry",
+            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
+        )
+    run: str = given.run_id or environ.get("GITHUB_RUN_ID", "")
+    if not release.RUN_ID.fullmatch(run):
+        raise UsageError(
+            f"the run ID must be a number, not {run!r}",
+            hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
+        )
+    if not 1 <= given.expires_days <= LONGEST:
+        raise UsageError(f"--expires-days must be 1 to {LONGEST}, not {given.expires_days}")
+    return run
+
+
+def _signing(given: argparse.Namespace, environ: Mapping[str, str]) -> Signing:
+    signing.check_key(given.key)
+    return Signing(
+        given.key.absolute() if given.key else None,
+        signing.has_identity(environ),
+        signing.own_identity(environ),
+    )
+
+
+def _address(given: argparse.Namespace) -> str:
+    """Return where people download the bucket's files from."""
+    return _base_url(given.base_url) or f"https://{given.bucket}.s3.amazonaws.com"
 
 
 def _base_url(text: str) -> str:
@@ -147,7 +205,15 @@ def _add_how(group: Group) -> None:
         type=int,
         default=LONGEST,
     )
-    group.add("latest", "make the bucket's manifest.json describe this release")
+    group.add("latest", "make this release the one that people get: manifest.json in the bucket")
+    group.add("allow-partial", "let --latest announce a release that lacks an architecture")
+    group.add("published", "with --latest: the run is published already, so no build is needed")
+    group.add(
+        "signed-by",
+        "with --published: the workflow that must have signed the run's manifest (default:"
+        f" {signing.BUILDER} beside the workflow of this job)",
+        default="",
+    )
     group.add("out", f"where the artifacts are (default: {group.root / catalog.OUT})", type=Path)
     group.add(
         "work",

@@ -96,7 +96,7 @@ class Place:
         proxy = self.proxies.first
         return [
             "--distribution", self.distribution.mkosi,
-            "--release", self.release,
+            *self._release_arguments(),
             "--architecture", self.arch.mkosi,
             *(["--mirror", self.mirror.bare] if self.mirror else []),
             *(["--proxy-url", proxy.bare] if proxy else []),
@@ -105,17 +105,25 @@ class Place:
             "--sandbox-tree", f"${SANDBOX_TREE}",
         ]  # fmt: skip
 
+    def _release_arguments(self) -> list[Arg]:
+        """Return the arguments that make mkosi build the release."""
+        if self.distribution.pinned_by == "Release":
+            return ["--release", self.release]
+        major = self.release.partition(".")[0]
+        return ["--release", major, "--snapshot", self.release]
+
 
 def release_of(root: Path, distribution: Distribution) -> str:
     """The release that the distribution's mkosi configuration pins, in the checkout root.
 
     Raises UsageError if it pins none.
     """
-    path = root / distribution.conf
-    release = plan.read_conf(path).get("Distribution", {}).get("Release")
+    path, setting = root / distribution.conf, distribution.pinned_by
+    release = plan.read_conf(path).get("Distribution", {}).get(setting)
     if not release:
         raise UsageError(
-            f"{path} pins no release of {distribution}", hint="add Release= to its [Distribution]"
+            f"{path} pins no release of {distribution}",
+            hint=f"add {setting}= to its [Distribution]",
         )
     return release
 

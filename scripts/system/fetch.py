@@ -6,6 +6,7 @@ import base64
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import re
 import tempfile
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import requests
 
@@ -161,6 +162,34 @@ def read(
         return file.read()
 
 
+def digest(
+    url: str | Url,
+    algorithm: str,
+    *,
+    progress_task: Task | None = None,
+    settings: Settings = PATIENT,
+    limit: int = LARGE,
+) -> str:
+    """Return the digest of the file at url, in hex, which is read to its end and not kept.
+
+    algorithm is a name that hashlib knows. Raises MissingError if the server does not have the
+    file, or another HarnessError that names url and the cause; so does a file of more than limit
+    bytes.
+    """
+    with _Nowhere() as file, Session() as session:
+        transfer = _Transfer(Url.of(url), file, session, settings, progress_task, limit, algorithm)
+        transfer.run()
+        return transfer.digest.hexdigest()
+
+
+class _Nowhere(io.BytesIO):
+    """A file that forgets what is written to it."""
+
+    def write(self, data: Any, /) -> int:
+        """Return the number of bytes in data."""
+        return len(data)
+
+
 class _Transfer:
     """The download of one file, in as many attempts as it takes."""
 
@@ -172,11 +201,13 @@ class _Transfer:
         settings: Settings,
         task: Task | None,
         limit: int,
+        algorithm: str = "sha256",
     ) -> None:
         self.url = url
         self.settings = settings
         self.limit = limit
-        self.digest = hashlib.sha256()
+        self.algorithm = algorithm
+        self.digest = hashlib.new(algorithm)
         self.received = 0
         self.content_type = ""
         self._file = file
@@ -315,7 +346,7 @@ class _Transfer:
         """Forget what has been received."""
         self._file.seek(0)
         self._file.truncate()
-        self.digest = hashlib.sha256()
+        self.digest = hashlib.new(self.algorithm)
         self.received = 0
         self._etag = ""
 

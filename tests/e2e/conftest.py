@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from scripts import arch
+from scripts import arch, catalog
 from scripts.boot import Subject
 from scripts.build.workshop import Workshop as BuildWorkshop
 from scripts.emulation.emulators import TABLE, EmulationTable
@@ -16,6 +18,9 @@ from scripts.mkosi.sandbox import Tools
 from scripts.options import Options
 from scripts.sessions import arguments
 from scripts.system.progress import Progress
+from tests.e2e import debian11, roots
+from tests.e2e.checkout import Copy, amazonlinux, copy
+from tests.e2e.debian11 import Debian11
 from tests.lab import world
 from tests.lab.repository import World
 from tests.lab.server import LabServer
@@ -70,6 +75,65 @@ def shop(made: World, lab: LabServer) -> Iterator[Workshop]:
     """The lab's workshop: its engine, its registry, and the pins for our own packages."""
     with workshop(made, lab.url) as shop:
         yield shop
+
+
+@pytest.fixture(scope="session")
+def amazon_copy(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy of the checkout with its tools tree, if any, but without builds of Amazon Linux."""
+    root = tmp_path_factory.mktemp("amazon") / "finch ä images"
+    (checkout / ".work").mkdir(exist_ok=True)
+    with FileLock(checkout / ".work/lock", timeout=900):
+        return copy(checkout, root, checkout / ".work", ["mkosi", "emulators", "tools/*/stages"])
+
+
+@pytest.fixture(scope="session")
+def amazon_lab(made: World) -> Iterator[LabServer]:
+    """The server that the images of amazon_images are built from; its address is in their keys."""
+    with LabServer(made.www) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def amazon_shop(made: World, amazon_lab: LabServer) -> Iterator[Workshop]:
+    """The workshop where the packages of amazon_images are built."""
+    with workshop(made, amazon_lab.url) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="session")
+def amazon_images(
+    amazon_copy: Copy, amazon_lab: LabServer, amazon_shop: Workshop, made: World
+) -> Path:
+    """The folder with all images of Amazon Linux for x86_64, which are built once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in amazon_shop.environment.items():
+            patch.setenv(name, value)
+        build = amazon_copy.nox(
+            f"build-3.12(arch='{arch.X86_64}')",
+            *amazonlinux(amazon_lab, made),
+            "--packages", amazon_shop.pins,
+        )  # fmt: skip
+        assert build.wait(within=1800) == 0, build.output
+    return amazon_copy.root / "out/amazonlinux" / arch.X86_64.name
+
+
+@pytest.fixture(scope="session")
+def amazon_roots(amazon_images: Path) -> Iterator[dict[str, Path]]:
+    """The root file systems of amazon_images by the image: a file with ext4, and two folders."""
+    with tempfile.TemporaryDirectory(dir=amazon_images.parent, prefix="roots-") as folder:
+        work = Path(folder)
+        disk = amazon_images / "os-image.raw"
+        yield {
+            "os-image": roots.of_disk(disk, arch.X86_64, work / "os-image.ext4"),
+            catalog.CONTAINER: roots.of_layout(amazon_images / catalog.CONTAINER, work / "oci"),
+            "wsl-rootfs": roots.unpack(amazon_images / "wsl-rootfs.tar.gz", work / "wsl"),
+        }
+
+
+@pytest.fixture(scope="session")
+def old_debian(checkout: Path) -> Debian11:
+    """Debian 11's rpm and e2fsprogs."""
+    return debian11.unpack(checkout)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

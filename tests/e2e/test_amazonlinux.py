@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from scripts import arch, catalog
 from scripts.boot.checks.programs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
 from tests import manifests, ownership, wsl
-from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
+from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, environ
 from tests.e2e.surgery import Patient
 from tests.lab import repository, tampering
 from tests.lab.repository import World
@@ -37,12 +36,24 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 
 @pytest.fixture(scope="module")
-def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout with its tools tree, if any, but without builds of Amazon Linux."""
-    root = tmp_path_factory.mktemp("amazon") / "finch ä images"
-    (checkout / ".work").mkdir(exist_ok=True)
-    with FileLock(checkout / ".work/lock", timeout=900):
-        return copy(checkout, root, checkout / ".work", ["mkosi", "emulators", "tools/*/stages"])
+def copied(amazon_copy: Copy) -> Copy:
+    return amazon_copy
+
+
+@pytest.fixture(scope="module")
+def lab(amazon_lab: LabServer) -> LabServer:
+    return amazon_lab
+
+
+@pytest.fixture(scope="module")
+def shop(amazon_shop: Workshop) -> Workshop:
+    return amazon_shop
+
+
+@pytest.fixture(scope="module")
+def built(amazon_images: Path) -> Path:
+    """The folder with all the finished images."""
+    return amazon_images
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +81,6 @@ def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
 
 def target(copied: Copy) -> Path:
     return copied.root / "out/amazonlinux" / ARCH.name
-
-
-@pytest.fixture(scope="module")
-def built(copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]) -> Path:
-    """The folder with all the finished images."""
-    build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made), *with_packages)
-    assert build.wait(within=1800) == 0, build.output
-    return target(copied)
 
 
 def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
@@ -408,13 +411,14 @@ def test_a_release_of_before_metadata_was_signed_is_still_built(
     assert not [path for path in lab.requests if path.endswith(".asc")]
 
 
-def test_a_single_repository_need_not_sign_its_metadata(
+def test_a_single_repository_is_refused_with_the_way_to_build_from_it(
     forgetful: Copy, lab: LabServer, made: World
 ) -> None:
     plain = made.repository(made.releases[0]).relative_to(made.www).as_posix()
-    with lab.broken(Fault(Kind.NOT_FOUND, r"\.asc$")):
-        build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
-    assert build.process.returncode == 0, build.output
+    build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
+    assert build.process.returncode == 2, build.output
+    assert "is a single repository" in build.output
+    assert f"core/mirrors/{made.releases[0]}/{made.arch.name}/mirror.list" in build.output
 
 
 def test_a_release_that_does_not_exist_lists_the_nearest(

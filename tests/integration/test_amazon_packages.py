@@ -82,7 +82,7 @@ def packages_of_mkosi(using: Mkosi) -> set[str]:
 
 def packages_of_the_full_tree(root: Path) -> set[str]:
     """Return the packages in the configuration that our patch adds to mkosi's sources."""
-    text = (root / "mkosi/0002-Test-Amazon-Linux-2023.patch").read_text()
+    text = (root / "mkosi/0002-Test-Amazon-Linux.patch").read_text()
     added = re.findall(r"^\+{3} b/mkosi\.conf\.d/\S+\n((?:(?!^diff ).*\n)*)", text, re.MULTILINE)
     return {name for part in added for name in re.findall(r"^\+ {8}(\S+)$", part, re.MULTILINE)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.system.errors import HarnessError
-from scripts.system.fetch import DigestError, fetch, read
+from scripts.system.fetch import DigestError, digest, fetch, read
 from tests.integration.answers import (
     BODY,
     QUICK,
@@ -276,3 +277,24 @@ def test_a_second_process_does_not_write_to_the_part_of_the_first(
     assert server.ranges == [None]
     assert target.read_bytes() == BODY
     assert part.read_bytes() == BODY[:100]
+
+
+def test_a_digest_is_that_of_the_whole_file_even_if_the_transfer_broke(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(truncated, whole)
+    found = digest(server.url, "sha512", settings=QUICK)
+    assert found == hashlib.sha512(BODY).hexdigest()
+    assert server.ranges == [None, f"bytes={TRUNCATED}-"]
+
+
+def test_a_digest_begins_anew_where_the_server_sends_the_file_from_its_start(
+    serve: Callable[..., Server],
+) -> None:
+    found = digest(serve(truncated, whole_without_ranges).url, "sha512", settings=QUICK)
+    assert found == hashlib.sha512(BODY).hexdigest()
+
+
+def test_a_file_without_end_has_no_digest(serve: Callable[..., Server]) -> None:
+    with pytest.raises(HarnessError, match="is larger than"):
+        digest(serve(whole).url, "sha512", settings=QUICK, limit=1000)

@@ -27,7 +27,7 @@ from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress
 from scripts.system.url import Url
-from tests.lab import debs, keys, repository, tampering, world
+from tests.lab import debs, eras, keys, repository, tampering, world
 from tests.lab.fixups import Programs
 from tests.lab.repository import World
 from tests.lab.server import LabServer
@@ -248,7 +248,7 @@ def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
     del made
     work = checkout / ".work/lab"
     tables = Tables(ARCH, RELEASE)
-    deb_list = debs.Archive(work / "apt" / ARCH.name, ARCH, print).obtain(tables.roots)
+    deb_list = world.archive_of(work, eras.AMAZON, ARCH, print).obtain(tables.roots)
     wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
     key = keys.obtain(work / "keys", "Amazon Linux")
     programs = Programs(work / "programs", deb_list)

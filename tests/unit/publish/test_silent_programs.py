@@ -9,7 +9,7 @@ import pytest
 
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
-from scripts.publish import programs, push, signing
+from scripts.publish import programs, registry, signing
 from scripts.publish.programs import Source
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError
@@ -39,4 +39,4 @@ def test_a_cosign_that_fails_silently_is_named(tmp_path: Path) -> None:
 
 def test_a_skopeo_that_fails_silently_is_named() -> None:
     with pytest.raises(HarnessError, match=r"localhost/finch cannot be used: .*false"):
-        push.Registry(["false"], "localhost/finch").digest("tag")
+        registry.Registry(["false"], "localhost/finch").digest("tag")
