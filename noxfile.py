@@ -35,7 +35,12 @@ IMAGES = nox.parametrize(
     "arch, image", [(name, image) for name in arch.NAMES for image in catalog.images(name)]
 )
 
-GROUPS = ("nox", "harness", "boot", "publish", "test", "coverage", "lint", "typecheck")
+# Many tests wait for a program or a server. tests/conftest.py says which files stay together.
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
+
+GROUPS = (
+    *("nox", "harness", "boot", "publish", "test", "coverage", "lint", "typecheck", "patch-check"),
+)
 
 
 @nox.session
@@ -58,7 +63,7 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the unit and integration tests (minutes); pytest's arguments go after `--`."""
     environments.install(session, "test")
-    environments.check(session, "pytest", *session.posargs)
+    environments.check(session, "pytest", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session(default=False)
@@ -142,8 +147,8 @@ def mkosi(session: nox.Session) -> None:
 
 @nox.session(default=False, name="patch-check", python=MKOSI_PYTHON)
 def patch_check(session: nox.Session) -> None:
-    """Check that our patches apply to the pinned and newest mkosi, which accepts our settings."""
-    environments.install(session, "harness")
+    """Check our patches on mkosi: whether they apply, and whether mkosi's own CI would pass."""
+    environments.install(session, "patch-check")
     environments.harness(session, "patch_check", *session.posargs)
 
 
@@ -201,6 +206,20 @@ def publish(session: nox.Session) -> None:
     """Publish finished builds: push, upload, sign; `-- --dry-run …` only shows the plan."""
     environments.install(session, "publish")
     environments.harness(session, "publish", *session.posargs)
+
+
+@nox.session(default=False)
+def deps(session: nox.Session) -> None:
+    """Write finch-core's deps/*.conf from what a run has published: `-- --run-id NUMBER`."""
+    environments.install(session, "publish")
+    environments.harness(session, "deps", *session.posargs)
+
+
+@nox.session(default=False, name="clean-registry")
+def clean_registry(session: nox.Session) -> None:
+    """Delete older images of a registry that nothing names: `-- --repository HOST/NAME`."""
+    environments.install(session, "publish")
+    environments.harness(session, "clean_registry", *session.posargs)
 
 
 @nox.session(default=False)

@@ -20,6 +20,7 @@ ROLES = ("additions", "kernel", "initrd", "tools", "disk", "container", "tools-d
 
 PACKAGE_FORMATS = ("rpm", "deb")
 MIRROR_LAYOUTS = ("cdn", "debian")
+PINNED_BY = ("Release", "Snapshot")
 
 # Wrong usage or configuration, as in `scripts.system.errors`, which imports this module.
 USAGE = 2
@@ -48,7 +49,8 @@ class Distribution:
 
     mkosi is mkosi's name for it. package_format is "rpm" or "deb", mirror_layout "cdn" (that of
     Amazon's CDN) or "debian". product is its name in the names of published files, in which
-    {release} stands for the release.
+    {release} stands for the release. pinned_by is the setting in `conf` that pins the release,
+    "Release" or "Snapshot".
     """
 
     name: str
@@ -57,6 +59,7 @@ class Distribution:
     package_format: str
     mirror_layout: str
     product: str
+    pinned_by: str
 
     def __str__(self) -> str:
         return self.name
@@ -197,7 +200,7 @@ class _Table:
 
 
 def _distribution(name: str, table: _Table) -> Distribution:
-    table.known("title", "mkosi", "package-format", "mirror-layout", "product")
+    table.known("title", "mkosi", "package-format", "mirror-layout", "product", "pinned-by")
     return Distribution(
         name,
         table.text("title"),
@@ -205,6 +208,7 @@ def _distribution(name: str, table: _Table) -> Distribution:
         table.choice("package-format", PACKAGE_FORMATS),
         table.choice("mirror-layout", MIRROR_LAYOUTS),
         table.text("product"),
+        table.choice("pinned-by", PINNED_BY),
     )
 
 

@@ -15,10 +15,14 @@ from scripts.catalog import Distribution
 from scripts.origin import Builder
 from scripts.system.url import Url
 
-# What --allow-missing calls the image that packages are built in.
+# What pins call the image that packages are built in.
 BASE_IMAGE = "base-image"
 
 ACCELERATORS = ("auto", "kvm", "tcg")
+
+# Where the emulators in images come from: Debian's package, or Finch's own, built with
+# `docker buildx bake`.
+DEBIAN, BAKE = EMULATORS = ("debian", "bake")
 
 # Says which packages are built in Docker; relative to the checkout.
 PACKAGES = "al2023-package-build/packages.toml"
@@ -81,7 +85,7 @@ class Sources:
     third_party_mirror is the URL of a server to use instead of GitHub, third_party_pins a file to
     use instead of third-party/pins.toml. mkosi_source is a folder or archive of mkosi. offline
     forbids downloads. proxies apply to all of them. allow_older_index accepts an index of packages
-    that has expired, or is older than one that was seen before.
+    that has expired, or is older than one that was seen before. emulators is one of EMULATORS.
     """
 
     mirror: Url | None = None
@@ -92,6 +96,7 @@ class Sources:
     offline: bool = False
     proxies: Proxies = field(default_factory=Proxies)
     allow_older_index: bool = False
+    emulators: str = DEBIAN
 
 
 @dataclass(frozen=True)

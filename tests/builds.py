@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scripts import arch, catalog
+from scripts.arch import Arch
 from scripts.build.manifest import Added, BuiltImage, Given, ListedFile, Manifest, UsedMkosi, pins
-from scripts.catalog import ROOT
+from scripts.catalog import ROOT, Distribution
 from scripts.description import provenance
 from scripts.formats import archives
 from scripts.formats.disk import ESP_TYPE, SECTOR
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import UPSTREAM
 from scripts.origin import Builder, Checkout
-from scripts.stages import artifacts, plan
+from scripts.stages import artifacts, places, plan
 from scripts.stages.artifacts import Artifact
 from scripts.stages.plan import StageTarget
 from scripts.stages.records import Package
@@ -34,7 +35,8 @@ def write_manifest(
     images: Mapping[str, Mapping[str, str]],
     *outputs: str,
     root: Path = ROOT,
-    of: arch.Arch = arch.X86_64,
+    distribution: Distribution = catalog.DISTRIBUTIONS["debian"],
+    machine: Arch = arch.X86_64,
 ) -> Manifest:
     """Write the manifest and checksums of a build, and return the manifest.
 
@@ -42,16 +44,16 @@ def write_manifest(
     which must be in out already. root is the checkout that they were built from, and of their
     architecture.
     """
-    target = StageTarget("debian", of, {})
+    target = StageTarget(distribution.mkosi, machine, {})
     wanted = [image for image in images if (root / "mkosi.images" / image).is_dir()]
     planned = {stage.name: stage for stage in plan.plan(root, wanted, target)}
     described = artifacts.describe(out, outputs)
     manifest = Manifest(
-        distribution="debian",
-        release="trixie",
-        arch=of,
+        distribution=distribution.name,
+        release=places.release_of(root, distribution),
+        arch=machine,
         options=Given(),
-        pins=pins(root, catalog.DISTRIBUTIONS["debian"]),
+        pins=pins(root, distribution),
         mkosi=UsedMkosi(
             version="27.1",
             source=UPSTREAM,
@@ -64,7 +66,7 @@ def write_manifest(
                 planned[name].key if name in planned else text_digest(name),
                 planned[name].inputs if name in planned else (),
                 seconds=1.5,
-                packages=tuple(Package(*package, of.debian) for package in packages.items()),
+                packages=tuple(Package(*one, machine.debian) for one in packages.items()),
                 digest=text_digest(f"the build of {name}"),
                 built_from={
                     need: text_digest(f"the build of {need}")

@@ -12,10 +12,34 @@ from scripts.build import manifest
 from scripts.build.manifest import Manifest
 from tests import manifests
 
+# Files whose tests share something on this machine, such as an environment of Nox or what they keep
+# in .work, by that. Their tests run one after the other; two other files may run side by side.
+SHARED = {
+    "integration/test_bake.py": "programs",
+    "integration/test_binfmt.py": "programs",
+    "integration/test_docker_load.py": "programs",
+    "integration/test_emulators.py": "programs",
+    "integration/test_lab.py": "programs",
+    "integration/test_nox_bootstrap.py": "nox",
+    "integration/test_noxfile.py": "nox",
+    "integration/test_publish.py": "publishing",
+    "integration/test_publish_attacks.py": "publishing",
+}
+
 
 def pytest_configure() -> None:
     """Reset SIGINT for child processes, because a shell ignores it for background jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, give each file to one, and the long ones first."""
+    if not getattr(config.option, "loadgroup", False):  # xdist sets it where it runs tests
+        return
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+    for item in items:
+        group = SHARED.get("/".join(item.path.parts[-2:]), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

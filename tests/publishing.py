@@ -158,7 +158,7 @@ def make_build(
     convert(qemu_img, out / "os-image.raw", out / "os-image.qcow2")
     (out / artifacts.REPORT).write_text("<!doctype html>")
     (out / artifacts.SBOM).write_text("{}")
-    builds.write_manifest(out, images, *outputs, root=root, of=arch)
+    builds.write_manifest(out, images, *outputs, root=root, machine=arch)
     builds.write_provenance(out)
     boot(out, arch=arch)
     return out

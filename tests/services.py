@@ -185,10 +185,12 @@ class Ecr:
         if operation == "GetAuthorizationToken":
             token = base64.b64encode(b"AWS:password").decode()
             return 200, {"authorizationData": [{"authorizationToken": token}]}
-        assert operation == "BatchDeleteImage"
         self.repository = (asked["registryId"], asked["repositoryName"])
         if self.tags is None:
             return 400, {"__type": "RepositoryNotFoundException", "message": "no such repository"}
+        if operation == "ListImages":
+            return 200, self.page(int(asked.get("nextToken", "0")))
+        assert operation == "BatchDeleteImage"
         deleted, failures = [], []
         for one in asked["imageIds"]:
             if self.failure or one["imageTag"] not in self.tags:
@@ -197,6 +199,13 @@ class Ecr:
             else:
                 deleted.append({**one, "imageDigest": self.tags.pop(one["imageTag"])})
         return 200, {"imageIds": deleted, "failures": failures}
+
+    def page(self, start: int, size: int = 2) -> dict[str, Any]:
+        """Some of the tags, and where the next ones begin."""
+        tags = self.tags or {}
+        listed = [{"imageTag": tag, "imageDigest": digest} for tag, digest in tags.items()]
+        more = {"nextToken": str(start + size)} if start + size < len(listed) else {}
+        return {"imageIds": listed[start : start + size], **more}
 
 
 @contextmanager

@@ -102,6 +102,8 @@ class Facts:
         return PACKAGES not in self.contents.left_out | self.contents.other_pins
 
     def _must_hold(self, name: str, pins: str) -> bool:
+        if name in self.contents.supplementary:
+            return True
         # If a user replaced our pins, we know only what was added, not what should have been.
         if pins in self.contents.other_pins:
             return name in self.contents.held

@@ -9,10 +9,10 @@ from scripts.build.workshop import Workshop
 from scripts.catalog import flag
 from scripts.distributions import amazonlinux
 from scripts.doctor import doctor
-from scripts.emulation import emulators
+from scripts.emulation import bake, emulators
 from scripts.emulation.emulators import Emulators
-from scripts.options import BASE_IMAGE
-from scripts.packages import rpms, thirdparty
+from scripts.options import BAKE
+from scripts.packages import rpms, supplementary, thirdparty
 from scripts.stages.additions import Additions
 from scripts.system.errors import UsageError
 
@@ -27,6 +27,7 @@ def require(session: str, shop: Workshop) -> None:
     if options.target.distribution.mirror_layout == "cdn" and not options.sources.offline:
         place = shop.places.images
         amazonlinux.check(place.release, place.arch, options.sources.mirror)
+        supplementary.check(options, place)
 
 
 def add(shop: Workshop, *, session: str) -> Additions:
@@ -35,7 +36,8 @@ def add(shop: Workshop, *, session: str) -> Additions:
     session is the one that the machine must be fit for if something has to be obtained.
     """
     options = shop.options
-    _check_allowed(options.packages.allow_missing, [*thirdparty.names(options), BASE_IMAGE])
+    names = [*thirdparty.names(options), *supplementary.names(options)]
+    _check_allowed(options.packages.allow_missing, names)
     planned = rpms.plan(options, shop.places.images)
     is_due = planned is not None and planned.reason != ""
     if is_due or thirdparty.lacking(options):
@@ -43,6 +45,7 @@ def add(shop: Workshop, *, session: str) -> Additions:
     if planned and is_due:
         planned = rpms.with_engine(planned)
     added = thirdparty.download(options, shop.progress)
+    added += supplementary.add(options, shop.places.images, shop.progress)
     if planned:
         with shop.emulation() if is_due else nullcontext():
             added += rpms.build(planned, shop.progress)
@@ -63,6 +66,8 @@ def _check_allowed(allowed: Sequence[str], names: Sequence[str]) -> None:
 def obtain_emulators(shop: Workshop) -> Emulators:
     """Obtain the emulators that the images carry."""
     options = shop.options
+    if options.sources.emulators == BAKE:
+        return bake.find(options) or _bake_emulators(shop)
     return emulators.download(
         options.folders.root,
         options.folders.work,
@@ -74,6 +79,12 @@ def obtain_emulators(shop: Workshop) -> Emulators:
         given=options.sources.mkosi_source,
         offline=options.sources.offline,
     )
+
+
+def _bake_emulators(shop: Workshop) -> Emulators:
+    """Build the emulators that the images carry in Docker."""
+    require("build", shop)
+    return bake.build(shop.options, shop.progress)
 
 
 def write_emulators(carried: Emulators, shop: Workshop) -> None:

@@ -55,6 +55,7 @@ class Given:
     packages: str = ""
     without_packages: bool = False
     allow_missing: tuple[str, ...] = ()
+    emulators: str = ""
 
     @classmethod
     def of(cls, opts: Options) -> Given:
@@ -69,6 +70,7 @@ class Given:
             packages=_digest(None if is_ours else recipes_file),
             without_packages=opts.packages.skipped,
             allow_missing=opts.packages.allow_missing,
+            emulators="" if opts.sources.emulators == options.DEBIAN else opts.sources.emulators,
         )
 
     @classmethod
@@ -106,11 +108,14 @@ class Added:
     """Our own packages and files in the base, besides the distribution's packages.
 
     packages are names, rpms the file names of RPMs; files maps paths in the image to sha256.
+    supplementary maps packages of a further repository of the distribution to what the package
+    manager was asked for.
     """
 
     packages: tuple[str, ...] = ()
     rpms: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    supplementary: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, added: Additions) -> Added:
@@ -119,6 +124,14 @@ class Added:
             tuple(sorted({*added.packages})),
             tuple(sorted(path.name for path in added.rpms)),
             {path: file_digest(source) for path, source in sorted(added.files.items())},
+            dict(sorted(added.supplementary.items())),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what manifest.json holds about the additions."""
+        data = asdict(self)
+        return (
+            data if self.supplementary else {k: v for k, v in data.items() if k != "supplementary"}
         )
 
 
@@ -156,7 +169,13 @@ class BuiltImage:
             inputs.from_labels(_texts(data["inputs"])),
             _number(data["seconds"]),
             tuple(
-                Package(p["name"], p["version"], p["architecture"], _text(p.get("sha256", "")))
+                Package(
+                    p["name"],
+                    p["version"],
+                    p["architecture"],
+                    _text(p.get("sha256", "")),
+                    _text(p.get("repository", "")),
+                )
                 for p in data["packages"]
             ),
             _text(data.get("digest", "")),
@@ -272,7 +291,7 @@ class Manifest:
             "options": self.options.to_json(),
             "pins": self.pins,
             "mkosi": asdict(self.mkosi),
-            "additions": asdict(self.additions),
+            "additions": self.additions.to_json(),
             "images": {name: image.to_json() for name, image in self.images.items()},
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
         }
@@ -302,6 +321,7 @@ def _parse(data: Any) -> Manifest:
             _list(added.get("packages", [])),
             _list(added.get("rpms", [])),
             _texts(added.get("files", {})),
+            _texts(added.get("supplementary", {})),
         ),
         images={name: BuiltImage.parse(image) for name, image in data["images"].items()},
         artifacts=tuple(
@@ -381,7 +401,8 @@ class Contents:
     """What the manifest says about the base, besides the distribution's own packages.
 
     rpms are the file names of the RPMs in it that the distribution does not provide. held are the
-    names of the packages and programs that were added. left_out are the names of those that
+    names of the packages and programs that were added, and supplementary those among them that come
+    from a further repository of the distribution. left_out are the names of those that
     --allow-missing allowed to be missing and that are, and PACKAGES if no packages of our own
     were built. other_pins has PACKAGES and THIRD_PARTY if a user's pins replaced ours.
     """
@@ -390,6 +411,7 @@ class Contents:
     held: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     other_pins: frozenset[str] = frozenset()
+    supplementary: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, manifest: Manifest | None) -> Contents:
@@ -400,11 +422,13 @@ class Contents:
         added, given = manifest.additions, manifest.options
         files = {f"{p.name}-{p.version}.{p.architecture}.rpm" for p in base.packages}
         wanted = {rpm for rpm in added.rpms if rpm.rsplit("-", 2)[0] in added.packages}
-        held = {*added.packages, *(Path(path).name for path in added.files)}
+        files_held = {Path(path).name for path in added.files}
+        held = {*added.packages, *added.supplementary, *files_held}
         without = {PACKAGES} if given.without_packages else set()
         return cls(
             rpms=frozenset(wanted | files.intersection(added.rpms)),
             held=frozenset(held),
             left_out=frozenset(without | ({*given.allow_missing} - held)),
             other_pins=frozenset({PACKAGES, THIRD_PARTY} & given.to_json().keys()),
+            supplementary=frozenset(added.supplementary),
         )

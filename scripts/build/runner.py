@@ -17,6 +17,7 @@ from scripts import catalog
 from scripts.build import finishing, isolation, labels
 from scripts.build.package_cache import Dropped, Granted, PackageCache, unpacker
 from scripts.build.workshop import Workshop
+from scripts.distributions.index import Index
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
 from scripts.mkosi.confinement import Confinement
@@ -25,7 +26,7 @@ from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import RPMS, STANDINS
 from scripts.stages.plan import Stage
-from scripts.stages.records import Package, PackageKey, Record, packages_of
+from scripts.stages.records import Package, Record, packages_of
 from scripts.system.errors import UsageError
 from scripts.system.files import remove
 from scripts.system.process import GRACE_SECONDS, Arg, CommandError, signal_all, stream
@@ -151,11 +152,11 @@ class Runner:
         started = time.monotonic()
         with self._shop.progress.task(stage.name) as task, self._run_folder(stage) as folder:
             try:
-                installed = self._run_mkosi(
+                offered = self._run_mkosi(
                     stage, folder, task, _StageLog(stage.name, log, self._lock)
                 )
                 made = self._finish(stage, folder, task)
-                packages = self._packages(stage, folder, installed)
+                packages = self._packages(stage, folder, offered)
                 seconds = round(time.monotonic() - started, 1)
                 self._deliver(stage, folder, made, packages, seconds)
             except CommandError as error:
@@ -171,10 +172,8 @@ class Runner:
                     stage.name, error, work=self._options.folders.work
                 ) from error
 
-    def _run_mkosi(
-        self, stage: Stage, folder: Path, task: Task, log: _StageLog
-    ) -> Mapping[PackageKey, str]:
-        """Run mkosi for stage, and return the sha256 of each package that it could install."""
+    def _run_mkosi(self, stage: Stage, folder: Path, task: Task, log: _StageLog) -> Index:
+        """Run mkosi for stage, and return the index of what it could install."""
         place = self._places.of_stage(stage.name)
         spare = self._spare(stage)
 
@@ -192,7 +191,7 @@ class Runner:
             is_offline = self._options.sources.offline or not stage.installs
             confinement = self._confinement(stage, folder, own, is_offline=is_offline)
             self._stream(self._arguments(stage, folder, granted), confinement, env, task, log)
-            return granted.index.digests if granted.index else {}
+            return granted.index or Index({}, {})
 
     def _report(self, stage: Stage, log: _StageLog, dropped: Dropped) -> None:
         log.write(f"{dropped}\n".encode())
@@ -339,13 +338,18 @@ class Runner:
         assert record, need
         return record.digest
 
-    def _packages(
-        self, stage: Stage, folder: Path, installed: Mapping[PackageKey, str]
-    ) -> tuple[Package, ...]:
+    def _packages(self, stage: Stage, folder: Path, offered: Index) -> tuple[Package, ...]:
         """Return the packages that mkosi installed, or found installed below stage."""
         needs = [self._places.stage(need) for need in stage.needs if need != catalog.INITRD]
         below = [record for need in needs if (record := Record.read(need))]
-        return packages_of(folder / f"{stage.name}.manifest", installed, stage.inputs, below)
+        main = self._places.of_stage(stage.name).distribution.mkosi
+        return packages_of(
+            folder / f"{stage.name}.manifest",
+            offered.digests,
+            stage.inputs,
+            below,
+            offered.elsewhere(main),
+        )
 
     def _deliver(
         self,

@@ -11,6 +11,7 @@ from scripts.mkosi import installation, source
 from scripts.mkosi.sandbox import Tools
 from scripts.mkosi.source import Mkosi
 from scripts.options import Options
+from scripts.packages import supplementary
 from scripts.stages.places import Places
 from scripts.system.progress import Progress
 
@@ -26,7 +27,9 @@ class Workshop:
     @classmethod
     def prepare(cls, options: Options, progress: Progress) -> Workshop:
         """Make the folders and sandbox trees that options ask for."""
-        return cls(options, Places.prepare(options), progress)
+        places = Places.prepare(options)
+        further = supplementary.repositories(options, places.images)
+        return cls(options, places.with_repositories(further), progress)
 
     @cached_property
     def mkosi(self) -> Mkosi:

@@ -51,7 +51,7 @@ class Installed:
     name of the source package, or its file name. licences are SPDX expressions if they are known,
     otherwise the database's own words. homepage may be "". size is the installed size in bytes.
     sha256 is that of the package's file, which no database contains ("" if the build did not record
-    it).
+    it). repository is the one it came from, "" for the distribution's main one.
     """
 
     kind: str
@@ -63,6 +63,7 @@ class Installed:
     homepage: str = ""
     size: int = 0
     sha256: str = ""
+    repository: str = ""
 
     @property
     def key(self) -> PackageKey:

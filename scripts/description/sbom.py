@@ -35,8 +35,9 @@ NAMESPACE = uuid.UUID("0e9c1a55-7f0a-4b0e-9f6c-2f6a1c5a6f10")
 # The property that holds the installed size of a package, in bytes.
 SIZE = "finch:installed-size"
 
-# The property of a package that was built or downloaded for these images. Its package URL names the
-# distribution, but the distribution's advisories may not apply to it.
+# The property of a package that was built or downloaded for these images, or that comes from a
+# further repository of the distribution. Its package URL names the distribution, but the
+# distribution's advisories may not apply to it.
 ORIGIN = "finch:origin"
 
 
@@ -91,6 +92,8 @@ def purl(package: Installed, system: System) -> PackageURL:
     version, qualifiers = package.version, {"arch": package.architecture, "distro": system.distro}
     if package.kind == "rpm" and ":" in version:
         qualifiers["epoch"], _, version = version.partition(":")
+    if package.repository:
+        qualifiers["repository_id"] = package.repository
     if package.source and package.source != package.name:
         qualifiers["upstream"] = package.source  # scanners look up advisories by this name
     return PackageURL(package.kind, system.id, package.name, version, qualifiers)
@@ -209,8 +212,18 @@ def _licences(texts: Sequence[str], factory: LicenseFactory) -> list[License]:
 def _properties(package: Installed, *, is_own: bool) -> list[Property]:
     return [
         *([Property(name=SIZE, value=str(package.size))] if package.size else []),
-        *([Property(name=ORIGIN, value="not the distribution's")] if is_own else []),
+        *(
+            [Property(name=ORIGIN, value=origin)]
+            if (origin := _origin(package, is_own=is_own))
+            else []
+        ),
     ]
+
+
+def _origin(package: Installed, *, is_own: bool) -> str:
+    if is_own:
+        return "not the distribution's"
+    return f"the distribution's repository {package.repository}" if package.repository else ""
 
 
 def _initrd(image: Image) -> Component:

@@ -11,6 +11,7 @@ from packageurl import PackageURL
 from scripts.arch import Arch
 from scripts.description.sbom import SingleFile
 from scripts.emulation.emulators import EmulationTable, Emulators
+from scripts.options import BAKE
 from scripts.packages.thirdparty import PinnedFile
 from scripts.stages import inputs
 from scripts.stages.inputs import Input, Kind
@@ -57,8 +58,8 @@ def emulators(
 ) -> Iterator[SingleFile]:
     """Yield the emulators in the tree of an image of arch, and what registers them.
 
-    table lists the emulators, and kept has the downloaded ones. An emulator in the tree has the
-    version of their package if it is the same file.
+    table lists the emulators, and kept has those that were obtained. An emulator in the tree has
+    their version, licences and origin if it is the same file.
     """
     for one in table.foreign_to(arch):
         program, registration = (
@@ -67,9 +68,8 @@ def emulators(
         if program.is_file():
             digest = file_digest(program)
             is_kept = kept is not None and kept.digests.get(one.program) == digest
-            version, purl = _package(kept) if kept and is_kept else ("", "")
-            origin = f"{one.program} of Debian's {table.package}"
-            yield SingleFile(one.path, digest, version, purl, table.licences, origin)
+            described = _described(kept, one.program) if kept and is_kept else {}
+            yield SingleFile(one.path, digest, **described)
         if registration.is_file():
             digest = file_digest(registration)
             yield SingleFile(
@@ -77,11 +77,24 @@ def emulators(
             )
 
 
+def _described(kept: Emulators, program: str) -> dict[str, str]:
+    """Return the fields of a SingleFile for a program of kept."""
+    if kept.source == BAKE:
+        made = kept.table.bake
+        (version, purl), licences = (made.commit, made.package_url), made.licences
+        origin = f"{program} of docker buildx bake {made.reference} {made.target}"
+    else:
+        package = kept.table.debian
+        (version, purl), licences = _package(kept), package.licences
+        origin = f"{program} of Debian's {package.package}"
+    return {"version": version, "purl": purl, "licences": licences, "origin": origin}
+
+
 def _package(kept: Emulators) -> tuple[str, str]:
     """The version and the package URL of the package that emulators were taken from."""
     # apt names files <package>_<version>_<architecture>.deb, and escapes the colon of an epoch.
     name, version, architecture = (unquote(part) for part in Path(kept.package).stem.split("_"))
-    qualifiers = {"arch": architecture, "upstream": kept.table.source}
-    if len(kept.table.suites) == 1:
-        qualifiers["distro"] = kept.table.suites[0]
+    qualifiers = {"arch": architecture, "upstream": kept.table.debian.source}
+    if len(kept.table.debian.suites) == 1:
+        qualifiers["distro"] = kept.table.debian.suites[0]
     return version, PackageURL("deb", "debian", name, version, qualifiers).to_string()

@@ -102,7 +102,7 @@ class _Describer:
         options = self._shop.options
         arch, folders = options.target.arch, options.folders
         table = emulators.EmulationTable.read(folders.root / emulators.TABLE)
-        kept = emulators.find(folders.root, folders.work, arch)
+        kept = emulators.find(folders.root, folders.work, arch, options.sources.emulators)
         has_pins = options.target.distribution.has_rpms
         found = [
             *singles.emulators(tree, arch, table, kept),
@@ -144,15 +144,18 @@ def _known(packages: Sequence[Package], installed: Sequence[Installed]) -> list[
                 Installed(kind, package.name, package.version, package.architecture, source=""),
             ),
             sha256=package.sha256,
+            repository=package.repository,
         )
         for package in packages
     ]
 
 
 def _with_digests(installed: Sequence[Installed], below: Sequence[Record]) -> list[Installed]:
-    """Return installed with the sha256 that the records of the stages noted."""
-    noted = {package.key: package.sha256 for record in below for package in record.packages}
-    return [replace(one, sha256=noted.get(one.key, "")) for one in installed]
+    """Return installed with the sha256 and repository that the records of the stages noted."""
+    noted = {package.key: package for record in below for package in record.packages}
+    unknown = Package("unknown", "0", "")
+    found = [(one, noted.get(one.key, unknown)) for one in installed]
+    return [replace(one, sha256=of.sha256, repository=of.repository) for one, of in found]
 
 
 def _packages(images: Sequence[sbom.Image]) -> dict[str, str]:

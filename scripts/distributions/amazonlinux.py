@@ -29,9 +29,6 @@ CDN = "https://cdn.amazonlinux.com/al2023"
 
 LATEST = "latest"
 
-# The end of a mirror list's URL.
-LIST = "/mirror.list"
-
 # Remembers the newest release that each mirror has listed; below the folder of what is kept.
 SEEN = "newest-releases.json"
 
@@ -40,6 +37,12 @@ DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
 # Since this release, Amazon signs repomd.xml with the key of its packages (Amazon Linux 2023 User
 # Guide, "Repository metadata signing"). mkosi/0001-*.patch has the same rule.
 FIRST_SIGNED = "2023.11.20260406"
+
+# The repository of Supplementary Packages for Amazon Linux, as mkosi/0001-*.patch calls it, and the
+# first release that has it (Amazon Linux 2023 User Guide, "Configure SPAL repository"). It is
+# versioned as the core repository is.
+SPAL = "spal"
+FIRST_WITH_SPAL = "2023.9.20251117"
 
 # In releasemd.xml.
 RELEASE = re.compile(r"<release\s[^>]*\bversion=[\"']([^\"']+)")
@@ -132,7 +135,7 @@ def check(release: str, arch: Arch, mirror: Url | None) -> None:
     if release != LATEST and _day(release) is None:
         raise _unknown(release, mirror, _published_or_known(mirror))
     try:
-        _look(probe(release, arch, mirror))
+        check_list(probe(release, arch, mirror))
     except UsageError:
         raise
     except MissingError as error:
@@ -141,35 +144,47 @@ def check(release: str, arch: Arch, mirror: Url | None) -> None:
         raise _unreachable(error, mirror) from error
 
 
-def _look(url: Url) -> None:
-    """Read the first file that a build asks for. Raises HarnessError."""
-    if url.bare.endswith(LIST):
-        check_list(url)
-    else:
-        read(url, settings=LOOK)
-
-
 def probe(release: str, arch: Arch, mirror: Url | None) -> Url:
     """The URL of the first file that a build from mirror asks for."""
-    base = Url.of(mirror or CDN)
-    if is_repository(base):
-        url = base.replace("$basearch", arch.name).replace("$releasever", release)
-        return url / "repodata/repomd.xml"
-    return base / f"core/mirrors/{release}/{arch.name}{LIST}"
+    return Url.of(mirror or CDN) / _list_of(release, arch)
 
 
-def is_repository(mirror: Url) -> bool:
-    """Whether mirror is a single repository rather than a tree like Amazon's CDN.
-
-    mkosi applies the same rule: our patch describes it under Mirror= in mkosi(1).
-    """
-    last = mirror.bare.rstrip("/").rpartition("/")[2]
-    return "$basearch" in mirror.bare or last in ("x86_64", "aarch64")
+def _list_of(release: str, arch: Arch) -> str:
+    return f"core/mirrors/{release}/{arch.name}/mirror.list"
 
 
 def signs_metadata(release: str) -> bool:
     """Whether the CDN's repositories of release have a signed repomd.xml."""
     return release == LATEST or _order(release) >= _order(FIRST_SIGNED)
+
+
+def has_spal(release: str) -> bool:
+    """Whether release has Supplementary Packages."""
+    is_dated = _day(release) is not None
+    return release == LATEST or (is_dated and _order(release) >= _order(FIRST_WITH_SPAL))
+
+
+def check_spal(release: str, arch: Arch, mirror: Url | None) -> None:
+    """Check that mirror has SPAL's packages of release for arch.
+
+    Raises MissingError if it has none, and HarnessError if it cannot be reached.
+    """
+    try:
+        check_list(spal_list(release, arch, mirror))
+    except MissingError as error:
+        raise MissingError(
+            f"{_whose(mirror)} has no Supplementary Packages (SPAL) of the release {release} for "
+            f"{arch}: {error.message}"
+        ) from error
+
+
+def spal_list(release: str, arch: Arch, mirror: Url | None) -> Url:
+    """Return the URL of SPAL's list of mirrors.
+
+    No public page names the URL. This one is derived from the core repository's, and from that of
+    kernel-livepatch, which have the same layout. mkosi/0001-*.patch has the same one.
+    """
+    return Url.of(mirror or CDN) / f"spal/mirrors/{release}/{arch.name}/mirror.list"
 
 
 def newest(mirror: Url | None) -> str:
@@ -250,14 +265,11 @@ def _missing(release: str, arch: Arch, mirror: Url | None, error: HarnessError) 
     Only if the mirror lists its releases do we know that it lacks this one: a proxy, or a server
     without any mirror at the address, may answer in the same way.
     """
-    if mirror and is_repository(mirror):
-        return HarnessError(
-            f"{mirror} is not a repository: {error.message}",
-            hint=f"{catalog.option('mirror')} also takes the top of a tree like Amazon's CDN",
-        )
     try:
         listed = published(mirror)
     except MissingError:
+        if mirror and _is_repository(mirror):
+            return _single(release, arch, mirror)
         return HarnessError(
             f"{_whose(mirror)} lacks the first file of the release {release}, and does not list "
             f"its releases: {error.message}",
@@ -271,6 +283,23 @@ def _missing(release: str, arch: Arch, mirror: Url | None, error: HarnessError) 
     return HarnessError(
         f"{_whose(mirror)} lacks the packages of the release {release} for {arch}: {error.message}",
         hint=WAYS_ON,
+    )
+
+
+def _is_repository(mirror: Url) -> bool:
+    """Whether mirror is a single repository, such as one made by createrepo."""
+    try:
+        read(mirror / "repodata/repomd.xml", settings=LOOK)
+    except HarnessError:
+        return False
+    return True
+
+
+def _single(release: str, arch: Arch, mirror: Url) -> UsageError:
+    return UsageError(
+        f"{mirror} is a single repository, not a tree with the layout of Amazon's CDN",
+        hint=f"write its address into a file {_list_of(release, arch)}, serve that, and name the "
+        f"folder that holds core/ with {catalog.option('mirror')}",
     )
 
 

@@ -63,7 +63,8 @@ Unpack = Callable[[Path], Path]
 class Listed:
     """A package in an index; size is that of its file, in bytes.
 
-    path is where the package manager puts the file, relative to mkosi's package cache.
+    path is where the package manager puts the file, relative to mkosi's package cache. repository
+    is what dnf calls the repository, "" for apt.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Listed:
     size: int
     sha256: str
     path: str
+    repository: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,18 @@ class Index:
         """The sha256 of each package by name, version and architecture."""
         listed = self.packages.values()
         return {(one.name, one.version, one.architecture): one.sha256 for one in listed}
+
+    def elsewhere(self, main: str) -> dict[tuple[str, str, str], str]:
+        """Return the repository of each package that is not in the repository called main."""
+        listed = {
+            (one.name, one.version, one.architecture): one.repository
+            for one in self.packages.values()
+            if one.repository not in ("", main)
+        }
+        for one in self.packages.values():
+            if one.repository == main:
+                listed.pop((one.name, one.version, one.architecture), None)
+        return listed
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -170,8 +184,9 @@ def _of_dnf(cache: Path, release: str, unpack: Unpack) -> Index:
         assert repomd is not None
         dates[f"{repository.name} {release}"] = _made(repomd)
         primary = path.with_name(_primary(repomd))
-        home = f"cache/{repository.parent.name}/packages/{repository.name.rpartition('-')[0]}"
-        found += _rpms(primary if primary.suffix in UNPACKERS else unpack(primary), home)
+        name = repository.name.rpartition("-")[0]
+        home = f"cache/{repository.parent.name}/packages"
+        found += _rpms(primary if primary.suffix in UNPACKERS else unpack(primary), home, name)
     if not dates:
         raise HarnessError("dnf has fetched no list of packages")
     return Index(_by_path(found), dates)
@@ -194,16 +209,16 @@ def _made(repomd: Element) -> datetime:
     return datetime.fromtimestamp(max((int(float(text)) for text in times), default=0), UTC)
 
 
-def _rpms(path: Path, home: str) -> Iterator[Listed]:
+def _rpms(path: Path, home: str, repository: str) -> Iterator[Listed]:
     text = UNPACKERS[path.suffix](path.read_bytes())
     for _, element in ElementTree.iterparse(BytesIO(text)):
         if element.tag == f"{COMMON}package":
-            if listed := _rpm(element, home):
+            if listed := _rpm(element, home, repository):
                 yield listed
             element.clear()  # a repository lists tens of thousands
 
 
-def _rpm(package: Element, home: str) -> Listed | None:
+def _rpm(package: Element, home: str, repository: str) -> Listed | None:
     """Return a package of an RPM repository; None if its digest is not a sha256."""
     version, checksum = package.find(f"{COMMON}version"), package.find(f"{COMMON}checksum")
     size, location = package.find(f"{COMMON}size"), package.find(f"{COMMON}location")
@@ -219,7 +234,8 @@ def _rpm(package: Element, home: str) -> Listed | None:
         package.findtext(f"{COMMON}arch", ""),
         int(size.get("package", "")),
         (checksum.text or "").strip().lower(),
-        f"{home}/{PurePosixPath(location.get('href', '')).name}",
+        f"{home}/{repository}/{PurePosixPath(location.get('href', '')).name}",
+        repository,
     )
 
 

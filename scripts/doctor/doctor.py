@@ -16,6 +16,7 @@ from rich.text import Text
 
 from scripts import arch, catalog
 from scripts.doctor.machine import LAB_PROGRAMS, Lack, Machine, look
+from scripts.options import BAKE
 from scripts.system.errors import MachineError, UsageError
 
 GIB = 1 << 30
@@ -281,8 +282,11 @@ def report(judgements: Sequence[Judgement], session: str) -> Table:
 
 
 def _packages_help() -> str:
-    alternative = catalog.flag("without-packages")
-    return f"Amazon Linux images; without it they can only be built with {alternative}"
+    alternative, bake = catalog.flag("without-packages"), catalog.option("emulators", BAKE)
+    return (
+        f"Amazon Linux images; without it they can only be built with {alternative}. "
+        f"{bake} needs it for every image"
+    )
 
 
 def _lack(reasons: Sequence[str], mends: Sequence[str]) -> Lack | None:

@@ -1,4 +1,4 @@
-"""Tiny static programs that show whether a machine runs programs of an architecture.
+"""Static programs: tiny ones that show whether a machine runs an architecture's, and a check.
 
 Their layout is that of the ELF specification (System V ABI, chapters 4 and 5). The numbers of the
 system calls write(2) and exit(2) are in Linux' arch/x86/entry/syscalls/syscall_64.tbl and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from scripts.arch import AARCH64, X86_64, Arch
 
@@ -18,7 +19,15 @@ BASE = 0x400000
 # The sizes of the ELF header and of the one program header, in bytes.
 HEADERS = 64 + 56
 
-ET_EXEC, EM_X86_64, EM_AARCH64, PT_LOAD, READ_AND_EXECUTE = 2, 62, 183, 1, 5
+ET_EXEC, ET_DYN, EM_X86_64, EM_AARCH64 = 2, 3, 62, 183
+PT_LOAD, PT_INTERP, READ_AND_EXECUTE = 1, 3, 5
+
+# e_ident of 64 bits, little-endian, version 1, whatever the OS ABI.
+IDENT = b"\x7fELF\x02\x01\x01"
+
+# The ELF header after e_ident, and a program header, of which the type is all that matters here.
+HEADER = struct.Struct("<16xHHIQQQIHHHHHH")
+PROGRAM_HEADER = struct.Struct("<I52x")
 
 
 def _x86_64(size: int) -> bytes:
@@ -61,3 +70,23 @@ def says(arch: Arch, text: str) -> bytes:
     )
     segment = struct.pack("<IIQQQQQQ", PT_LOAD, READ_AND_EXECUTE, 0, BASE, BASE, size, size, 0x1000)
     return ident + header + segment + body
+
+
+def fault(path: Path, arch: Arch) -> str:
+    """Return why the file at path is not a static program for arch, or "" if it is one.
+
+    A program that loads itself at any address (static-pie) is static too.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+        if len(head) < HEADER.size or not head.startswith(IDENT):
+            return "it is not a 64-bit ELF file"
+        kind, machine, _, _, offset, _, _, _, size, number, *_ = HEADER.unpack(head)
+        if machine != _CODE[arch][0] or kind not in (ET_EXEC, ET_DYN):
+            return f"it is not a program for {arch}"
+        file.seek(offset)
+        table = file.read(PROGRAM_HEADER.size * number)
+    if not number or size != PROGRAM_HEADER.size or len(table) != size * number:
+        return "its program headers are missing"
+    types = {kind for (kind,) in PROGRAM_HEADER.iter_unpack(table)}
+    return "it needs a dynamic linker, so it is not static" if PT_INTERP in types else ""

@@ -2,24 +2,29 @@
 
 They are QEMU's static user-mode programs. binfmt/targets.toml lists the architectures that can be
 emulated and says where the emulators come from. The emulators in an image are programs of the
-image's own architecture; `binfmt` registers emulators of this machine's.
+image's own architecture; `binfmt` registers emulators of this machine's, which are always Debian's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from packageurl import PackageURL
 
 from scripts import catalog
 from scripts.arch import Arch
 from scripts.distributions import debian as debian_archive
 from scripts.distributions.debian import Archive
+from scripts.emulation import elf
 from scripts.mkosi import source as mkosis
+from scripts.options import BAKE, DEBIAN
 from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
@@ -32,8 +37,11 @@ from scripts.system.url import Url
 # In the checkout.
 TABLE = Path("binfmt/targets.toml")
 
-# What names the package and the digests, beside the emulators of one architecture.
+# What names the source and the digests, beside the emulators of one architecture.
 RECORD = "emulators.json"
+
+# A branch or a tag in its place would pin nothing.
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -75,37 +83,74 @@ class Emulated:
 
 
 @dataclass(frozen=True)
-class EmulationTable:
-    """The contents of binfmt/targets.toml.
+class DebianPackage:
+    """The package of the Debian archive with the emulators, in the first of suites that has it.
 
-    package, in the first of suites that has it, contains the emulators, which are registered with
-    flags. It is built from the package source, under licences, an SPDX expression. emulated are the
-    architectures by name, digest is the sha256 of the file.
+    It is built from the package source, under licences, an SPDX expression.
     """
 
-    flags: str
     package: str
     suites: tuple[str, ...]
     source: str
     licences: str
+
+
+@dataclass(frozen=True)
+class Bake:
+    """What `docker buildx bake` makes the emulators of: a target at a commit of a Git repository.
+
+    licences is an SPDX expression.
+    """
+
+    address: str
+    commit: str
+    target: str
+    licences: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the commit is named by its full digest."""
+        if not COMMIT.fullmatch(self.commit):
+            raise ValueError(f"{self.commit!r} is not the digest of a commit")
+
+    @property
+    def reference(self) -> str:
+        """The repository at the commit, as BuildKit takes it."""
+        return f"{self.address}#{self.commit}"
+
+    @property
+    def package_url(self) -> str:
+        """The package URL of the repository at the commit."""
+        path = self.address.removesuffix(".git").split("/")
+        if path[:3] == ["https:", "", "github.com"]:
+            return PackageURL("github", "/".join(path[3:-1]), path[-1], self.commit).to_string()
+        url = {"vcs_url": f"git+{self.address}@{self.commit}"}
+        return PackageURL("generic", None, path[-1], self.commit, url).to_string()
+
+
+@dataclass(frozen=True)
+class EmulationTable:
+    """The contents of binfmt/targets.toml.
+
+    The emulators come from debian or bake and are registered with flags. emulated are the
+    architectures by name.
+    """
+
+    flags: str
+    debian: DebianPackage
+    bake: Bake
     emulated: Mapping[str, Emulated]
-    digest: str
 
     @classmethod
     def read(cls, path: Path) -> EmulationTable:
         """Return the table in the file at path. Raises UsageError if it is not one."""
         try:
-            text = path.read_text()
-            data = strict.toml(text)
+            data = strict.toml(path.read_text())
             debian = data["debian"]
             return cls(
                 data["flags"],
-                debian["package"],
-                tuple(debian["suites"]),
-                debian["source"],
-                debian["licences"],
+                DebianPackage(**{**debian, "suites": tuple(debian["suites"])}),
+                Bake(**data["bake"]),
                 {name: _emulated(name, entry) for name, entry in data["targets"].items()},
-                text_digest(text),
             )
         except (OSError, *strict.ODDITIES) as error:
             raise UsageError(f"{path} is not a table of emulators: {error!r}") from error
@@ -113,6 +158,19 @@ class EmulationTable:
     def foreign_to(self, arch: Arch) -> list[Emulated]:
         """Return the architectures that an image of arch carries emulators for."""
         return [one for one in self.emulated.values() if arch.name not in one.native]
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of what images get from the table itself: how emulators are registered."""
+        lines = [one.registration(one.name, one.path, self.flags) for one in self.emulated.values()]
+        native = [one.native for one in self.emulated.values()]
+        return text_digest(json.dumps([lines, native]))
+
+    def key(self, source: str) -> str:
+        """Return a sha256 of what decides which emulators source, one of EMULATORS, gives."""
+        pin = asdict(self.bake if source == BAKE else self.debian)
+        programs = [(one.program, one.native) for one in self.emulated.values()]
+        return text_digest(json.dumps([pin, programs], sort_keys=True))
 
 
 def _emulated(name: str, entry: Mapping[str, Any]) -> Emulated:
@@ -122,16 +180,18 @@ def _emulated(name: str, entry: Mapping[str, Any]) -> Emulated:
 
 @dataclass(frozen=True)
 class Emulators:
-    """The downloaded emulators that run on one architecture.
+    """The downloaded, or built, emulators that run on one architecture.
 
-    folder contains them and package is the name of the file they came from. digests maps the name
-    of each to its sha256, as it was downloaded.
+    folder contains them. source is one of EMULATORS, and package is what they came from: the file
+    name of Debian's package, or what was baked. digests maps the name of each to its sha256, as it
+    was then.
     """
 
     folder: Path
     table: EmulationTable
     package: str
     digests: Mapping[str, str]
+    source: str = DEBIAN
 
     @property
     def digest(self) -> str:
@@ -166,40 +226,46 @@ def download(
     else the one that mkosi knows: the pinned mkosi, or given, a copy of it. Raises HarnessError if
     they cannot be downloaded.
     """
+    if found := find(root, work, arch, DEBIAN):
+        return found
     table = EmulationTable.read(root / TABLE)
-    folder = _folder(work, table, arch)
-    if not (folder / RECORD).exists():
-        if offline:
-            raise HarnessError(
-                f"the emulators for {arch} have not been downloaded yet, "
-                f"and {catalog.flag('offline')} forbids it now",
-                hint=f"run once without {catalog.flag('offline')}",
-            )
-        archive = (
-            debian_archive.find(mirror)
-            or mkosis.obtain(root / "mkosi", work, progress, given=given).archive()
-        )
-        progress.say(f"downloading the emulators for {arch}")
-        _download(table, arch, archive, folder)
-    return _read(table, folder)
+    folder = folder_of(work, table, arch, DEBIAN)
+    if offline:
+        raise forbidden(f"the emulators for {arch} have not been downloaded yet")
+    archive = (
+        debian_archive.find(mirror)
+        or mkosis.obtain(root / "mkosi", work, progress, given=given).archive()
+    )
+    progress.say(f"downloading the emulators for {arch}")
+    _download(table, arch, archive, folder)
+    return _read(table, folder, DEBIAN)
 
 
-def find(root: Path, work: Path, arch: Arch) -> Emulators | None:
-    """Return the emulators that run on arch if `download` has left them in work, or None."""
+def forbidden(lack: str) -> HarnessError:
+    """Return the error for emulators that are missing, as lack says, where --offline is given."""
+    return HarnessError(
+        f"{lack}, and {catalog.flag('offline')} forbids it now",
+        hint=f"run once without {catalog.flag('offline')}",
+    )
+
+
+def find(root: Path, work: Path, arch: Arch, source: str) -> Emulators | None:
+    """Return the emulators of source that run on arch if they have been left in work, or None."""
     table = EmulationTable.read(root / TABLE)
-    folder = _folder(work, table, arch)
-    return _read(table, folder) if (folder / RECORD).exists() else None
+    folder = folder_of(work, table, arch, source)
+    return _read(table, folder, source) if (folder / RECORD).exists() else None
 
 
-def _folder(work: Path, table: EmulationTable, arch: Arch) -> Path:
-    return work / "emulators" / f"{arch.debian}-{table.digest[:16]}"
+def folder_of(work: Path, table: EmulationTable, arch: Arch, source: str) -> Path:
+    """Return the folder, below work, of the emulators of source that run on arch."""
+    return work / "emulators" / f"{source}-{arch.debian}-{table.key(source)[:16]}"
 
 
-def _read(table: EmulationTable, folder: Path) -> Emulators:
+def _read(table: EmulationTable, folder: Path, source: str) -> Emulators:
     record = folder / RECORD
     try:
         data = strict.loads(record.read_text())
-        return Emulators(folder, table, str(data["package"]), dict(data["digests"]))
+        return Emulators(folder, table, str(data["package"]), dict(data["digests"]), source)
     except strict.ODDITIES as error:
         raise HarnessError(
             f"{record} is damaged: {error!r}", hint=f"rm -r '{folder}', then build again"
@@ -228,25 +294,39 @@ def _download(table: EmulationTable, arch: Arch, archive: Archive, folder: Path)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as name:
         scratch = Path(name)
         package = _unpack(table, arch, archive, scratch)
-        made = scratch / "made"
-        made.mkdir()
-        for one in table.emulated.values():
-            source = scratch / "tree/usr/bin" / one.program
-            if not source.exists():
-                raise HarnessError(f"{package} does not contain /usr/bin/{one.program}")
-            shutil.copy(source, made)
-        digests = {path.name: file_digest(path) for path in made.iterdir()}
-        write_text(made / RECORD, json.dumps({"package": package, "digests": digests}))
-        shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        keep(table.emulated.values(), arch, scratch / "tree", package, folder)
+
+
+def keep(wanted: Iterable[Emulated], arch: Arch, tree: Path, package: str, folder: Path) -> None:
+    """Make folder contain the emulators for wanted that are in tree, and their record.
+
+    tree is what package contains; both are below the same folder. Raises HarnessError, and leaves
+    folder as it was, if one of them is missing or is not a static program for arch.
+    """
+    made = tree.with_name("made")
+    made.mkdir()
+    for one in wanted:
+        path = tree / "usr/bin" / one.program
+        # A link could lead to a file of this machine.
+        if path.is_symlink() or not path.is_file():
+            raise HarnessError(f"{package} does not contain /usr/bin/{path.name}")
+        if fault := elf.fault(path, arch):
+            raise HarnessError(
+                f"/usr/bin/{path.name} of {package} cannot be an emulator for {arch}: {fault}"
+            )
+        shutil.copy(path, made)
+    digests = {path.name: file_digest(path) for path in made.iterdir()}
+    write_text(made / RECORD, json.dumps({"package": package, "digests": digests}))
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
 
 
 def _unpack(table: EmulationTable, arch: Arch, archive: Archive, scratch: Path) -> str:
     """Download the package of table for arch, extract it to scratch/tree and return its name."""
     try:
         package = debian_archive.download(
-            table.package,
-            list(table.suites),
+            table.debian.package,
+            list(table.debian.suites),
             scratch / "apt",
             arch=arch.debian,
             archive=archive,
@@ -255,7 +335,7 @@ def _unpack(table: EmulationTable, arch: Arch, archive: Archive, scratch: Path) 
     except CommandError as error:
         cause = last_line(error.output) or str(error)
         raise HarnessError(
-            f"{table.package} for {arch} cannot be downloaded: {cause}",
+            f"{table.debian.package} for {arch} cannot be downloaded: {cause}",
             hint="check the network; the package comes from the Debian archive that this machine's "
             "apt is configured with, or else from mkosi's default",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.mkosi.pin import Pin, version_of
@@ -45,6 +46,18 @@ def apply_patch(patch: Path, tree: Path) -> None:
     same = [name for name in names if _state(tree / name) == before[name]]
     if skipped := same + re.findall(r"Skipped patch '(.+)'", result.stderr):
         raise _refused(patch, tree, [f"git left {name} unchanged" for name in skipped])
+
+
+def revert_series(folder: Path, names: Sequence[str], tree: Path) -> None:
+    """Take the patches in folder called names, which were applied in that order, out of tree.
+
+    Raises HarnessError if tree does not have one of them.
+    """
+    for name in reversed(names):
+        patch = (folder / name).absolute()
+        result = git.run_outside(tree, "apply", "--reverse", "--whitespace=nowarn", patch)
+        if result.returncode:
+            raise _refused(patch, tree, [last_line(result.stderr)])
 
 
 def _touched(patch: Path, tree: Path) -> list[str]:

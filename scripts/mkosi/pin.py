@@ -28,6 +28,8 @@ class Pin:
             for each source; they are equal unless a source packages it differently.
         package_sha256: the digest of the package of that version, "" if it is not known.
         full_tree: the names of the patches that change files which a package does not have.
+        proposed: the patches, below the folder of the pin, that no build applies: they are for
+            upstream alone.
 
     """
 
@@ -39,6 +41,7 @@ class Pin:
     suites: tuple[str, ...]
     digests: frozenset[str]
     full_tree: tuple[str, ...] = ()
+    proposed: tuple[str, ...] = ()
     package_sha256: str = ""
 
     @classmethod
@@ -56,6 +59,7 @@ class Pin:
                 digests=frozenset(str(data[name]["patched"]) for name in SOURCES),
                 package_sha256=data["debian"].get("sha256", ""),
                 full_tree=tuple(data.get("patches", {}).get("full-tree", ())),
+                proposed=tuple(data.get("patches", {}).get("proposed", ())),
             )
         except (OSError, *strict.ODDITIES) as error:
             raise UsageError(f"{path} is not a pin of mkosi: {error!r}") from error

@@ -17,7 +17,7 @@ from scripts import catalog
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
 from scripts.mkosi import package
-from scripts.mkosi.patches import apply_series
+from scripts.mkosi.patches import apply_series, revert_series
 from scripts.mkosi.pin import Pin, version_of
 from scripts.mkosi.unpacking import digest_of, unpack
 from scripts.system import strict
@@ -132,6 +132,31 @@ def make_from(name: str, folder: Path) -> Mkosi:
     if made.version != pin.version:
         raise HarnessError(f"{made.source} has mkosi {made.version}, but {pin.version} is pinned")
     return made
+
+
+def unpatched(
+    using: Mkosi, folder: Path, scratch: Path, *, given: Path | None, offline: bool
+) -> tuple[Path, str]:
+    """Return the tree of using as it was before our patches, below scratch.
+
+    It is upstream's whole source tree if given is one or upstream's tarball can be downloaded, else
+    only the package, and then the second value says why. Raises HarnessError as `unpack` does.
+    """
+    if given:
+        return unpack(given, scratch), f"{given} is a package"
+    pin = Pin.read(folder / "pin.toml")
+    reason = f"{catalog.flag('offline')} forbids the download of upstream's tarball"
+    if not offline:
+        try:
+            return _unpack_upstream(pin, scratch)[0], ""
+        except DigestError:
+            raise
+        except HarnessError as error:
+            reason = error.message
+    tree = scratch / "package"
+    shutil.copytree(using.folder / "mkosi", tree / "mkosi", symlinks=True)
+    revert_series(folder, [name for name in using.patches if name not in pin.full_tree], tree)
+    return tree, reason
 
 
 def digest_of_release(folder: Path, archive: Path) -> str:

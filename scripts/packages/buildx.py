@@ -1,4 +1,4 @@
-"""docker buildx: its command line, its layer cache, and reading its output."""
+"""docker buildx: its command lines, its layer cache, and reading its output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipaddress
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from scripts.distributions import amazonlinux
 from scripts.options import Options
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import PackagePins
+from scripts.system.errors import HarnessError
 from scripts.system.process import CommandError, Log, stream
 from scripts.system.progress import Progress, Task
 from scripts.system.url import Url
@@ -37,13 +38,42 @@ DOCKER = (
 REGISTRY_CACHE = {"mode": "max", "image-manifest": "true", "oci-mediatypes": "true"}
 
 
-def attempt(
-    command: Sequence[str], cache: Cache, task: Task, log: Log, progress: Progress
+def build(
+    command: Callable[[Cache], Sequence[str]],
+    cache: Cache,
+    task: Task,
+    log: Log,
+    progress: Progress,
+    *,
+    folder: Path | None = None,
+) -> Failure | None:
+    """Build with cache, and once more without it if it may be to blame for a failure.
+
+    command makes the command line for a cache, and removes what an attempt before it left behind.
+    It is run in folder. Returns why the build failed, or None if it did not.
+    """
+    failure = _attempt(command(cache), cache, task, log, progress, folder)
+    if failure and cache.is_used and failure.may_be_the_caches:
+        progress.say(
+            f"warning: the build failed with the layer cache {cache.name} and is repeated "
+            f"without it: {failure.reason}"
+        )
+        failure = _attempt(command(Cache()), Cache(), task, log, progress, folder)
+    return failure
+
+
+def _attempt(
+    command: Sequence[str],
+    cache: Cache,
+    task: Task,
+    log: Log,
+    progress: Progress,
+    folder: Path | None,
 ) -> Failure | None:
     """Run command, which builds with cache; return why it failed, or None if it did not."""
     steps = Steps(task)
     try:
-        stream(command, log=log, on_line=steps.read, also=DOCKER)
+        stream(command, log=log, on_line=steps.read, cwd=folder, also=DOCKER)
     except CommandError as error:
         return Failure.of(steps, error)
     finally:
@@ -79,6 +109,20 @@ class Failure:
         is_elsewhere = name.startswith(INTERNAL) or DISK_FULL in reason.lower()
         return cls(name, reason, tail, not (is_elsewhere or steps.is_failed_by_program))
 
+    def error(self, what: str, remedy: str, log: Path, progress: Progress) -> HarnessError:
+        """Show the last lines of the step that failed, and return the error for it.
+
+        what names the build, remedy ends the hint, and log has the whole output.
+        """
+        for line in self.tail[-TAIL_LINES:]:
+            progress.console.print(f"  {line}")
+        shown = "the last lines of the step are above; " if self.step else ""
+        return HarnessError(
+            f"the {what} failed{f' at {self.step}' if self.step else ''}: {self.reason}",
+            hint=f"{shown}{remedy}",
+            log=log,
+        )
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -97,11 +141,14 @@ class Cache:
         return bool(self.reads or self.writes)
 
     @classmethod
-    def of(cls, opts: Options, found: Engine) -> Cache:
-        """Return the cache that opts asks for, as far as the engine found supports it."""
+    def of(cls, opts: Options, found: Engine, build: str) -> Cache:
+        """Return the cache that opts asks for, as far as the engine found supports it.
+
+        build says what is built: each has a cache of its own for each architecture.
+        """
         if not opts.packages.layer_cache:
             return cls()
-        tag = f"package-build-{opts.target.arch}"
+        tag = f"{build}-{opts.target.arch}"
         is_own = opts.packages.buildx_builder in ("", DEFAULT_BUILDER, found.builder)
         can_write = found.exports_cache or not is_own
         if isinstance(opts.packages.layer_cache, Path):
@@ -110,19 +157,28 @@ class Cache:
             local = {"type": "local", "mode": "max", "ignore-error": "true"}
             return cls(
                 name=str(folder),
-                reads=_fields(type="local", src=str(folder)) if there else "",
-                writes=_fields(**local, dest=str(folder)) if can_write else "",
+                reads=csv_value(type="local", src=str(folder)) if there else "",
+                writes=csv_value(**local, dest=str(folder)) if can_write else "",
             )
         reference = f"{opts.packages.layer_cache}:{tag}"
         options = {"ref": reference, **REGISTRY_CACHE, "ignore-error": "true"}
         return cls(
             name=reference,
-            reads=_fields(type="registry", ref=reference),
-            writes=_fields(type="registry", **options) if can_write else "",
+            reads=csv_value(type="registry", ref=reference),
+            writes=csv_value(type="registry", **options) if can_write else "",
         )
 
 
-def _fields(**values: str) -> str:
+def say_unwritten(opts: Options, found: Engine, cache: Cache, progress: Progress) -> None:
+    """Say so if opts asks for a layer cache that the engine found cannot write."""
+    if opts.packages.layer_cache and not cache.writes:
+        progress.say(
+            f"warning: the layer cache is not written: {found} "
+            '(it would be with Docker\'s "containerd-snapshotter" feature)'
+        )
+
+
+def csv_value(**values: str) -> str:
     """Return values in the form that buildx takes: one line of CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(
@@ -165,14 +221,14 @@ def build_command(
         *(["--network", "host"] if any(is_loopback(url) for url in urls) else []),
         *(["--cache-from", cache.reads] if cache.reads else []),
         *(["--cache-to", cache.writes] if cache.writes else []),
-        "--output", _fields(type="local", dest=str(target)),
+        "--output", csv_value(type="local", dest=str(target)),
         os.fspath(context),
     ]  # fmt: skip
 
 
 def _secret(path: Path) -> str:
     """Return the value of buildx's option for the secret in the file at path."""
-    return _fields(id=path.name, src=str(path))
+    return csv_value(id=path.name, src=str(path))
 
 
 def is_loopback(url: Url) -> bool:

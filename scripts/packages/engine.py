@@ -158,6 +158,11 @@ def require(environ: Mapping[str, str], builder: str) -> Engine:
     return find_fit(environ, builder)
 
 
+def require_here(builder: str) -> Engine:
+    """As `require`, with the environment of this process, in which Docker looks for its own."""
+    return require(os.environ, builder)
+
+
 def installation(release: Mapping[str, str], *, only_buildx: bool = False) -> str:
     """Return the command that installs an engine, Docker's command line and buildx, or only buildx.
 

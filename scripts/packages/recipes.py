@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.distributions.amazonlinux import SPAL
 from scripts.options import BASE_IMAGE, Options
 from scripts.system import strict
 from scripts.system.errors import UsageError
@@ -26,6 +27,12 @@ PATIENCE = "retries=3\ntimeout=15\nminrate=1000\nskip_if_unavailable=0\n"
 
 # What may be appended to a release: sed inserts it, and rpm compares it.
 SUFFIX = re.compile(r"[A-Za-z0-9.]+")
+
+# The digest of an image (OCI image specification, "Digests"); registries of images use no other.
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+# A name-version-release of rpm's.
+NEVRA = re.compile(r"[\w.+~^]+(-[\w.+~^]+)*-[\w.+~^]+-[\w.+~^]+", re.ASCII)
 
 # A named stage of the Dockerfile. Each but BUILDER builds the package of its name.
 STAGE = re.compile(r"^FROM\s.*\sAS\s+(\S+)", re.MULTILINE | re.IGNORECASE)
@@ -62,7 +69,8 @@ class SourceRepository:
 class Recipe:
     """How a package is built.
 
-    source is the name of the repository that has the source RPM nevra. patches change its spec,
+    source is the name of the repository that has the source RPM nevra, or `amazonlinux.SPAL` for
+    a package that is not built but installed from there. patches change its spec,
     suffix is appended to its release, and rpms are the names of the built RPMs that go into the
     image.
     """
@@ -79,19 +87,26 @@ class Recipe:
 class PackagePins:
     """The contents of packages.toml.
 
-    image is the container image that packages are built in, and digest its digest, or "" if that is
-    unknown.
+    image is the container image that packages are built in, and digest its digest. A user's file
+    may leave it empty, but nothing is built then. supplementary maps packages of SPAL to their
+    name-version-release.
     """
 
     image: str
     digest: str
     sources: Mapping[str, SourceRepository]
     recipes: tuple[Recipe, ...]
+    supplementary: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def built(self) -> tuple[Recipe, ...]:
+        """The recipes of the packages that are built."""
+        return tuple(recipe for recipe in self.recipes if recipe.source != SPAL)
 
     @property
     def reference(self) -> str:
-        """The image, by its digest if that is known."""
-        return f"{self.image}@{self.digest}" if self.digest else self.image
+        """The image by its digest."""
+        return f"{self.image}@{self.digest}"
 
 
 def read(path: Path) -> PackagePins:
@@ -110,8 +125,13 @@ def read(path: Path) -> PackagePins:
             f"{path} is not complete: {error}", hint=f"compare it with {FOLDER}/packages.toml"
         ) from None
     for recipe in pins.recipes:
-        if recipe.source not in (AMAZON, *pins.sources):
+        if recipe.source not in (AMAZON, SPAL, *pins.sources):
             raise UsageError(f"{path}: {recipe.name} has the unknown source {recipe.source!r}")
+        if recipe.source == SPAL and recipe.name not in pins.supplementary:
+            raise UsageError(
+                f"{path}: {recipe.name} has the source {SPAL!r}, but there is no "
+                f"[supplementary.{recipe.name}]"
+            )
     return pins
 
 
@@ -165,9 +185,15 @@ class _Table:
 def _pins(path: Path, data: Mapping[str, Any]) -> PackagePins:
     image = _Table(path, BASE_IMAGE, data[BASE_IMAGE])
     tag = image.text("tag") if "tag" in image.values else ""
+    digest = image.text("digest")
+    if digest and not DIGEST.fullmatch(digest):
+        raise UsageError(
+            f"{path}: digest of {BASE_IMAGE} must be sha256: and 64 hexadecimal digits, not "
+            f"{digest!r}"
+        )
     return PackagePins(
         image=f"{image.text('name')}:{tag}" if tag else image.text("name"),
-        digest=image.text("digest"),
+        digest=digest,
         sources={
             name: _source(_Table(path, f"source.{name}", table))
             for name, table in data.get("source", {}).items()
@@ -176,7 +202,20 @@ def _pins(path: Path, data: Mapping[str, Any]) -> PackagePins:
             _recipe(name, _Table(path, f"package.{name}", table))
             for name, table in data["package"].items()
         ),
+        supplementary={
+            name: _supplementary(name, _Table(path, f"supplementary.{name}", table))
+            for name, table in data.get("supplementary", {}).items()
+        },
     )
+
+
+def _supplementary(name: str, table: _Table) -> str:
+    nevra = table.text("nevra")
+    if not NEVRA.fullmatch(nevra) or nevra.rsplit("-", 2)[0] != name:
+        raise UsageError(
+            f"{table.path}: nevra of {table.name} must be {name}-VERSION-RELEASE, not {nevra!r}"
+        )
+    return nevra
 
 
 def _source(table: _Table) -> SourceRepository:
@@ -212,3 +251,11 @@ def check_stages(pins: PackagePins, opts: Options) -> None:
             f"{FOLDER}/Dockerfile builds {', '.join(builds)}",
             hint="each package needs a stage of its name there",
         )
+
+
+def dockerfile(text: str, unwanted: Collection[str]) -> str:
+    """Return text, a Dockerfile, without the stages called unwanted and all copies from them."""
+    for name in map(re.escape, unwanted):
+        stage, copy = rf"FROM \S+ AS {name}\n(?:(?!FROM ).*\n)*", rf"COPY --from={name} .*\n"
+        text = re.sub(rf"^(?:{stage}|{copy})", "", text, flags=re.MULTILINE)
+    return text

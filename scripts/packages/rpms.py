@@ -6,7 +6,6 @@ same context are not built again.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from scripts import catalog
 from scripts.distributions import amazonlinux
 from scripts.options import BASE_IMAGE, Options
 from scripts.packages import buildx, engine, recipes
-from scripts.packages.buildx import TAIL_LINES, Cache, Failure
+from scripts.packages.buildx import Cache
 from scripts.packages.engine import Engine
 from scripts.packages.recipes import (
     AMAZON,
@@ -70,11 +69,12 @@ def plan(opts: Options, place: Place) -> RpmPlan | None:
         return None
     pins = recipes.read(opts.packages.recipes)
     recipes.check_stages(pins, opts)
-    if not pins.digest and BASE_IMAGE not in opts.packages.allow_missing:
+    if not pins.built:
+        return None
+    if not pins.digest:
         raise UsageError(
             f"the image {pins.image}, in which packages are built, is not pinned by its digest",
-            hint=f"{catalog.command('update-pins')} adds the digest; "
-            f"{catalog.option('allow-missing', BASE_IMAGE)} uses whatever the tag names now; "
+            hint=f"write the digest (sha256:…) into [{BASE_IMAGE}] of {opts.packages.recipes}; "
             f"{catalog.option('without-packages')} builds no packages",
         )
     work = place.folder / "package-build"
@@ -99,7 +99,7 @@ def with_engine(planned: RpmPlan) -> RpmPlan:
             f"{catalog.option('without-packages')}",
         )
     try:
-        return replace(planned, engine=engine.require(os.environ, opts.packages.buildx_builder))
+        return replace(planned, engine=engine.require_here(opts.packages.buildx_builder))
     except MachineError as error:
         raise MachineError(
             f"our own packages cannot be built: {error.message}",
@@ -116,7 +116,7 @@ def build(planned: RpmPlan, progress: Progress) -> Additions:
     if planned.engine:
         progress.say(f"packages will be built: {planned.reason}")
         _build(planned, planned.engine, progress)
-    wanted = tuple(name for recipe in planned.pins.recipes for name in recipe.rpms)
+    wanted = tuple(name for recipe in planned.pins.built for name in recipe.rpms)
     return Additions(tuple(sorted(planned.finished.glob("*.rpm"))), wanted)
 
 
@@ -134,8 +134,10 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     for path in (folder, secrets(folder)):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-    for name in ("Dockerfile", "build-package"):
-        shutil.copy(own / name, folder)
+    shutil.copy(own / "build-package", folder)
+    unwanted = {recipe.name for recipe in pins.recipes} - {recipe.name for recipe in pins.built}
+    text = recipes.dockerfile((own / "Dockerfile").read_text(), sorted(unwanted))
+    (folder / "Dockerfile").write_text(text)
     repositories = folder / "repositories"
     repositories.mkdir()
     shutil.copyfile(binary.key, repositories / "key")
@@ -143,7 +145,7 @@ def write_context(folder: Path, pins: PackagePins, opts: Options, place: Place) 
     (repositories / "amazonlinux.repo").write_text(text)
     proxy = opts.sources.proxies.first
     write_private(secrets(folder) / BINARY, text + _credentials(binary, proxy))
-    for recipe in pins.recipes:
+    for recipe in pins.built:
         wanted, source = replace(recipe, nevra=_nevra(recipe, opts, place)), sources[recipe.source]
         text = source.repository("source", check=False)
         _write_recipe(folder / "packages" / recipe.name, wanted, source, text)
@@ -194,23 +196,12 @@ def _repositories(
     pins: PackagePins, place: Place, key: Path
 ) -> tuple[SourceRepository, Mapping[str, SourceRepository]]:
     """Return the repository of the target's packages, and those of source RPMs by name."""
-    base = Url.of(place.mirror or amazonlinux.CDN)
-    if not amazonlinux.is_repository(base):
-        tree = base / f"core/mirrors/{place.release}"
-        own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
-        urls = (tree / f"{place.arch.name}/mirror.list",)
-        signed = amazonlinux.signs_metadata(place.release)
-        binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
-        return binary, {AMAZON: own, **pins.sources}
-    if AMAZON not in pins.sources:
-        raise UsageError(
-            f"{base} is a single repository, which has no source RPMs to build packages from",
-            hint=f"add a [source.{AMAZON}] to a copy of {FOLDER}/packages.toml and name it with "
-            f"{catalog.option('packages')}, or use the distribution's own packages: "
-            f"{catalog.option('without-packages')}",
-        )
-    url = base.replace("$basearch", place.arch.name).replace("$releasever", place.release)
-    return SourceRepository("baseurl", (url,), key), pins.sources
+    tree = Url.of(place.mirror or amazonlinux.CDN) / f"core/mirrors/{place.release}"
+    own = SourceRepository("mirrorlist", (tree / "SRPMS/mirror.list",), key)
+    urls = (tree / f"{place.arch.name}/mirror.list",)
+    signed = amazonlinux.signs_metadata(place.release)
+    binary = SourceRepository("mirrorlist", urls, key, signs_metadata=signed)
+    return binary, {AMAZON: own, **pins.sources}
 
 
 def _write_recipe(folder: Path, recipe: Recipe, source: SourceRepository, text: str) -> None:
@@ -241,32 +232,21 @@ def _build(planned: RpmPlan, found: Engine, progress: Progress) -> None:
     for url in planned.lists:
         amazonlinux.check_list(url)
     fresh = planned.finished.with_name("rpms.new")
-    cache = Cache.of(opts, found)
-    if opts.packages.layer_cache and not cache.writes:
-        progress.say(
-            f"warning: the layer cache is not written: {found} "
-            '(it would be with Docker\'s "containerd-snapshotter" feature)'
-        )
+    cache = Cache.of(opts, found, "package-build")
+    buildx.say_unwritten(opts, found, cache, progress)
     log = opts.artifacts / "package-build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with progress.task("packages") as task, log.open("wb") as file:
 
-        def attempt(cache: Cache) -> Failure | None:
+        def command(cache: Cache) -> list[str]:
             shutil.rmtree(fresh, ignore_errors=True)
-            command = buildx.build_command(
+            return buildx.build_command(
                 opts, planned.pins, planned.context, fresh, found, cache, secrets(planned.context)
             )
-            return buildx.attempt(command, cache, task, file, progress)
 
-        failure = attempt(cache)
-        if failure and cache.is_used and failure.may_be_the_caches:
-            progress.say(
-                f"warning: the build failed with the layer cache {cache.name} and is repeated "
-                f"without it: {failure.reason}"
-            )
-            failure = attempt(Cache())
-        if failure:
-            raise _describe(failure, progress, log)
+        if failure := buildx.build(command, cache, task, file, progress):
+            remedy = "RPMs that were built earlier are untouched"
+            raise failure.error("package build", remedy, log, progress)
         _keep(fresh, planned, round(time.monotonic() - began, 1))
 
 
@@ -278,7 +258,7 @@ def _keep(fresh: Path, planned: RpmPlan, seconds: float) -> None:
     stage = planned.stage
     names = sorted(path.name for path in fresh.glob("*.rpm"))
     packages = tuple(_package(name) for name in names)
-    wanted = {name for recipe in planned.pins.recipes for name in recipe.rpms}
+    wanted = {name for recipe in planned.pins.built for name in recipe.rpms}
     if missing := wanted - {package.name for package in packages}:
         raise HarnessError(f"the package build did not produce {', '.join(sorted(missing))}")
     Record.of(stage, seconds, artifacts.describe(fresh, names), packages, {}).write(fresh)
@@ -291,16 +271,3 @@ def _package(file: str) -> Package:
     nevr, _, arch = file.removesuffix(".rpm").rpartition(".")
     name, version, release = nevr.rsplit("-", 2)
     return Package(name, f"{version}-{release}", arch)
-
-
-def _describe(failure: Failure, progress: Progress, log: Path) -> HarnessError:
-    """Show the last lines of the step that failed, and return the error for it."""
-    for line in failure.tail[-TAIL_LINES:]:
-        progress.console.print(f"  {line}")
-    shown = "the last lines of the step are above; " if failure.step else ""
-    return HarnessError(
-        f"the package build failed{f' at {failure.step}' if failure.step else ''}: "
-        f"{failure.reason}",
-        hint=f"{shown}RPMs that were built earlier are untouched",
-        log=log,
-    )

@@ -192,13 +192,35 @@ def _wanted(opts: Options) -> list[_Wanted]:
             url = pin.address(opts.target.arch, opts.sources.third_party_mirror)
             wanted.append(_Wanted(pin, url, digest, cached))
         elif pin.name not in opts.packages.allow_missing:
-            raise UsageError(
-                f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 for "
-                f"{opts.target.arch}",
-                hint=f"{catalog.command('update-pins')} adds it; "
-                f"{catalog.option('allow-missing', pin.name)} builds without {pin.name}",
-            )
+            raise unverified(pin, opts)
     return wanted
+
+
+def unpinned(opts: Options) -> list[PinnedFile]:
+    """Return the pins that a build with opts needs, but that have no digest for its architecture.
+
+    Raises UsageError if a pin makes no sense.
+    """
+    if not opts.target.distribution.has_rpms:
+        return []
+    allowed = opts.packages.allow_missing
+    pins = [pin for pin in read_pins(_path(opts)) if pin.name not in allowed]
+    return [pin for pin in pins if not pin.digest(opts.target.arch)]
+
+
+def unverified(pin: PinnedFile, opts: Options, known: str = "") -> UsageError:
+    """Return the error for a build that needs pin, which has no digest.
+
+    known says in a few words what is known about the digest elsewhere.
+    """
+    is_ours = opts.sources.third_party_pins is None
+    adds = f"`{catalog.command('update-pins', pin.name)}` adds it" if is_ours else "add it there"
+    return UsageError(
+        f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 for "
+        f"{opts.target.arch}",
+        hint=f"{f'{known}; ' if known else ''}{adds}, "
+        f"{catalog.option('allow-missing', pin.name)} builds without {pin.name}",
+    )
 
 
 def _download(file: _Wanted, opts: Options, progress: Progress, settings: Settings) -> None:

@@ -11,7 +11,7 @@ import re
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,9 @@ NEVRA = re.compile(r"[\w.+~^]+(-[\w.+~^]+)+", re.ASCII)
 
 COMPUTED = "digest computed from the download: no checksums are published"
 
+# How GitHub's API writes the digest of a file of a release (REST API, "Get the latest release").
+ASSET_DIGEST = "sha256:"
+
 # A server that is up answers at once, and a person waits for all of them.
 LOOK = Settings(attempts=3, pause=1, connect=10, stall=30)
 
@@ -70,7 +73,8 @@ LOOK = Settings(attempts=3, pause=1, connect=10, stall=30)
 class Update:
     """The pinned and the newest version of something, in words, and the edits that pin the newest.
 
-    There are no edits if the pin is up to date. note is shown to the person who runs this.
+    There are no edits if the pin is up to date. note is shown to the person who runs this. source
+    is where the digests of a third-party file are published, or "".
     """
 
     name: str
@@ -78,9 +82,27 @@ class Update:
     newest: str
     edits: tuple[Edit, ...] = ()
     note: str = ""
+    source: str = ""
 
 
 Lookup = Callable[[], Update]
+
+
+@dataclass(frozen=True)
+class Release:
+    """The newest release that GitHub's API names, and the sha256 of its files as far as it says."""
+
+    version: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The sha256 of a pin's files by architecture, and where they are published ("" if nowhere)."""
+
+    digests: Mapping[str, str]
+    source: str = ""
+
 
 # The exceptions that damaged compressed XML raises.
 DAMAGE = (ParseError, DefusedXmlException, EOFError, zlib.error, ValueError)
@@ -101,22 +123,25 @@ class Lookups:
         """Yield the name of each pin and the function that looks it up."""
         sources = tomllib.loads((self.root / ADDRESSES).read_text())
         yield "mkosi", partial(self.mkosi, **sources["mkosi"])
-        yield "Amazon Linux", partial(self.amazonlinux, **sources["amazonlinux"])
+        yield AMAZON_LINUX.name, partial(self.amazonlinux, **sources["amazonlinux"])
         for pin in thirdparty.read_pins(self.root / thirdparty.PINS):
             yield pin.name, partial(self.third_party, pin)
-        for name, table in {"base image": "base-image", "CI's container": "ci-container"}.items():
-            yield name, partial(self.container_image, name, **sources[table])
+        for name in ("base-image", "ci-container"):
+            yield name, partial(self.container_image, name, **sources[name])
         for name, source in sources["source-rpms"].items():
             yield name, partial(self.source_rpm, name, **source)
         for name, source in sources["amazon-source-rpms"].items():
             yield name, partial(self.amazon_source_rpm, name, **source, **sources["amazonlinux"])
+        for name, source in sources["spal-rpms"].items():
+            lookup = partial(self.spal_rpm, name, **source, **sources["amazonlinux"])
+            yield f"{releases.SPAL}-{name}", lookup
 
     def mkosi(self, *, releases: str, url: str) -> Update:
         """Look up mkosi: releases is GitHub's API, url the tarball of a {version}."""
         file = self.root / "mkosi/pin.toml"
         pin = MkosiPin.read(file)
         pinned = pin.version
-        newest = self._newest_release(releases)
+        newest = self._newest_release(releases).version
         if not _is_newer(newest, pinned):
             return Update("mkosi", pinned, newest)
         address = url.format(version=newest)
@@ -144,24 +169,25 @@ class Lookups:
         pinned = places.release_of(self.root, AMAZON_LINUX)
         newest = releases.newest(Url(cdn))
         if not _is_newer(newest, pinned):
-            return Update("Amazon Linux", pinned, newest)
+            return Update(AMAZON_LINUX.name, pinned, newest)
         changes = (
-            Edit(self.root / AMAZON_LINUX.conf, "Release", newest),
+            Edit(self.root / AMAZON_LINUX.conf, AMAZON_LINUX.pinned_by, newest),
             Edit(self.root / "scripts/distributions/amazonlinux.toml", "amazonlinux", newest),
         )
-        return Update("Amazon Linux", pinned, newest, changes)
+        return Update(AMAZON_LINUX.name, pinned, newest, changes)
 
-    def third_party(self, pin: PinnedFile) -> Update:
+    def third_party(self, pin: PinnedFile, *, computes: bool = True) -> Update:
         """Look up the newest release of pin, and digests that are missing.
 
-        Raises HarnessError if the published digest of the pinned release has changed.
+        computes says whether to compute digests that nobody publishes. Raises HarnessError if the
+        published digest of the pinned release has changed.
         """
         newest = self._newest_release(pin.releases)
-        version = newest if _is_newer(newest, pin.version) else pin.version
-        published = self._published(pin, version)
+        version = newest.version if _is_newer(newest.version, pin.version) else pin.version
+        published = self._published(pin, version, newest, computes=computes)
         file = self.root / thirdparty.PINS
         changes = [Edit(file, f"{pin.name}.version", version)] if version != pin.version else []
-        for arch, digest in published.items():
+        for arch, digest in published.digests.items():
             known = pin.sha256.get(arch)
             if version == pin.version and known and known != digest:
                 raise HarnessError(
@@ -170,28 +196,46 @@ class Lookups:
                 )
             if known != digest:
                 changes.append(Edit(file, f"{pin.name}.sha256.{arch}", digest))
-        if version == pin.version and changes:
-            return Update(pin.name, "no digest", version, tuple(changes))
-        note = COMPUTED if changes and not pin.checksums else ""
-        return Update(pin.name, pin.version, version, tuple(changes), note)
+        pinned = "no digest" if version == pin.version and changes else pin.version
+        note = COMPUTED if changes and not published.source else ""
+        return Update(pin.name, pinned, version, tuple(changes), note, published.source)
 
-    def _published(self, pin: PinnedFile, version: str) -> dict[str, str]:
-        """Return the sha256 of a version of pin by architecture.
+    def _published(
+        self, pin: PinnedFile, version: str, newest: Release, *, computes: bool
+    ) -> Published:
+        """Return the digests of a version of pin: its publisher's, GitHub's, or computed ones.
 
-        Without published checksums, a digest that is pinned already is left out.
+        Of computed ones, those that are pinned already are left out. Raises HarnessError if the
+        publisher and GitHub, which names those of the newest release, contradict each other, or if
+        a digest would have to be computed and may not.
         """
         every = {arch.name: arch for arch in ARCHES}
         arches = {NOARCH: X86_64} if NOARCH in pin.sha256 else every
         files = {name: thirdparty.fill(pin.url, version, arch) for name, arch in arches.items()}
+        known = newest.digests if version == newest.version else {}
         if pin.checksums:
             url = thirdparty.fill(pin.checksums, version, X86_64)
-            listed = checksums(self._text(url))
-            return {arch: _listed(listed, address, url) for arch, address in files.items()}
-        return {
-            arch: self._digest_of(address)
-            for arch, address in files.items()
-            if version != pin.version or not pin.sha256.get(arch)
-        }
+            try:
+                listed = checksums(self._text(url))
+            except HarnessError:
+                if not _names_all(known, files.values()):
+                    raise
+            else:
+                _require_agreement(listed, known, files.values(), url)
+                digests = {arch: _listed(listed, file, url) for arch, file in files.items()}
+                return Published(digests, url)
+        if _names_all(known, files.values()):
+            digests = {arch: known[_file_name(file)] for arch, file in files.items()}
+            return Published(digests, pin.releases)
+        if not computes:
+            raise HarnessError(f"nobody publishes a sha256 of {pin.name} {version}")
+        return Published(
+            {
+                arch: self._digest_of(address)
+                for arch, address in files.items()
+                if version != pin.version or not pin.sha256.get(arch)
+            }
+        )
 
     def container_image(self, name: str, *, manifest: str, file: str, table: str) -> Update:
         """Look up which image the pinned tag names now. manifest is its URL, with a {tag}."""
@@ -227,22 +271,43 @@ class Lookups:
         """Look up the source RPM of name in the newest release of Amazon Linux that cdn has."""
         path = self.root / file
         pinned = str(edits.value(path, key))
-        release = max(
-            releases.newest(Url(cdn)), places.release_of(self.root, AMAZON_LINUX), key=_order
-        )
-        listed = self._text(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list").split()
-        if not listed:
-            raise HarnessError(f"the list of mirrors of {release} is empty")
-        all_found = self._source_rpms(Url(listed[0]), sent=not is_local(Url(cdn).host))
-        found = [nevra for nevra in all_found if nevra.rsplit("-", 2)[0] == name]
-        if not found:
-            raise HarnessError(f"{printable(str(Url(listed[0])))} has no source RPM of {name}")
-        newest = max(found, key=_order)
+        release = self._newest_amazonlinux(cdn)
+        url = Url(f"{cdn}/core/mirrors/{release}/SRPMS/mirror.list")
+        newest = max(self._listed_rpms(name, url, "source RPM"), key=_order)
         changes = () if newest == pinned else (Edit(path, key, newest),)
         return Update(name, pinned, newest, changes, f"of Amazon Linux {release}")
 
-    def _source_rpms(self, repository: Url, *, sent: bool) -> list[str]:
-        """Return the source RPMs of a repository, each as name-version-release.
+    def spal_rpm(self, name: str, *, only: str, cdn: str, file: str, key: str) -> Update:
+        """Look up the newest RPM of version only in SPAL of the newest release that cdn has."""
+        path = self.root / file
+        pinned = str(edits.value(path, key))
+        release = self._newest_amazonlinux(cdn)
+        url = releases.spal_list(release, X86_64, Url(cdn))
+        found = self._listed_rpms(name, url, "RPM")
+        wanted = [nevra for nevra in found if nevra.startswith(f"{name}-{only}-")]
+        if not wanted:
+            raise HarnessError(f"SPAL of {release} has no RPM of {name} {only}")
+        newest = max(wanted, key=_order)
+        changes = () if newest == pinned else (Edit(path, key, newest),)
+        title = f"{releases.SPAL}-{name}"
+        return Update(title, pinned, newest, changes, f"of Amazon Linux {release}")
+
+    def _newest_amazonlinux(self, cdn: str) -> str:
+        pinned = places.release_of(self.root, AMAZON_LINUX)
+        return max(releases.newest(Url(cdn)), pinned, key=_order)
+
+    def _listed_rpms(self, name: str, mirrors: Url, kind: str) -> list[str]:
+        """Return the RPMs of name in the repository that a list of mirrors names, at least one."""
+        listed = self._text(mirrors).split()
+        if not listed:
+            raise HarnessError(f"the list of mirrors {mirrors} is empty")
+        every = self._rpms(Url(listed[0]), sent=not is_local(mirrors.host))
+        if found := [nevra for nevra in every if nevra.rsplit("-", 2)[0] == name]:
+            return found
+        raise HarnessError(f"{printable(str(Url(listed[0])))} has no {kind} of {name}")
+
+    def _rpms(self, repository: Url, *, sent: bool) -> list[str]:
+        """Return the RPMs of a repository, each as name-version-release.
 
         sent is that of `fetch.read`. https://createrepo.baseurl.org describes the format of the
         metadata. Raises HarnessError if it has another.
@@ -269,8 +334,8 @@ class Lookups:
         ]
         return [nevra for nevra in every if NEVRA.fullmatch(nevra)]
 
-    def _newest_release(self, url: str) -> str:
-        """Return the newest version that GitHub's API names at url, as a release or as a tag."""
+    def _newest_release(self, url: str) -> Release:
+        """Return the newest release that GitHub's API names at url, as a release or as a tag."""
         text = self._text(url)
         try:
             data = strict.loads(text)
@@ -282,7 +347,8 @@ class Lookups:
             raise HarnessError(
                 f"{url} names no version, only {printable(', '.join(map(str, tags)))}"
             )
-        return max(versions, key=_order)
+        digests = {} if isinstance(data, list) else _asset_digests(data.get("assets"))
+        return Release(max(versions, key=_order), digests)
 
     def _first_text(self, urls: Sequence[Url]) -> tuple[Url, str]:
         """Return the first of urls that answers, and its answer. Raises HarnessError if none."""
@@ -331,9 +397,43 @@ def _repository_urls(file: Path, key: str) -> tuple[Url, ...]:
         raise HarnessError(f"{file}: {key} {error}") from None
 
 
+def _asset_digests(assets: object) -> dict[str, str]:
+    """Return the sha256 by file name in what GitHub's API says of a release's files."""
+    every = assets if isinstance(assets, list) else []
+    pairs = [(one.get("name"), one.get("digest")) for one in every if isinstance(one, dict)]
+    return {
+        name: digest.removeprefix(ASSET_DIGEST)
+        for name, digest in pairs
+        if isinstance(name, str)
+        and isinstance(digest, str)
+        and digest.startswith(ASSET_DIGEST)
+        and SHA256.fullmatch(digest.removeprefix(ASSET_DIGEST))
+    }
+
+
+def _names_all(digests: Mapping[str, str], addresses: Iterable[str]) -> bool:
+    return all(_file_name(address) in digests for address in addresses)
+
+
+def _require_agreement(
+    listed: Mapping[str, str], known: Mapping[str, str], addresses: Iterable[str], url: str
+) -> None:
+    """Raise HarnessError if GitHub's API knows another digest than the checksums at url list."""
+    for name in map(_file_name, addresses):
+        if listed.get(name, "") != known.get(name, listed.get(name, "")):
+            raise HarnessError(
+                f"{url} lists the sha256 {listed.get(name)} of {name}, but GitHub's API names "
+                f"{known[name]}"
+            )
+
+
+def _file_name(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
 def _listed(listed: Mapping[str, str], address: str, url: str) -> str:
     """Return the digest in listed, the checksums at url, of the file at address."""
-    name = address.rpartition("/")[2]
+    name = _file_name(address)
     if name not in listed:
         raise HarnessError(f"{url} has no sha256 of {name}")
     return listed[name]

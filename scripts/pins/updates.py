@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.table import Table
@@ -10,21 +10,35 @@ from rich.table import Table
 from scripts import catalog
 from scripts.packages import thirdparty
 from scripts.pins.lookups import ADDRESSES, LOOK, Lookups
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
 from scripts.system.terminal import Terminal
 
 
-def update(root: Path, *, check: bool, console: Terminal, settings: Settings = LOOK) -> None:
-    """Renew all pins of the checkout root, or with check only compare them; print a table.
+def update(
+    root: Path,
+    names: Collection[str] = (),
+    *,
+    check: bool,
+    console: Terminal,
+    settings: Settings = LOOK,
+) -> None:
+    """Renew the pins called names of the checkout root, by default all, and print a table.
 
-    A lookup that fails does not stop the others. Raises HarnessError if one failed, or with check
-    if a pin is out of date.
+    With check only compare them. A lookup that fails does not stop the others. Raises UsageError
+    if a name is unknown, HarnessError if a lookup failed, or with check if a pin is out of date.
     """
+    lookups = dict(Lookups(root, settings).each())
+    if unknown := [name for name in names if name not in lookups]:
+        raise UsageError(
+            f"there is no pin called {unknown[0]!r}", hint=f"pins are {', '.join(lookups)}"
+        )
     table = Table("pin", "pinned", "newest", "note")
     failed: dict[str, str] = {}
     outdated = []
-    for name, lookup in Lookups(root, settings).each():
+    for name, lookup in lookups.items():
+        if names and name not in names:
+            continue
         try:
             found = lookup()
         except HarnessError as error:

@@ -52,8 +52,12 @@ SMALL = 1 << 20  # bytes
 # Without s3:ListBucket, S3 also answers 403 if an object does not exist.
 PERMISSIONS = (
     "you need s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
-    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR, what `docker push` needs"
+    "s3:AbortMultipartUpload, s3:ListMultipartUploadParts; for ECR, what `docker push` needs, "
+    "ecr:ListImages and ecr:BatchDeleteImage"
 )
+
+# The codes that mean "denied", which end with "Exception" in ECR.
+DENIED = ("403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "UnrecognizedClient")
 
 AGAIN = "run the same command again; what has arrived is not sent again"
 OTHER_RUN = f"published files are never replaced; publish with another {catalog.flag('run-id')}"
@@ -311,7 +315,7 @@ def explained(what: str) -> Iterator[None]:
         code, text = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in {*MISSING, "NoSuchBucket", "RepositoryNotFoundException"}:
             raise UsageError(f"{what} does not exist", hint="create it first") from None
-        if code in {"403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId"}:
+        if code.removesuffix("Exception") in DENIED:
             raise HarnessError(
                 f"access to {what} is denied: {code} {text}".rstrip(), hint=PERMISSIONS
             ) from None

@@ -16,7 +16,8 @@ from scripts.arch import Arch
 from scripts.catalog import ROOT, Distribution, flag
 from scripts.options import (
     ACCELERATORS,
-    BASE_IMAGE,
+    DEBIAN,
+    EMULATORS,
     EPOCH,
     NO_PROXY,
     PACKAGES,
@@ -147,13 +148,20 @@ def _add_sources(group: Group) -> None:
         "allow-older-index",
         "accept a mirror's index that has expired, or is older than one that it had before",
     )
+    group.add(
+        "emulators",
+        "where the emulators in the images come from: debian is Debian's package, bake builds "
+        "Finch's own in Docker, as binfmt/targets.toml says (default: debian)",
+        choices=EMULATORS,
+        default=DEBIAN,
+    )
 
 
 def _add_packages(group: Group) -> None:
     group.add(
         "allow-missing",
-        "leave out this third-party file if its digest is unknown; "
-        f"{BASE_IMAGE} uses whatever image the tag names now; may be repeated",
+        "leave out this third-party file if its digest is unknown, or this package of SPAL, "
+        "Amazon's Supplementary Packages; may be repeated",
         action="append",
         default=[],
     )
@@ -165,12 +173,13 @@ def _add_packages(group: Group) -> None:
     )
     group.add(
         "without-packages",
-        "build nothing in Docker: the image gets the distribution's own cloud-init and no sshfs",
+        "build nothing in Docker: the image gets the distribution's own cloud-init, and sshfs from "
+        "SPAL if the release has it",
     )
     group.add(
         "layer-cache",
-        "where package builds keep their layers: a registry's repository (HOST/NAME), or a folder "
-        "(a path that starts with a slash or a dot)",
+        "where builds in Docker keep their layers: a registry's repository (HOST/NAME), or a "
+        "folder (a path that starts with a slash or a dot)",
     )
 
 
@@ -308,6 +317,7 @@ def options_of(
             offline=given.offline,
             proxies=_proxies(environ),
             allow_older_index=given.allow_older_index,
+            emulators=given.emulators,
         ),
         packages=PackageBuild(
             recipes=_recipes(given.packages, root),

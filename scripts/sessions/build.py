@@ -14,6 +14,7 @@ from scripts.build.build import Built
 from scripts.build.workshop import Workshop
 from scripts.options import BuildOptions, Folders, Options, PackageBuild, Sources, Target
 from scripts.sessions import arguments
+from scripts.sessions.asking import complete_pins
 from scripts.stages import artifacts
 from scripts.system import errors
 from scripts.system.errors import HarnessError
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
 def run(options: Options, progress: Progress) -> None:
     """Build what options ask for and is out of date; describe and show the result."""
     with only_build(options.folders.work):
+        complete_pins(options, os.environ, progress)
         shop = Workshop.prepare(build.dated(options, progress), progress)
         built = build.build(shop)
         describe(shop, built)

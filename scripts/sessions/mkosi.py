@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
     """Run mkosi with argv after the arguments that every build of ours has."""
     options, words = split(argv)
     with only_build(options.folders.work):
-        shop = Workshop.prepare(options, Progress())
+        progress = Progress()
+        shop = Workshop.prepare(build.dated(options, progress), progress)
         place = shop.places.images
         output = place.folder / "plain"
         shop.install_mkosi()

@@ -9,6 +9,7 @@ from scripts.build import build, ingredients
 from scripts.build.workshop import Workshop
 from scripts.options import BuildOptions, Folders, PackageBuild, Sources, Target
 from scripts.sessions import arguments
+from scripts.sessions.asking import complete_pins
 from scripts.system import errors
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     options = arguments.parse(argv, os.environ, using=parser)
     progress = Progress()
     with only_build(options.folders.work):
+        complete_pins(options, os.environ, progress)
         options = build.dated(options, progress)
         added = ingredients.add(Workshop.prepare(options, progress), session="packages")
     for path in (*added.rpms, *added.files.values()):

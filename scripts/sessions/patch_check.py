@@ -1,27 +1,32 @@
 """Check our patches on mkosi and our configuration of it, for the patch-check session.
 
 The patches must apply without fuzz to the pinned mkosi and to the newest one of each source. The
-mkosi that builds use must accept all of our configuration.
+mkosi that builds use must accept all of our configuration. The checks of mkosi's own CI must find
+nothing that they did not find before the patches.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scripts import arch, catalog
 from scripts.arch import Arch
 from scripts.build.workshop import obtain_mkosi
 from scripts.distributions import debian
-from scripts.mkosi import patches, source
+from scripts.mkosi import patches, source, upstream
 from scripts.mkosi import pin as pins
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
 from scripts.mkosi.unpacking import unpack
+from scripts.mkosi.upstream import Result
 from scripts.options import Folders, Options, Sources
 from scripts.pins.edits import Edit
 from scripts.sessions import arguments
@@ -60,12 +65,8 @@ def main(argv: Sequence[str]) -> None:
     using = obtain_mkosi(opts, progress)
     _say_applied(progress, using.version, f"from {using.source}", list(using.patches))
     check_newest(opts, progress)
-    for distribution in catalog.DISTRIBUTIONS.values():
-        for name in arch.NAMES:
-            with progress.task(f"{distribution} {name}") as task:
-                check_configuration(
-                    using, opts.folders.root, distribution.mkosi, arch.parse(name), task
-                )
+    check_upstream(using, opts, progress)
+    check_configurations(using, opts.folders.root, progress)
     progress.say(f"mkosi {using.version} accepts all of mkosi.images/")
 
 
@@ -119,6 +120,71 @@ def check_newest(opts: Options, progress: Progress) -> None:
             version = pins.version_of(tree)
             applied = [path.name for path in patches.apply_series(folder, pin, tree)]
         _say_applied(progress, version, f"the newest one of {name}", applied)
+
+
+def check_upstream(using: Mkosi, opts: Options, progress: Progress) -> None:
+    """Run the checks of mkosi's own CI that can be run here, and say of each what it found.
+
+    Raises HarnessError if our patches add a finding to one.
+    """
+    folder = opts.folders.root / "mkosi"
+    with tempfile.TemporaryDirectory() as scratch:
+        before, reason = source.unpatched(
+            using,
+            folder,
+            Path(scratch),
+            given=opts.sources.mkosi_source,
+            offline=opts.sources.offline,
+        )
+        after = _patched_copy(before, folder, Path(scratch) / "after")
+        if not upstream.is_full(before):
+            progress.say(f"upstream's own tests: not run, as there is no full tree: {reason}")
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            results = [
+                *pool.map(lambda tool: upstream.compare(tool, before, after), upstream.TOOLS)
+            ]
+    for result in results:
+        progress.say(_sentence(result))
+    if failed := [result.tool for result in results if result.added]:
+        raise HarnessError(f"our patches add findings to checks of mkosi's: {', '.join(failed)}")
+
+
+def _patched_copy(tree: Path, folder: Path, copy: Path) -> Path:
+    """Copy tree to copy, apply all patches in folder there, and return copy."""
+    shutil.copytree(tree, copy, symlinks=True)
+    pin = Pin.read(folder / "pin.toml")
+    applied = {path.name for path in patches.apply_series(folder, pin, copy)}
+    for name in [*pin.full_tree, *pin.proposed]:
+        if name not in applied:
+            patches.apply_patch(folder / name, copy)
+    return copy
+
+
+def _sentence(result: Result) -> str:
+    """Return what result says, for a person."""
+    if result.skipped:
+        return f"{result.tool}: not run: {result.skipped}"
+    if result.added:
+        return f"{result.tool}: our patches add {'; '.join(result.added)}"
+    if result.inherited:
+        return f"{result.tool}: our patches add nothing; findings without them: {result.inherited}"
+    return f"{result.tool}: passes{f' ({result.summary})' if result.summary else ''}"
+
+
+def check_configurations(using: Mkosi, root: Path, progress: Progress) -> None:
+    """Let mkosi read the configuration of each distribution and architecture.
+
+    Raises HarnessError as `check_configuration` does.
+    """
+
+    def check(target: tuple[catalog.Distribution, str]) -> None:
+        distribution, name = target
+        with progress.task(f"{distribution} {name}") as task:
+            check_configuration(using, root, distribution.mkosi, arch.parse(name), task)
+
+    targets = itertools.product(catalog.DISTRIBUTIONS.values(), arch.NAMES)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(check, targets))
 
 
 def check_configuration(

@@ -12,9 +12,10 @@ from scripts.system.terminal import Terminal
 
 
 def main(argv: Sequence[str]) -> None:
-    """Renew all pins, or with --check only compare them.
+    """Renew the pins that are named, by default all, or with --check only compare them.
 
-    Raises HarnessError if a source could not be asked, and with --check if a pin is out of date.
+    Raises UsageError if a pin is unknown, HarnessError if a source could not be asked, and with
+    --check if a pin is out of date.
     """
     parser = Parser(
         "update-pins", "Looks up the newest version of everything that is pinned, and pins it."
@@ -24,8 +25,14 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="only compare; the exit status is 1 if anything is newer",
     )
+    parser.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="*",
+        help="a pin to look up, as the table calls it (default: all of them)",
+    )
     given = parser.parse_args(argv)
-    update(ROOT, check=given.check, console=Terminal())
+    update(ROOT, given.names, check=given.check, console=Terminal())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ Packages=
 class Additions:
     """RPMs, the names of the packages to install, and files by their path in the image.
 
+    supplementary maps packages of another repository of the distribution to what the package
+    manager is asked for: a name with a version, and mostly with a release.
+
     An RPM whose package is not named is installed only if another package needs it, or if it is
     newer than the distribution's. The files belong to root and to no package; their mode is 0755.
     """
@@ -29,12 +32,14 @@ class Additions:
     rpms: tuple[Path, ...] = ()
     packages: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    supplementary: Mapping[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Additions) -> Additions:
         return Additions(
             self.rpms + other.rpms,
             self.packages + other.packages,
             {**self.files, **other.files},
+            {**self.supplementary, **other.supplementary},
         )
 
     def inputs(self) -> tuple[Input, ...]:
@@ -45,6 +50,10 @@ class Additions:
             *(
                 Input(Kind.FILE, path, file_digest(source))
                 for path, source in sorted(self.files.items())
+            ),
+            *(
+                Input(Kind.SUPPLEMENTARY, name, asked)
+                for name, asked in sorted(self.supplementary.items())
             ),
         )
 
@@ -63,7 +72,8 @@ class Additions:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             target.chmod(0o755)
-        listed = "".join(f"        {name}\n" for name in sorted(set(self.packages)))
+        asked = sorted({*self.packages, *self.supplementary.values()})
+        listed = "".join(f"        {name}\n" for name in asked)
         (folder / "mkosi.conf").write_text(CONF.format(packages=listed))
 
 

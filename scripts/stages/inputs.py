@@ -25,6 +25,8 @@ class Kind(Enum):
     """An RPM that the distribution does not provide, by its file name."""
     PACKAGE = auto()
     """A package that we install beside those in the image's configuration, by name."""
+    SUPPLEMENTARY = auto()
+    """A package of a further repository; its digest is what the package manager is asked for."""
     FILE = auto()
     """A file that no package owns, by its path in the image."""
     STAGE = auto()
@@ -36,6 +38,7 @@ class Kind(Enum):
 PREFIXES: Mapping[Kind, str] = {
     Kind.RPM: "RPM ",
     Kind.PACKAGE: "package ",
+    Kind.SUPPLEMENTARY: "supplementary package ",
     Kind.FILE: "file ",
     Kind.STAGE: "stage ",
 }

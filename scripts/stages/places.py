@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts import catalog
@@ -35,6 +35,7 @@ class Place:
     """Where the stages of one target are built and kept, and how mkosi is called for it.
 
     mirror is None if the sandbox tree or mkosi's default decides where packages come from.
+    repositories are those of the distribution that are disabled unless they are named.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Place:
     mirror: Url | None = None
     profiles: tuple[str, ...] = ()
     proxies: Proxies = field(default_factory=Proxies)
+    repositories: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Path:
         """The folder with the output and the record of the finished stage called name."""
@@ -65,6 +67,7 @@ class Place:
         """The sha256 over the package sources ("" if mkosi's own are used)."""
         files = sorted([*self.sandbox_tree.rglob("*.sources"), *self.sandbox_tree.rglob("*-KEY-*")])
         texts = [self.mirror.bare if self.mirror else "", *(path.read_text() for path in files)]
+        texts += self.repositories
         return text_digest("".join(texts)) if any(texts) else ""
 
     @property
@@ -93,13 +96,21 @@ class Place:
         proxy = self.proxies.first
         return [
             "--distribution", self.distribution.mkosi,
-            "--release", self.release,
+            *self._release_arguments(),
             "--architecture", self.arch.mkosi,
             *(["--mirror", self.mirror.bare] if self.mirror else []),
             *(["--proxy-url", proxy.bare] if proxy else []),
+            *(arg for name in self.repositories for arg in ("--repositories", name)),
             *(arg for profile in self.profiles for arg in ("--profile", profile)),
             "--sandbox-tree", f"${SANDBOX_TREE}",
         ]  # fmt: skip
+
+    def _release_arguments(self) -> list[Arg]:
+        """Return the arguments that make mkosi build the release."""
+        if self.distribution.pinned_by == "Release":
+            return ["--release", self.release]
+        major = self.release.partition(".")[0]
+        return ["--release", major, "--snapshot", self.release]
 
 
 def release_of(root: Path, distribution: Distribution) -> str:
@@ -107,11 +118,12 @@ def release_of(root: Path, distribution: Distribution) -> str:
 
     Raises UsageError if it pins none.
     """
-    path = root / distribution.conf
-    release = plan.read_conf(path).get("Distribution", {}).get("Release")
+    path, setting = root / distribution.conf, distribution.pinned_by
+    release = plan.read_conf(path).get("Distribution", {}).get(setting)
     if not release:
         raise UsageError(
-            f"{path} pins no release of {distribution}", hint="add Release= to its [Distribution]"
+            f"{path} pins no release of {distribution}",
+            hint=f"add {setting}= to its [Distribution]",
         )
     return release
 
@@ -147,6 +159,10 @@ class Places:
         name = "-".join((f"tools/{source}", *profiles))
         release = release_of(copy, source)
         return cls(images, _place(opts, source, release, native(), name, profiles))
+
+    def with_repositories(self, names: tuple[str, ...]) -> Places:
+        """Return these places with further repositories for the images."""
+        return replace(self, images=replace(self.images, repositories=names))
 
     def of_stage(self, name: str) -> Place:
         """The place where the stage called name is built."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from scripts import catalog
 from scripts.stages import inputs, plan
@@ -32,7 +33,8 @@ class Package:
     """A package in an image, in the words of its package manager.
 
     sha256 is that of the file it was installed from. It is "" for an entry that was no file, such
-    as a key that rpm lists as gpg-pubkey, and in records of older versions. Raises ValueError for
+    as a key that rpm lists as gpg-pubkey, and in records of older versions. repository is the one
+    that it came from, "" for the distribution's main one. Raises ValueError for
     words that no package manager uses: empty ones, and those with blanks or unprintable characters,
     which could affect a terminal or file that lists the package.
     """
@@ -41,6 +43,7 @@ class Package:
     version: str
     architecture: str
     sha256: str = ""
+    repository: str = ""
 
     @property
     def key(self) -> PackageKey:
@@ -49,11 +52,14 @@ class Package:
 
     def to_json(self) -> dict[str, str]:
         """Return what stage.json and manifest.json hold about the package."""
-        return {name: value for name, value in asdict(self).items() if name != "sha256" or value}
+        optional = {"sha256", "repository"}
+        return {
+            name: value for name, value in asdict(self).items() if name not in optional or value
+        }
 
     def __post_init__(self) -> None:
         # rpm lists the keys that it trusts as packages without an architecture.
-        own = () if self.architecture == "" else (self.architecture,)
+        own = tuple(filter(None, (self.architecture, self.repository)))
         for word in (self.name, self.version, *own):
             if not WORD.fullmatch(word):  # a TypeError if it is not even a string
                 raise ValueError(f"{word!r} is not the name, version or architecture of a package")
@@ -177,12 +183,14 @@ def packages_of(
     installed: Mapping[PackageKey, str],
     own: Iterable[Input] = (),
     below: Iterable[Record] = (),
+    elsewhere: Mapping[PackageKey, str] = MappingProxyType({}),
 ) -> tuple[Package, ...]:
     """Return the packages in the manifest that mkosi wrote; none if it wrote no manifest.
 
     installed has the sha256 of what the distribution offered. own are the inputs of the stage: the
     RPMs among them come before the distribution's. below are the records of the stages that it was
-    made from: what it has from them was not installed again.
+    made from: what it has from them was not installed again. elsewhere has the repository of each
+    package that the distribution's main one did not offer.
 
     Raises HarnessError if the manifest is damaged, or has a package with an impossible name.
     """
@@ -194,14 +202,17 @@ def packages_of(
     except strict.ODDITIES as error:
         raise HarnessError(f"{manifest} is not a manifest of mkosi: {error!r}") from error
     rpms = inputs.digests(own, Kind.RPM)
-    inherited = {one.key: one.sha256 for record in below for one in record.packages}
+    inherited = {one.key: one for record in below for one in record.packages}
 
-    def digest(package: Package) -> str:
-        if package.key in inherited:
-            return inherited[package.key]
-        return rpms.get(rpm_name(*package.key)) or installed.get(package.key, "")
+    def completed(package: Package) -> Package:
+        if known := inherited.get(package.key):
+            return replace(package, sha256=known.sha256, repository=known.repository)
+        if own_digest := rpms.get(rpm_name(*package.key)):
+            return replace(package, sha256=own_digest)
+        key = package.key
+        return replace(package, sha256=installed.get(key, ""), repository=elsewhere.get(key, ""))
 
-    return tuple(replace(one, sha256=digest(one)) for one in packages)
+    return tuple(map(completed, packages))
 
 
 def rpm_name(name: str, version: str, architecture: str) -> str:

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from scripts import arch, catalog
 from scripts.boot.checks.programs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
 from tests import manifests, ownership, wsl
-from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, copy, environ
+from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, environ
 from tests.e2e.surgery import Patient
-from tests.lab import repository, tampering
+from tests.lab import eras, repository, tampering
+from tests.lab.eras import Era
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
 from tests.lab.tampering import Tampering
@@ -37,12 +37,24 @@ pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 mach
 
 
 @pytest.fixture(scope="module")
-def copied(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A copy of the checkout with its tools tree, if any, but without builds of Amazon Linux."""
-    root = tmp_path_factory.mktemp("amazon") / "finch ä images"
-    (checkout / ".work").mkdir(exist_ok=True)
-    with FileLock(checkout / ".work/lock", timeout=900):
-        return copy(checkout, root, checkout / ".work", ["mkosi", "emulators", "tools/*/stages"])
+def copied(amazon_copy: Copy) -> Copy:
+    return amazon_copy
+
+
+@pytest.fixture(scope="module")
+def lab(amazon_lab: LabServer) -> LabServer:
+    return amazon_lab
+
+
+@pytest.fixture(scope="module")
+def shop(amazon_shop: Workshop) -> Workshop:
+    return amazon_shop
+
+
+@pytest.fixture(scope="module")
+def built(amazon_images: Path) -> Path:
+    """The folder with all the finished images."""
+    return amazon_images
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +66,9 @@ def with_packages(shop: Workshop) -> Iterator[list[Arg]]:
         yield ["--packages", shop.pins]
 
 
-# These tests spoil what mkosi fetches; tests/e2e/test_packages.py spoils package builds.
-WITHOUT = ("--without-packages",)
+# These tests spoil what mkosi fetches from the core repository; tests/e2e/test_packages.py spoils
+# package builds, tests/e2e/test_supplementary.py spoils SPAL.
+WITHOUT = ("--without-packages", "--allow-missing", "fuse-sshfs")
 
 
 def build_base(copied: Copy, lab: LabServer, made: World, *args: Arg) -> Build:
@@ -71,14 +84,6 @@ def target(copied: Copy) -> Path:
     return copied.root / "out/amazonlinux" / ARCH.name
 
 
-@pytest.fixture(scope="module")
-def built(copied: Copy, lab: LabServer, made: World, with_packages: list[Arg]) -> Path:
-    """The folder with all the finished images."""
-    build = copied.nox(f"build-3.12(arch='{ARCH}')", *amazonlinux(lab, made), *with_packages)
-    assert build.wait(within=1800) == 0, build.output
-    return target(copied)
-
-
 def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
     for name in (
         "os-image.raw", "os-image.qcow2", "os-image.efi", "wsl-rootfs.tar.gz",
@@ -89,7 +94,7 @@ def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
     assert {*catalog.images(ARCH.name)} <= {path.name for path in stages.iterdir()}
 
 
-def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
+def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy, era: Era) -> None:
     boot = copied.nox(f"boot-test(arch='{ARCH}')", "--distribution", "amazonlinux")
     assert boot.wait(within=1800) == 0, boot.output
     result = json.loads((built / "boot-test/result.json").read_text())
@@ -98,8 +103,11 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
     assert {
         "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
         "programs", "credentials", "mounts", "sshfs", "rpm-knows", "ssh-needs-a-key",
-        "sshd-configuration", "privileged-files", "no-builder-traces",
+        "sshd-configuration", "privileged-files", "no-builder-traces", "system-running",
+        "root-grown", "second-boot-running", "second-boot-same", "first-boot-once",
     } <= checks.keys()  # fmt: skip
+    if era is eras.AMAZON:
+        assert "StubInfo=systemd-stub 252." in checks["uefi"]["evidence"]
     assert not [name for name, check in checks.items() if LEFT_OUT in check["evidence"]]
     assert "SSHFS version 3.7.3" in checks["sshfs"]["evidence"]
     assert ".finch1" in checks["rpm-knows"]["evidence"]
@@ -407,13 +415,14 @@ def test_a_release_of_before_metadata_was_signed_is_still_built(
     assert not [path for path in lab.requests if path.endswith(".asc")]
 
 
-def test_a_single_repository_need_not_sign_its_metadata(
+def test_a_single_repository_is_refused_with_the_way_to_build_from_it(
     forgetful: Copy, lab: LabServer, made: World
 ) -> None:
     plain = made.repository(made.releases[0]).relative_to(made.www).as_posix()
-    with lab.broken(Fault(Kind.NOT_FOUND, r"\.asc$")):
-        build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
-    assert build.process.returncode == 0, build.output
+    build = build_base(forgetful, lab, made, *WITHOUT, "--mirror", f"{lab.url}/{plain}")
+    assert build.process.returncode == 2, build.output
+    assert "is a single repository" in build.output
+    assert f"core/mirrors/{made.releases[0]}/{made.arch.name}/mirror.list" in build.output
 
 
 def test_a_release_that_does_not_exist_lists_the_nearest(

@@ -25,6 +25,7 @@ title = "My Debian"
 mkosi = "debian"
 package-format = "deb"
 mirror-layout = "debian"
+pinned-by = "Release"
 product = "mine"
 
 [images.tiny-rootfs]

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,15 @@ from scripts.distributions import amazonlinux
 from scripts.packages import engine
 from scripts.pins import lookups, registry
 from scripts.pins.lookups import Lookups
+from scripts.publish import announcement, conf, deps
+from scripts.publish.announcement import Validity
+from scripts.publish.conf import Entry
 from scripts.publish.release import Upload
+from scripts.publish.run import Run
 from scripts.publish.s3 import Bucket
 from scripts.system import fetch
 from scripts.system.fetch import Settings
+from scripts.system.progress import Progress
 from scripts.system.url import Url
 from tests.fuzz import wire
 from tests.fuzz.conftest import Attack
@@ -317,3 +323,37 @@ def test_any_answer_of_an_engine_is_taken_or_refused(attack: Attack, server: Wir
         str(engine.find({"DOCKER_HOST": server.url.replace("http", "tcp")}))
 
     attack(cases, ask)
+
+
+def test_a_release_manifest_is_named_in_deps_or_refused(attack: Attack, server: Wire) -> None:
+    run = Run("al2023", "12", server.url)
+    sha512 = hashlib.sha512(PUBLISHED).hexdigest()
+    now = datetime.now(UTC)
+    listed = tuple(announcement.Download(*one, sha512) for one in run.downloads())
+    sound = announcement.Announcement(Validity.starting(now, 30), listed)
+
+    def name(case: tuple[bytes, bytes]) -> None:
+        server.answers = [response(case[0])]
+        for _ in listed:
+            server.answers += [response(case[1]), response(PUBLISHED)]
+        with Progress(live=False).task("release") as task:
+            assert deps.published(run, task)
+
+    manifests = st.one_of(
+        st.just(sound.text()), json_like(json.loads(sound.text())), mutated(sound.text())
+    )
+    sums = st.one_of(st.just(sha512.encode()), TEXT.map(encoded))
+    attack(st.tuples(manifests, sums), name)
+
+
+def test_a_file_of_deps_is_edited_once_whatever_is_in_it(attack: Attack) -> None:
+    entry = Entry(X86_64, "common/x86-64/finch-12.tar.gz", "0" * 128)
+    sample = conf.edited("", "https://deps.example", [entry])
+
+    def edit(data: bytes) -> None:
+        text = data.decode(errors="replace")
+        once = conf.edited(text, "https://deps.example", [entry])
+        assert conf.edited(once, "https://deps.example", [entry]) == once
+        assert conf.values(once).items() >= conf.values(sample).items()
+
+    attack(text_like(sample), edit)

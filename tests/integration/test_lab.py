@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from scripts.sessions import arguments
 from scripts.system.digests import file_digest
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress
-from tests.lab import debs, keys, repository, tampering, world
+from scripts.system.url import Url
+from tests.lab import debs, eras, keys, repository, tampering, world
 from tests.lab.fixups import Programs
 from tests.lab.repository import World
 from tests.lab.server import LabServer
@@ -36,6 +38,7 @@ from tests.lab.tampering import Tampering
 ARCH = arch.X86_64
 RELEASE = world.RELEASES[0]
 NAMES = "tests/amazon-package-names.txt"
+LATER = "tests/integration/amazon-packages.toml"
 COMMON = "{http://linux.duke.edu/metadata/common}"
 REPO = "{http://linux.duke.edu/metadata/repo}"
 
@@ -99,8 +102,25 @@ def names(made: World) -> set[str]:
 
 def test_every_name_is_amazons_or_has_a_reason(checkout: Path, names: set[str]) -> None:
     published = set((checkout / NAMES).read_text().split())
+    later = tomllib.loads((checkout / LATER).read_text())["later"]
     invented = Tables(ARCH, RELEASE).invented
-    assert names - published == invented.keys()
+    assert names - published - later.keys() == invented.keys()
+
+
+def test_versions_are_those_of_amazon_linux_or_nearly(made: World) -> None:
+    """Amazon's: systemd 252.23, dnf 4.14, cloud-init 22.2.2, chrony 4.3, and a kernel of 6.18."""
+    versions = {}
+    for package in primary(made, RELEASE):
+        version = package.find(f"{COMMON}version")
+        assert version is not None
+        versions[text_of(package, "name")] = version.attrib["ver"]
+
+    for name, wanted in {
+        "systemd": "252.", "systemd-boot-unsigned": "252.", "systemd-udev": "252.",
+        "dnf": "4.14.", "cloud-init": "22.", "chrony": "4.3", "openssh-server": "9.2p1",
+    }.items():  # fmt: skip
+        assert versions[name].startswith(wanted), name
+    assert tuple(map(int, versions["kernel6.18"].split(".")[:2])) >= (6, 12)
 
 
 def test_what_the_images_are_made_of_is_there(names: set[str]) -> None:
@@ -247,7 +267,7 @@ def test_an_rpm_that_is_made_again_is_the_same_to_the_byte(
     del made
     work = checkout / ".work/lab"
     tables = Tables(ARCH, RELEASE)
-    deb_list = debs.Archive(work / "apt" / ARCH.name, ARCH, print).obtain(tables.roots)
+    deb_list = world.archive_of(work, eras.AMAZON, ARCH, print).obtain(tables.roots)
     wanted = [recipe for recipe in tables.recipes(deb_list) if recipe.name in SAMPLES]
     key = keys.obtain(work / "keys", "Amazon Linux")
     programs = Programs(work / "programs", deb_list)
@@ -386,3 +406,19 @@ def test_amazons_spec_carries_the_patch_that_is_taken_out(made: World) -> None:
 def test_fuse_sshfs_is_no_package_of_the_distribution(names: set[str]) -> None:
     assert "fuse-sshfs" not in names
     assert {"rpm-build", "dnf-plugins-core", "patch"} <= names
+
+
+def test_spal_has_a_signed_fuse_sshfs_for_each_release_that_has_it(
+    made: World, tmp_path: Path
+) -> None:
+    with LabServer(made.www) as server:
+        for release in (*made.releases, amazonlinux.LATEST):
+            url = amazonlinux.spal_list(release, ARCH, Url(server.mirror))
+            [address] = requests.get(url.bare, timeout=10).text.split()
+            repomd = requests.get(f"{address}repodata/repomd.xml", timeout=10)
+            signature = requests.get(f"{address}repodata/repomd.xml.asc", timeout=10)
+            assert repomd.ok
+            assert signature.ok == amazonlinux.signs_metadata(release)
+    [blob] = (made.spal(RELEASE) / repository.MARK).read_text().splitlines()[1:]
+    assert Path(blob).name == f"fuse-sshfs-3.7.3-2.5.spal2023.{ARCH}.rpm"
+    assert check_signatures(made.key_file, [made.base / "blobstore" / blob], tmp_path / "db") == ""

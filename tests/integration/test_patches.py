@@ -43,8 +43,59 @@ def test_a_patch_of_the_package_touches_nothing_else(checkout: Path, pin: Pin) -
         assert is_package == (patch.name not in pin.full_tree), patch.name
 
 
-def test_every_patch_of_a_full_tree_is_there(checkout: Path, pin: Pin) -> None:
-    assert all((checkout / "mkosi" / name).exists() for name in pin.full_tree)
+def test_every_patch_that_the_pin_names_is_there(checkout: Path, pin: Pin) -> None:
+    names = [*pin.full_tree, *pin.proposed]
+    assert all((checkout / "mkosi" / name).exists() for name in names)
+
+
+@pytest.fixture
+def unpatched(checkout: Path, tmp_path: Path) -> Path:
+    """The package mkosi/ that a build uses, before our patches."""
+    using = source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
+    tree, _ = source.unpatched(using, checkout / "mkosi", tmp_path, given=None, offline=True)
+    return tree
+
+
+def test_each_patch_but_the_tests_is_a_series_of_its_own(
+    checkout: Path, pin: Pin, unpatched: Path, tmp_path: Path
+) -> None:
+    """So each can be proposed to upstream without the others."""
+    for patch in (checkout / "mkosi").glob("*.patch"):
+        if patch.name not in pin.full_tree:
+            alone = tmp_path / patch.stem
+            shutil.copytree(unpatched, alone)
+            patches.apply_patch(patch, alone)
+
+
+def test_the_changelog_s_entry_applies_to_the_pinned_mkosi_and_to_no_build(
+    checkout: Path, pin: Pin, unpatched: Path, patched: Path
+) -> None:
+    [name] = pin.proposed
+    news = "mkosi/resources/man/mkosi.news.7.md"
+    assert paths(checkout / "mkosi" / name) == [news]
+    assert (patched / news).read_text() == (unpatched / news).read_text()
+
+    patches.apply_patch(checkout / "mkosi" / name, patched)
+
+
+def test_patches_name_no_author_as_the_proposer_is_the_author(checkout: Path) -> None:
+    for patch in (checkout / "mkosi").rglob("*.patch"):
+        header = patch.read_text().partition("\ndiff --git ")[0]
+        assert not re.search(r"^(From: |Author|Signed-off-by)|@", header, re.MULTILINE), patch
+
+
+def test_every_file_that_a_patch_adds_names_its_licence(checkout: Path) -> None:
+    """As `reuse lint` of upstream's CI asks."""
+    added = [
+        (name, first)
+        for patch in (checkout / "mkosi").rglob("*.patch")
+        for name, first in re.findall(
+            r"^--- /dev/null\n\+\+\+ b/(\S+)\n@@.*\n\+(.*)", patch.read_text(), re.MULTILINE
+        )
+    ]
+    assert len(added) > 8
+    for name, first in added:
+        assert first == "# SPDX-License-Identifier: LGPL-2.1-or-later", name
 
 
 def test_the_tests_for_upstream_pass(checkout: Path, pin: Pin, patched: Path) -> None:

@@ -215,7 +215,7 @@ def test_a_digest_that_is_not_known_stops_before_anything_is_downloaded(
     with pytest.raises(UsageError, match=r"tool 1\.2 cannot be verified: .* for aarch64") as caught:
         obtain(given(tmp_path, text, *mirror(server), arch="aarch64"))
 
-    assert "update-pins" in caught.value.hint
+    assert "add it there" in caught.value.hint
     assert "--allow-missing tool" in caught.value.hint
     assert server.paths == []
 
@@ -302,6 +302,7 @@ def build(*argv: str) -> subprocess.CompletedProcess[str]:
     ("argv", "complaint"),
     [
         (["--allow-missing", "tol"], "--allow-missing tol: nothing of that name is pinned"),
+        (["--allow-missing", "base-image"], "--allow-missing base-image: nothing of that name"),
         (["--third-party-pins", "/nowhere"], "--third-party-pins /nowhere is not a file"),
         (["--third-party-mirror", "file:///srv"], "'file:///srv' is not a URL of http or https"),
     ],

@@ -1,4 +1,4 @@
-"""Checks CI's workflow: its form, its care with credentials, and its match with the noxfile."""
+"""Checks the workflows of CI: form, care with credentials, and their match with the noxfile."""
 
 from __future__ import annotations
 
@@ -15,13 +15,35 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from scripts.catalog import ROOT
+from scripts.publish import deps
+
 WORKFLOW = ".github/workflows/build-os.yaml"
+DOCS = ".github/workflows/check-docs.yaml"
+
+# Finch accepts a signature of a workflow of this name only:
+# pkg/osimage in runfinch/finch, CosignIdentity.
+MANIFEST = ".github/workflows/publish-os-image-manifest.yaml"
+
+WORKFLOWS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(".github/workflows/*"))
+
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS)
+publishing = pytest.mark.parametrize("path", [WORKFLOW, MANIFEST])
+
+
+def load(checkout: Path, path: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe").load(checkout / path)
+    return loaded
 
 
 @pytest.fixture(scope="module")
 def workflow(checkout: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load(checkout / WORKFLOW)
-    return loaded
+    return load(checkout, WORKFLOW)
+
+
+@pytest.fixture(scope="module")
+def manifest(checkout: Path) -> dict[str, Any]:
+    return load(checkout, MANIFEST)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +69,12 @@ def matrix(checkout: Path, *options: str) -> list[dict[str, str]]:
     return jobs
 
 
-def test_it_keeps_to_github_s_schema(checkout: Path) -> None:
+@every_workflow
+def test_it_keeps_to_github_s_schema(checkout: Path, path: str) -> None:
     subprocess.run(
         [
             sys.executable, "-m", "check_jsonschema",
-            "--builtin-schema", "vendor.github-workflows", WORKFLOW,
+            "--builtin-schema", "vendor.github-workflows", path,
         ],
         cwd=checkout,
         check=True,
@@ -94,50 +117,64 @@ def test_a_change_that_weakens_the_workflow_is_found(
     assert zizmor(tmp_path).returncode != 0
 
 
-def test_a_finding_that_is_ignored_has_a_reason(checkout: Path) -> None:
-    ignored = re.findall(r"# zizmor: ignore\[([\w-]+)\](.*)", (checkout / WORKFLOW).read_text())
+@every_workflow
+def test_a_finding_that_is_ignored_has_a_reason(checkout: Path, path: str) -> None:
+    ignored = re.findall(r"# zizmor: ignore\[([\w-]+)\](.*)", (checkout / path).read_text())
 
-    assert {name for name, _ in ignored} == {"unpinned-images"}
+    assert {name for name, _ in ignored} <= {"unpinned-images", "superfluous-actions"}
     assert all(len(reason.split()) >= 3 for _, reason in ignored)
 
 
+# Jobs on the runner itself: they install no package of Debian.
+ON_THE_RUNNER = {"plan", "deps", "docs"}
+
+
+@every_workflow
 def test_every_container_is_the_one_that_is_handed_on_with_its_digest(
-    workflow: dict[str, Any],
+    checkout: Path, path: str
 ) -> None:
     """The plan fails if there is no digest: tests/unit/sessions/test_ci_matrix.py."""
-    jobs = workflow["jobs"]
-    images = {name: job.get("container", {}).get("image") for name, job in jobs.items()}
-
-    assert images.pop("plan") is None
-    assert set(images.values()) == {"${{ needs.plan.outputs.container }}"}
+    jobs = load(checkout, path)["jobs"]
+    images = {
+        name: job.get("container", {}).get("image")
+        for name, job in jobs.items()
+        if name not in ON_THE_RUNNER
+    }
+    assert not any("container" in jobs[name] for name in ON_THE_RUNNER & {*jobs})
+    assert {*images.values()} <= {"${{ needs.plan.outputs.container }}"}
     assert all("plan" in jobs[name]["needs"] for name in images)
-    [step] = [step for step in jobs["plan"]["steps"] if step.get("id") == "plan"]
-    assert "container=$(./nox -s ci-matrix -- --container)" in step["run"].splitlines()
+    plans = [step["run"].splitlines() for name, step in steps({"jobs": jobs})
+             if name == "plan" and step.get("id") == "plan"]  # fmt: skip
+    assert all("container=$(./nox -s ci-matrix -- --container)" in lines for lines in plans)
+    assert len(plans) == bool(images)
 
 
-def test_every_session_it_names_exists(
-    workflow: dict[str, Any], listed: list[dict[str, Any]]
-) -> None:
-    known = {name for one in listed for name in (one["name"], one["session"])}
+def named_sessions(workflow: Mapping[str, Any]) -> set[str]:
+    """The sessions that a workflow's commands run."""
     named = set()
     for _, step in steps(workflow):
         # Each command within $( ) on a line of its own.
-        run = re.sub(r"\$\(([^()]*)\)", r"\n\1\n", step.get("run", ""))
-        for words in map(shlex.split, run.splitlines()):
+        run = re.sub(r"\$\(([^()]*)\)", r"\n\1\n", step.get("run", "")).replace("${RUN:-", "")
+        for words in map(shlex.split, run.replace("\n}", "\n").splitlines()):
             if "-s" in words and any(word.endswith("./nox") for word in words):
                 rest = words[words.index("-s") + 1 :]
                 named |= set(rest[: rest.index("--")] if "--" in rest else rest)
-    assert {
-        "lint",
-        "typecheck",
-        "tests",
-        "fuzz",
-        "ci-matrix",
-        "publish",
-        "$SESSION",
-        "$BOOT_TEST",
-    } == named
-    assert {name for name in named if not name.startswith("$")} <= known
+    return named
+
+
+def test_every_session_that_a_workflow_names_exists(
+    checkout: Path, listed: list[dict[str, Any]]
+) -> None:
+    known = {name for one in listed for name in (one["name"], one["session"])}
+    named = {path: named_sessions(load(checkout, path)) for path in WORKFLOWS}
+
+    assert named == {
+        WORKFLOW: {"lint", "typecheck", "tests", "fuzz", "ci-matrix", "publish", "deps",
+                   "$SESSION", "$BOOT_TEST"},
+        DOCS: {"lint", "tests"},
+        MANIFEST: {"ci-matrix", "deps", "publish", "clean-registry"},
+    }  # fmt: skip
+    assert {one for all_ in named.values() for one in all_ if not one.startswith("$")} <= known
 
 
 @pytest.mark.parametrize("options", [(), ("--by-image",)])
@@ -151,10 +188,11 @@ def test_every_session_of_the_matrix_exists(
     assert {job[kind] for job in jobs for kind in ("session", "boot_test")} - {""} <= known
 
 
-def test_actions_are_pinned_by_commit_and_say_their_version(checkout: Path) -> None:
-    uses = re.findall(r"uses: (.+)", (checkout / WORKFLOW).read_text())
+@every_workflow
+def test_actions_are_pinned_by_commit_and_say_their_version(checkout: Path, path: str) -> None:
+    uses = re.findall(r"uses: (.+)", (checkout / path).read_text())
 
-    assert len(uses) > 5
+    assert uses
     for line in uses:
         assert re.fullmatch(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
 
@@ -164,23 +202,25 @@ TOKENS = {"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL"}
 INSTALLING = re.compile(r"apt-get|pip|--prepare|\./nox (?!-R )")
 
 
-def test_the_publish_job_installs_before_there_are_credentials(workflow: dict[str, Any]) -> None:
-    steps = workflow["jobs"]["publish"]["steps"]
+@publishing
+def test_the_publish_job_installs_before_there_are_credentials(checkout: Path, path: str) -> None:
+    steps = load(checkout, path)["jobs"]["publish"]["steps"]
     uses = [step.get("uses", "").partition("@")[0] for step in steps]
     credentials = uses.index("aws-actions/configure-aws-credentials")
-    before, [last] = steps[:credentials], steps[credentials + 1 :]
+    before, after = steps[:credentials], steps[credentials + 1 :]
 
     installing = [step["run"].splitlines() for step in before if "run" in step]
-    assert [".ci/step ./nox -s publish -- --prepare" in lines for lines in installing] == [
-        False,
-        True,
-    ]
+    prepared = {words for lines in installing for words in lines if words.endswith("--prepare")}
     for first, *_ in installing:
         assert first.split()[0] == "unset"
         assert set(first.split()[1:]) == TOKENS
     assert not any("secrets." in json.dumps(step) for step in before)
-    assert last["run"].startswith(".ci/step ./nox -R -s publish -- ")
-    assert not INSTALLING.search(last["run"])
+    assert after
+    for step in after:
+        assert step["run"].startswith(".ci/step ./nox -R -s ")
+        assert not INSTALLING.search(step["run"])
+        session = step["run"].split()[4]
+        assert f".ci/step ./nox -s {session} -- --prepare" in prepared
 
 
 def cache_steps(workflow: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -201,30 +241,117 @@ def test_caches_are_written_on_main_only(workflow: dict[str, Any]) -> None:
     assert save["if"] == "github.ref == 'refs/heads/main'"
 
 
-def test_the_publish_job_reads_and_writes_no_cache(workflow: dict[str, Any]) -> None:
-    publish = {"jobs": {"publish": workflow["jobs"]["publish"]}}
+@publishing
+def test_the_publish_job_reads_and_writes_no_cache(checkout: Path, path: str) -> None:
+    publish = {"jobs": {"publish": load(checkout, path)["jobs"]["publish"]}}
 
     assert cache_steps(publish) == {}
     assert "cache" not in json.dumps(publish)
 
 
+@every_workflow
 def test_credentials_and_their_permission_are_in_the_publish_job_alone(
-    workflow: dict[str, Any],
+    checkout: Path, path: str
 ) -> None:
+    workflow = load(checkout, path)
     assert workflow["permissions"] == {}
+    allowed = {"publish": {"contents": "read", "id-token": "write"},
+               "deps": {"contents": "write", "pull-requests": "write"}}  # fmt: skip
     for name, job in workflow["jobs"].items():
-        secret = "secrets." in json.dumps(job) or "id-token" in job["permissions"]
-        assert secret == (name == "publish")
-    assert "github.repository == 'runfinch/finch-core'" in workflow["jobs"]["publish"]["if"]
+        assert job["permissions"] == allowed.get(name, {"contents": "read"})
+        text = json.dumps(job)
+        assert ("secrets." in text or "environment" in job) == (name == "publish")
+        assert "github.token" not in text
+    if "publish" in workflow["jobs"]:
+        condition = workflow["jobs"]["publish"]["if"]
+        assert "github.repository == 'runfinch/finch-core'" in condition
+        assert "github.ref == 'refs/heads/main'" in condition
 
 
-def test_every_harness_command_goes_to_the_summary_where_it_fails(
+def test_the_job_that_writes_to_the_repository_follows_what_was_published(
     workflow: dict[str, Any],
 ) -> None:
-    for _, step in steps(workflow):
+    job = workflow["jobs"]["deps"]
+    assert job["needs"] == "publish"
+    assert "always()" not in job["if"]
+    assert "distribution != 'debian'" in job["if"]
+    *_, making, opening = job["steps"]
+    assert '-s deps -- --run-id "$GITHUB_RUN_ID"' in making["run"]
+    assert opening["uses"].startswith("peter-evans/create-pull-request@")
+    given = opening["with"]
+    assert given["add-paths"].split() == [f"deps/{name}" for name in deps.FILES.values()]
+    assert given["signoff"] is True
+    assert given["labels"].split()
+
+
+def test_only_a_merge_of_the_two_files_makes_a_release_the_latest(
+    workflow: dict[str, Any], manifest: dict[str, Any]
+) -> None:
+    # YAML 1.1 reads the key `on` as true, YAML 1.2 as text.
+    started = manifest["on"]
+    assert started["push"] == {
+        "branches": ["main"],
+        "paths": [f"deps/{name}" for name in deps.FILES.values()],
+    }
+    assert {*started} == {"push", "workflow_dispatch"}
+    assert "--latest" not in json.dumps(workflow)
+    _, _, *steps = manifest["jobs"]["publish"]["steps"]
+    runs = [step.get("run", "") for step in steps]
+    check, publish, clean = (
+        next(number for number, run in enumerate(runs) if words in run)
+        for words in ("-s deps -- --check", "-s publish -- --latest", "-s clean-registry -- --rep")
+    )
+    assert check < publish < clean
+
+
+def pattern(glob: str) -> re.Pattern[str]:
+    """A filter of paths as GitHub reads it: * stays within a folder, ** does not."""
+    parts = re.split(r"(\*\*|\*)", glob)
+    return re.compile("".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part))
+                              for part in parts))  # fmt: skip
+
+
+def test_only_pages_and_what_a_merge_publishes_start_no_build(
+    checkout: Path, workflow: dict[str, Any]
+) -> None:
+    ignored = workflow["on"]["pull_request"]["paths-ignore"]
+    assert workflow["on"]["push"]["paths-ignore"] == ignored
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=checkout, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    quiet = {path for path in listed if any(pattern(glob).fullmatch(path) for glob in ignored)}
+
+    assert quiet
+    assert {path for path in quiet if not path.endswith((".md", ".svg"))} == {DOCS}
+    assert pattern("deps/*.conf").fullmatch("deps/full-os.conf")
+    watched = load(checkout, DOCS)["on"]["pull_request"]["paths"]
+    assert quiet == {path for path in listed
+                     if any(pattern(glob).fullmatch(path) for glob in watched)}  # fmt: skip
+
+
+def test_a_build_starts_each_day(workflow: dict[str, Any]) -> None:
+    [schedule] = workflow["on"]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", schedule["cron"])
+
+
+@every_workflow
+def test_runs_of_the_same_branch_do_not_overtake_each_other(checkout: Path, path: str) -> None:
+    concurrency = load(checkout, path)["concurrency"]
+    assert concurrency["group"]
+    # What publishes is never cut short.
+    assert concurrency["cancel-in-progress"] == {
+        WORKFLOW: "${{ github.event_name == 'pull_request' }}", DOCS: True, MANIFEST: False,
+    }[path]  # fmt: skip
+
+
+@every_workflow
+def test_every_harness_command_goes_to_the_summary_where_it_fails(
+    checkout: Path, path: str
+) -> None:
+    for _, step in steps(load(checkout, path)):
         lines = step.get("run", "").splitlines()
         for line in lines:
-            if "./nox " in line and "ci-matrix" not in line:
+            if "./nox " in line and "$(./nox" not in line:
                 assert re.match(r"\.ci/step \./nox (-R )?-s ", line), line
 
 

@@ -15,7 +15,7 @@ from scripts import catalog
 from scripts.system import errors
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress
-from tests.lab import switches, tampering, world
+from tests.lab import eras, switches, tampering, world
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.workshop import Workshop, workshop
@@ -37,7 +37,12 @@ def main(argv: Sequence[str]) -> None:
     if len(given.tamper) > 1:
         parser.error("give --tamper once: a list of mirrors can name only one repository")
     progress = Progress()
-    made = world.make(given.work.absolute(), arches.parse(given.arch), progress.say)
+    made = world.make(
+        given.work.absolute(),
+        arches.parse(given.arch),
+        progress.say,
+        era=eras.ERAS[given.era],
+    )
     if given.make_only:
         progress.say(f"the lab's files are in {made.www}")
         return
@@ -119,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default="x86_64",
         help="architecture of the lab's packages (default: x86_64)",
+    )
+    parser.add_argument(
+        "--era",
+        choices=[*eras.ERAS],
+        default=eras.AMAZON.name,
+        help="age of the Debian packages: 'amazon' takes Debian 12's, whose versions are nearly "
+        "Amazon Linux's (systemd 252, dnf 4.14, cloud-init 22.4), 'newest' Debian 13's "
+        f"(default: {eras.AMAZON.name})",
     )
     parser.add_argument(
         "--port",

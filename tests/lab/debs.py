@@ -15,8 +15,7 @@ from scripts.distributions.apt import Apt
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import Arg, CommandError, last_line
-
-RELEASE = "trixie"
+from tests.lab.eras import Era
 
 # Seconds after which apt downloads its lists again.
 LISTS_AGE = 24 * 3600
@@ -40,15 +39,15 @@ class Deb:
 
 
 class Archive:
-    """Debian's archive, reached the way this machine's apt is configured.
+    """Debian's archive of an era, reached the way this machine's apt is configured.
 
     apt keeps its own configuration, lists and cache below folder, and behaves as if nothing were
     installed. It downloads only what is missing. If the archive is out of reach, the old lists
     and packages are used, and say gets a message. Raises MachineError on any machine but Debian.
     """
 
-    def __init__(self, folder: Path, arch: Arch, say: Callable[[str], None]) -> None:
-        self._apt = _Apt(folder, arch)
+    def __init__(self, folder: Path, era: Era, arch: Arch, say: Callable[[str], None]) -> None:
+        self._apt = _Apt(folder, era, arch)
         self._say = say
         self._is_updated = False
 
@@ -95,7 +94,7 @@ class Archive:
 class _Apt:
     """apt with its own configuration, lists, cache and status below a folder."""
 
-    def __init__(self, folder: Path, arch: Arch) -> None:
+    def __init__(self, folder: Path, era: Era, arch: Arch) -> None:
         archive = debian.find()
         if not archive:
             raise MachineError(
@@ -108,7 +107,7 @@ class _Apt:
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
         list_ = folder / "debian.sources"
-        text = archive.sources(RELEASE)
+        text = "\n".join(archive.sources(release) for release in era.releases)
         if not list_.exists() or list_.read_text() != text:
             list_.write_text(text)
             (folder / "updated").unlink(missing_ok=True)
@@ -122,6 +121,8 @@ class _Apt:
             "Dir::Cache": folder / "cache",
             "APT::Architecture": arch.debian,
             "APT::Architectures": arch.debian,
+            # A package comes from a newer release only if it is asked for, or if this one lacks it.
+            "APT::Default-Release": f"/^{era.release}(|-updates|-security)$/",
             "APT::Install-Recommends": "false",
             "APT::Sandbox::User": "root",
             "APT::Update::Error-Mode": "any",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scripts.arch import native
@@ -16,7 +17,8 @@ from scripts.system.process import Arg, CommandError, run
 from tests.lab.debs import Deb
 from tests.lab.stage import Tree
 
-PYTHON = ("/usr/lib/python3", "/usr/lib/python3.13")
+# The package of a Python, without its modules; it names the version.
+PYTHON = re.compile(r"python(3\.\d+)-minimal")
 
 BUNDLE = "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"
 BUNDLE_LINKS = (
@@ -28,17 +30,12 @@ BUNDLE_LINKS = (
 
 POLICY = "targeted"
 
-PYTHON_DEBS = (
-    "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libc6", "libexpat1",
-    "zlib1g",
-)  # fmt: skip
+# What a Python needs besides its own packages.
+PYTHON_DEBS = ("libc6", "libexpat1", "zlib1g")
 SELINUX_DEBS = (
     "policycoreutils", "selinux-utils", "libc6", "libsemanage2", "libsepol2", "libselinux1",
     "libaudit1", "libbz2-1.0", "libpcre2-8-0", "libcap-ng0",
 )  # fmt: skip
-
-# Every package that a program below needs.
-DEBS = tuple(sorted({*PYTHON_DEBS, *SELINUX_DEBS}))
 
 # In the format of semanage.conf(5).
 SEMANAGE_CONF = """\
@@ -60,12 +57,14 @@ class Programs:
     """Debian's programs, which run on this machine without being installed.
 
     debs have this machine's architecture; the programs' output fits the other architecture too.
-    Debian's own dynamic linker starts them, so this machine's C library does not matter.
+    Debian's own dynamic linker starts them, so this machine's C library does not matter. python is
+    the version of Python among them, such as "3.11".
     """
 
     def __init__(self, folder: Path, debs: Sequence[Deb]) -> None:
         self._folder = folder
         self._debs = {deb.name: deb for deb in debs}
+        self.python = _python(self._debs)
         self._lock = threading.Lock()
 
     def run(self, names: Sequence[str], program: str, *args: Arg, **env: str) -> None:
@@ -106,15 +105,31 @@ class Programs:
         return root
 
 
+def needed(names: Iterable[str]) -> list[str]:
+    """Return the packages that the programs below need, of the release that has names."""
+    return sorted({*_python_debs(_python(names)), *SELINUX_DEBS})
+
+
+def _python(names: Iterable[str]) -> str:
+    [version] = [match[1] for match in map(PYTHON.fullmatch, names) if match]
+    return version
+
+
+def _python_debs(version: str) -> list[str]:
+    name = f"python{version}"
+    return [f"{name}-minimal", f"lib{name}-minimal", f"lib{name}-stdlib", *PYTHON_DEBS]
+
+
 def compile_python(tree: Tree, programs: Programs) -> None:
     """Compile Python modules to bytecode that stays valid whatever the sources' times are."""
-    folders = [str(tree / folder) for folder in PYTHON if (tree / folder).is_dir()]
+    candidates = ("/usr/lib/python3", f"/usr/lib/python{programs.python}")
+    folders = [str(tree / folder) for folder in candidates if (tree / folder).is_dir()]
     if not folders or not any(tree.folder.rglob("*.py")):
         return
     for folder in folders:
         programs.run(
-            PYTHON_DEBS,
-            "usr/bin/python3.13",
+            _python_debs(programs.python),
+            f"usr/bin/python{programs.python}",
             "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
             "-s", tree.folder, "-p", "/", folder,
             PYTHONHASHSEED="0",

@@ -13,6 +13,7 @@ from scripts.arch import Arch
 from scripts.distributions import amazonlinux
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.process import run
+from tests.lab.eras import AMAZON, Era
 from tests.lab.keys import Key
 from tests.lab.stage import SOURCE_DATE_EPOCH
 
@@ -31,17 +32,18 @@ FEDORA_SOURCES = "fedora/releases/43/Everything/source/tree"
 
 @dataclass(frozen=True)
 class World:
-    """One architecture's lab: its files below work, its releases, newest first, and its key."""
+    """One architecture's lab: its files below work, its releases, newest first, its key and era."""
 
     work: Path
     arch: Arch
     releases: tuple[str, ...]
     key: Key
+    era: Era = AMAZON
 
     @property
     def www(self) -> Path:
         """The folder that the server serves."""
-        return self.work / "www" / self.arch.name
+        return self.work / "www" / self.era.name / self.arch.name
 
     @property
     def base(self) -> Path:
@@ -67,6 +69,10 @@ class World:
         """Return the folder of the repository called name; a release's has the release's name."""
         return self.base / f"core/guids/{guid(name)}/{self.arch}"
 
+    def spal(self, name: str) -> Path:
+        """Return the folder of the repository of Supplementary Packages called name."""
+        return self.base / f"spal/guids/{guid(f'spal {name}')}/{self.arch}"
+
 
 def guid(name: str) -> str:
     """Return the meaningless identifier under which the CDN has the repository called name."""
@@ -79,12 +85,14 @@ def publish(
     packages: Mapping[str, Sequence[Path]],
     key: Key,
     sources: Sequence[Path] = (),
+    *,
+    era: Era = AMAZON,
 ) -> World:
     """Lay out packages by release, newest first, as the CDN does; every release gets sources.
 
     Like Amazon's, releases before `amazonlinux.FIRST_SIGNED` have unsigned metadata.
     """
-    world = World(work, arch, tuple(packages), key)
+    world = World(work, arch, tuple(packages), key, era)
     world.base.mkdir(parents=True, exist_ok=True)
     world.key_file.write_text(key.public)
     for release, paths in packages.items():
@@ -97,6 +105,30 @@ def publish(
     _write_mirror_lists(world, "latest", world.releases[0])
     (world.base / "core/releasemd.xml").write_text(_release_list(world.releases))
     return world
+
+
+def publish_spal(world: World, paths: Sequence[Path]) -> None:
+    """Lay out paths as Amazon's Supplementary Packages, for each release that has them.
+
+    The layout is the core repository's: `amazonlinux.spal_list` says what is known of it.
+    """
+    blobs = [store(world, path) for path in paths]
+    for release in world.releases:
+        if amazonlinux.has_spal(release):
+            write_spal(world, release, blobs, signed=amazonlinux.signs_metadata(release))
+            _write_spal_list(world, release, release)
+    _write_spal_list(world, amazonlinux.LATEST, world.releases[0])
+
+
+def write_spal(world: World, name: str, blobs: Sequence[str], *, signed: bool = True) -> None:
+    """Write the repository of Supplementary Packages called name; a release's has its name."""
+    _write(world, world.spal(name), blobs, signed=signed)
+
+
+def _write_spal_list(world: World, release: str, of: str) -> None:
+    path = world.base / f"spal/mirrors/{release}/{world.arch}/mirror.list"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{ORIGIN}/al2023/{world.spal(of).relative_to(world.base)}/\n")
 
 
 def packages_of(world: World, release: str) -> list[str]:

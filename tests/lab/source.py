@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.system.digests import file_digest, text_digest
@@ -29,11 +30,8 @@ DISTS = {AMAZON: DIST, FEDORA: "fc43"}
 
 def make(recipe: Recipe, work: Path, programs: Programs, key: Key) -> Path:
     """Return recipe's source RPM, signed with key, after making it below work if it is missing."""
-    facts = asdict(recipe) | {
-        "debs": [deb.sha256 for deb in recipe.debs],
-        "common_folders": sorted(recipe.common_folders),
+    facts = stage.facts(recipe) | {
         "spec": text(recipe),
-        "patches": [file_digest(stage.PATCHES / name) for name in recipe.patches.values()],
         "code": [file_digest(Path(module.__file__ or "")) for module in (fixups, spec, stage)],
         "key": key.fingerprint,
     }
@@ -55,7 +53,7 @@ def text(recipe: Recipe) -> str:
     tags = [
         f"Source0: {name}.tar",
         *(f"Source{number}: {rpm}.files" for number, rpm in enumerate(recipe.names, 1)),
-        *(f"{tag}: {file}" for tag, file in recipe.patches.items()),
+        *(f"{tag}: {patch.name}" for tag, patch in recipe.patches.items()),
         *(f"BuildRequires: {needed}" for needed in recipe.build_requires),
     ]
     globals_ = ("__os_install_post", "_build_id_links", "debug_package")
@@ -97,8 +95,8 @@ def _build(recipe: Recipe, work: Path, programs: Programs) -> Path:
     fixups.compile_python(tree, programs)
     for name, listed in stage.entries(tree, recipe).items():
         (sources / f"{name}.files").write_text("".join(f"{entry.line()}\n" for entry in listed))
-    for name in recipe.patches.values():
-        (sources / name).write_bytes((stage.PATCHES / name).read_bytes())
+    for patch in recipe.patches.values():
+        shutil.copyfile(patch, sources / patch.name)
     path = work / f"{recipe.name}.spec"
     path.write_text(text(recipe))
     macros = {"_topdir": os.fspath(work), "dist": f".{DISTS[recipe.source]}"}

@@ -8,20 +8,21 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scripts.system import git
+from scripts.system.digests import file_digest, tree_digest
 from scripts.system.errors import HarnessError
 from scripts.system.process import running, start
 from tests.lab.debs import Deb
 from tests.lab.tables import Recipe, glob
 
-FILES = Path(__file__).with_name("files")
-PATCHES = Path(__file__).with_name("patches")
-
 # The date of the newest release, 2026-09-30; no file of the lab is newer.
 SOURCE_DATE_EPOCH = 1790726400
+
+# Debian 12's packages still have files in these folders, which are links into /usr in every image.
+MERGED = re.compile(r"/(bin|sbin|lib|lib64)(?=/|$)")
 
 COPYRIGHT = re.compile(r"/usr/share/doc/[^/]+/copyright")
 
@@ -70,7 +71,7 @@ class Tree:
         with running(process):
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
-                    path = "/" + member.name.removeprefix("./").strip("/")
+                    path = in_usr("/" + member.name.removeprefix("./").strip("/"))
                     if COPYRIGHT.fullmatch(path) and member.isfile():
                         self._extract(archive, member, f"{licences}/{deb.name}")
                     elif not removed(path):
@@ -89,9 +90,9 @@ class Tree:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if member.issym():
-            target.symlink_to(member.linkname)
+            target.symlink_to(_link(member, path))
         elif member.islnk():
-            target.hardlink_to(self / member.linkname.removeprefix("."))
+            target.hardlink_to(self / in_usr(member.linkname.removeprefix(".")))
             self.modes[path] = member.mode
         else:
             source = archive.extractfile(member)
@@ -143,10 +144,24 @@ class Tree:
         return Entry(path, kind, number, user, group)
 
 
+def in_usr(path: str) -> str:
+    """Return an absolute path as it is where /bin, /sbin, /lib and /lib64 are links into /usr."""
+    return MERGED.sub(r"/usr/\1", path, count=1) if MERGED.match(path) else path
+
+
+def _link(member: tarfile.TarInfo, path: str) -> str:
+    """Return the target of a link that belongs at path in the image."""
+    old = Path("/", member.name)
+    if old == Path(path) or member.linkname.startswith("/"):
+        return member.linkname
+    target = in_usr(os.path.normpath(old.parent / member.linkname))
+    return os.path.relpath(target, Path(path).parent)
+
+
 def stage(
     recipe: Recipe, folder: Path, contents: Mapping[str, bytes], *, patched: bool = True
 ) -> Tree:
-    """Stage the files of recipe below folder: from its debs, from files/, and contents by path.
+    """Stage the files of recipe below folder: from its debs, its files, and contents by path.
 
     patched applies the recipe's patches; the files of a source RPM are staged without them.
     """
@@ -158,22 +173,31 @@ def stage(
         for pattern, to in recipe.move.items():
             if match := re.fullmatch(pattern, path):
                 tree.move(path, match.expand(to))
-    for source in sorted((FILES / recipe.name).rglob("*")):
-        if source.is_file():
+    for files in recipe.files:
+        for source in sorted(path for path in files.rglob("*") if path.is_file()):
             mode = 0o755 if os.access(source, os.X_OK) else 0o644
-            path = f"/{source.relative_to(FILES / recipe.name)}"
-            tree.write(path, source.read_bytes(), mode)
+            tree.write(f"/{source.relative_to(files)}", source.read_bytes(), mode)
     for path, data in contents.items():
         tree.write(path, data)
     for path, to in recipe.link.items():
         tree.link(path, to)
     for edit in recipe.edit:
         _edit(tree / edit.path, edit.pattern, edit.replacement)
-    for name in recipe.patches.values() if patched else ():
-        _apply(PATCHES / name, folder)
+    for patch in recipe.patches.values() if patched else ():
+        _apply(patch, folder)
     for path in (*recipe.folders, *(recipe.modes if recipe.folders else ())):
         (tree / path).mkdir(parents=True, exist_ok=True)
     return tree
+
+
+def facts(recipe: Recipe) -> dict[str, object]:
+    """Return the facts that decide the files of recipe, as JSON can hold them."""
+    return asdict(recipe) | {
+        "debs": [deb.sha256 for deb in recipe.debs],
+        "common_folders": sorted(recipe.common_folders),
+        "files": [tree_digest(folder) for folder in recipe.files],
+        "patches": {tag: file_digest(path) for tag, path in recipe.patches.items()},
+    }
 
 
 def entries(tree: Tree, recipe: Recipe) -> dict[str, list[Entry]]:

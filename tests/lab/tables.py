@@ -1,4 +1,8 @@
-"""Reads packages.toml: which RPM is made of which Debian packages, and what differs in it."""
+"""Reads the tables: which RPM is made of which Debian packages, and what differs in it.
+
+What applies to every era is in this folder, what applies to one of them in that era's: the tables
+in packages.toml, the files to add below files/<rpm>, and patches.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.arch import Arch
+from tests.lab import eras
 from tests.lab.debs import Deb
+from tests.lab.eras import Era
 
-PATH = Path(__file__).with_name("packages.toml")
+HERE = Path(__file__).parent
 
 # The characters that Debian allows in a version, but RPM does not allow in a version or release.
 FORBIDDEN = re.compile(r"[^A-Za-z0-9._+~]")
@@ -58,7 +64,8 @@ class Split:
 class Recipe:
     """Everything that decides an RPM and its splits; packages.toml describes the fields.
 
-    patches maps the tags in a spec to files in patches/. source is the owner of the source RPM, or
+    files has the folders with files to add, below their paths in the image. patches maps the tags
+    in a spec to the patches. source is the owner of the source RPM, or
     "" if there is none; build_requires lists what it needs to build, and prep is the first command
     of its build. since is the day (20260930) of the first release with the package, or "" if every
     release has it.
@@ -73,6 +80,7 @@ class Recipe:
     requires: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
     remove: tuple[str, ...] = ()
     move: Mapping[str, str] = field(default_factory=dict)
     link: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +93,7 @@ class Recipe:
     post: str = ""
     triggers: Mapping[str, str] = field(default_factory=dict)
     splits: tuple[Split, ...] = ()
-    patches: Mapping[str, str] = field(default_factory=dict)
+    patches: Mapping[str, Path] = field(default_factory=dict)
     source: str = ""
     build_requires: tuple[str, ...] = ()
     prep: str = ""
@@ -103,15 +111,17 @@ class Recipe:
 
 
 class Tables:
-    """The tables of packages.toml for one architecture and one release."""
+    """The tables for one architecture, one release of Amazon Linux and one era."""
 
-    def __init__(self, arch: Arch, release: str, *, path: Path = PATH) -> None:
-        text = path.read_text()
-        multiarch = f"{arch.name}-linux-gnu"
-        values = {"release": release, "multiarch": multiarch, "loader": LOADERS[arch.name]}
-        for mark, value in values.items():
-            text = text.replace(f"@{mark}@", value)
-        self._data = tomllib.loads(text)
+    def __init__(self, arch: Arch, release: str, era: Era = eras.AMAZON) -> None:
+        values = {
+            "release": release,
+            "multiarch": f"{arch.name}-linux-gnu",
+            "loader": LOADERS[arch.name],
+        }
+        self._folders = (HERE, era.folder)
+        common, own = (_read(folder / "packages.toml", values) for folder in self._folders)
+        self._data: Mapping[str, Any] = merged(common, own)
         self._arch = arch
         self._names = [(glob(key), name) for key, name in self._data["names"].items()]
         self._dropped = [glob(pattern) for pattern in self._data["drop"]["debs"]]
@@ -132,6 +142,12 @@ class Tables:
         """Maps each RPM that Amazon Linux does not have to the reason why the lab has it."""
         invented: Mapping[str, str] = self._data["invented"]
         return invented
+
+    @property
+    def spal(self) -> Mapping[str, str]:
+        """Maps each package of SPAL to its release there."""
+        releases: Mapping[str, str] = self._data["spal"]
+        return releases
 
     def rpm_of(self, deb: str) -> str | None:
         """Return the RPM that the Debian package deb goes into, or None if it is dropped."""
@@ -188,6 +204,7 @@ class Tables:
             requires=tuple(sorted(requires)),
             provides=tuple(table.get("provides", ())),
             conflicts=tuple(table.get("conflicts", ())),
+            files=tuple(self._beside(f"files/{name}")),
             remove=(*self._data["drop"]["paths"], *table.get("remove", ())),
             move=table.get("move", {}),
             link=table.get("link", {}),
@@ -202,12 +219,19 @@ class Tables:
             post=table.get("post", ""),
             triggers=table.get("triggers", {}),
             splits=tuple(self._splits(name)),
-            patches=table.get("patches", {}),
+            patches={
+                tag: self._beside(f"patches/{file}")[-1]
+                for tag, file in table.get("patches", {}).items()
+            },
             source=table.get("source", ""),
             build_requires=tuple(table.get("build_requires", ())),
             prep=table.get("prep", ""),
             since=table.get("since", ""),
         )
+
+    def _beside(self, name: str) -> list[Path]:
+        """Return the paths called name that exist beside the tables; the era's own is the last."""
+        return [folder / name for folder in self._folders if (folder / name).exists()]
 
     def _requires(self, debs: Iterable[Deb], satisfied: Mapping[str, str]) -> Iterable[str]:
         for deb in debs:
@@ -228,6 +252,31 @@ class Tables:
                     post=table.get("post", ""),
                     independent=table.get("independent", False),
                 )
+
+
+def _read(path: Path, values: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a table, after replacing each mark such as @release@ by its value."""
+    text = path.read_text()
+    for mark, value in values.items():
+        text = text.replace(f"@{mark}@", value)
+    return tomllib.loads(text)
+
+
+def merged(table: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return table with what more adds: entries of tables, and elements of lists.
+
+    Any other value of more replaces that of table.
+    """
+    made = dict(table)
+    for name, value in more.items():
+        old = made.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            made[name] = merged(old, value)
+        elif isinstance(old, list) and isinstance(value, list):
+            made[name] = [*old, *value]
+        else:
+            made[name] = value
+    return made
 
 
 def glob(pattern: str) -> re.Pattern[str]:

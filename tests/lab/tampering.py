@@ -50,6 +50,17 @@ def repository_with(world: World, tampering: Tampering, package: str) -> str:
     return repository.guid(name)
 
 
+def spal_with(world: World, tampering: Tampering) -> str:
+    """Copy the newest release's SPAL, tamper with its only package, and return the copy's guid."""
+    name = f"{world.releases[0]} {tampering.value}"
+    [blob] = (world.spal(world.releases[0]) / repository.MARK).read_text().splitlines()[1:]
+    with tempfile.TemporaryDirectory(dir=world.www) as scratch:
+        copy = Path(shutil.copy(world.base / "blobstore" / blob, scratch))
+        _tamper(world, copy, tampering)
+        repository.write_spal(world, name, [repository.store(world, copy)])
+    return world.spal(name).parent.name
+
+
 def blob_of(blobs: Sequence[str], package: str) -> str:
     """Return the path in blobs of the package with exactly this name."""
     by_name = {Path(blob).name.rsplit("-", 2)[0]: blob for blob in blobs}

@@ -10,17 +10,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
 from scripts.arch import Arch, native
 from scripts.distributions import amazonlinux
-from scripts.system.digests import file_digest, text_digest, tree_digest
+from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import MachineError
 from scripts.system.process import run
-from tests.lab import debs, fixups, keys, repository, source, spec, stage, third_party
+from tests.lab import debs, eras, fixups, keys, repository, source, spec, stage, third_party
+from tests.lab.eras import Era
 from tests.lab.fixups import Programs
 from tests.lab.keys import Key
 from tests.lab.repository import World
@@ -83,31 +84,42 @@ def provide() -> None:
         require()
 
 
-def make(work: Path, arch: Arch, say: Say, *, names: Sequence[str] = RELEASES) -> World:
-    """Return the lab of arch, after making what is missing of it below work.
+def make(
+    work: Path,
+    arch: Arch,
+    say: Say,
+    *,
+    era: Era = eras.AMAZON,
+    names: Sequence[str] = RELEASES,
+) -> World:
+    """Return the lab of arch and era, after making what is missing of it below work.
 
     Raises MachineError if the machine lacks a program, and HarnessError if making the lab fails.
     """
     require()
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
-        return _make(work, arch, say, names)
+        return _make(work, arch, era, say, names)
 
 
-def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
+def _make(work: Path, arch: Arch, era: Era, say: Say, names: Sequence[str]) -> World:
     began = time.monotonic()
-    tables = Tables(arch, names[0])
-    archive = debs.Archive(work / "apt" / arch.name, arch, say)
+    tables = Tables(arch, names[0], era)
+    archive = archive_of(work, era, arch, say)
     packages = archive.obtain(tables.roots)
     say(f"{len(packages)} Debian packages are downloaded after {time.monotonic() - began:.0f} s")
     key = keys.obtain(work / "keys", "Amazon Linux")
-    maker = Maker(work, _programs(work, arch, packages, say), key)
+    maker = Maker(work, _programs(work, arch, era, packages, say), key)
     all_recipes = tables.recipes(packages)
     recipes = [recipe for recipe in all_recipes if recipe.is_packed]
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
     dated = {
         release: maker.make(
-            [recipe for recipe in Tables(arch, release).recipes(packages) if _dated(recipe, names)],
+            [
+                recipe
+                for recipe in Tables(arch, release, era).recipes(packages)
+                if _dated(recipe, names)
+            ],
             {"/etc/os-release": release},
         )
         for release in names
@@ -139,8 +151,11 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
         },
         key,
         sources[AMAZON],
+        era=era,
     )
     repository.publish_fedora(world, sources[FEDORA], foreign)
+    spal = maker.sign(maker.make(_of_spal(tables, all_recipes)))
+    repository.publish_spal(world, [path for paths in spal.values() for path in paths])
     others = archive.obtain_alone(tables.third_party)
     cosign = next(deb for deb in others if deb.name == third_party.COSIGN)
     [released] = maker.make([tables.recipe_alone(cosign)])
@@ -149,12 +164,27 @@ def _make(work: Path, arch: Arch, say: Say, names: Sequence[str]) -> World:
     return world
 
 
-def _programs(work: Path, arch: Arch, packages: Sequence[debs.Deb], say: Say) -> Programs:
+def archive_of(work: Path, era: Era, arch: Arch, say: Say) -> debs.Archive:
+    """Return Debian's archive of era and arch, as the lab in work reaches it."""
+    return debs.Archive(work / "apt" / era.name / arch.name, era, arch, say)
+
+
+def _programs(work: Path, arch: Arch, era: Era, packages: Sequence[debs.Deb], say: Say) -> Programs:
     """Return Debian's programs for this machine, from packages if they have its architecture."""
     here = native()
     if arch is not here:
-        packages = debs.Archive(work / "apt" / here.name, here, say).obtain_alone(fixups.DEBS)
+        needed = fixups.needed(deb.name for deb in packages)
+        packages = archive_of(work, era, here, say).obtain_alone(needed)
     return Programs(work / "programs", packages)
+
+
+def _of_spal(tables: Tables, recipes: Iterable[Recipe]) -> list[Recipe]:
+    """Return the recipes of SPAL's binary RPMs. Amazon does not say what they are built from."""
+    return [
+        replace(recipe, release=tables.spal[recipe.name], source="", build_requires=(), prep="")
+        for recipe in recipes
+        if recipe.name in tables.spal
+    ]
 
 
 def _dated(recipe: Recipe, names: Iterable[str]) -> bool:
@@ -200,12 +230,8 @@ class Maker:
         return work / "RPMS"
 
     def _digest(self, recipe: Recipe, contents: Mapping[str, bytes]) -> str:
-        facts = asdict(recipe) | {
-            "debs": [deb.sha256 for deb in recipe.debs],
-            "common_folders": sorted(recipe.common_folders),
+        facts = stage.facts(recipe) | {
             "spec": spec.text(recipe),
-            "files": tree_digest(stage.FILES / recipe.name),
-            "patches": [file_digest(stage.PATCHES / name) for name in recipe.patches.values()],
             "contents": {path: data.decode() for path, data in contents.items()},
             "code": self._code,
         }

@@ -20,6 +20,7 @@ from scripts.emulation.entries import Entry, registered
 from scripts.formats import disk, oci_layout
 from scripts.formats.disk import DiskError, Partition
 from scripts.mkosi.pin import Pin
+from scripts.options import DEBIAN
 from scripts.packages import engine, recipes, thirdparty
 from scripts.pins import edits
 from scripts.pins.lookups import Lookups
@@ -204,8 +205,8 @@ def test_a_table_of_emulators_with_values_of_other_types_is_refused(
 def test_a_damaged_record_of_emulators_says_what_to_remove(
     tmp_path: Path, data: str | bytes
 ) -> None:
-    digest = EmulationTable.read(ROOT / TABLE).digest
-    put(tmp_path / f"emulators/amd64-{digest[:16]}" / emulators.RECORD, data)
+    table = EmulationTable.read(ROOT / TABLE)
+    put(emulators.folder_of(tmp_path, table, X86_64, DEBIAN) / emulators.RECORD, data)
     with pytest.raises(HarnessError, match="is damaged") as caught:
         emulators.download(ROOT, tmp_path, X86_64, Progress(live=False), offline=True)
     assert caught.value.hint.startswith("rm -r ")
@@ -250,4 +251,4 @@ def test_metadata_that_is_packed_wrongly_cannot_be_read(server: Server, tmp_path
     }
     look = Lookups(tmp_path, Settings(attempts=1))
     with pytest.raises(HarnessError, match=r"the metadata of .* cannot be read"):
-        look._source_rpms(Url(server.url), sent=False)
+        look._rpms(Url(server.url), sent=False)

@@ -35,7 +35,7 @@ SPEAKERS = {"sessions", "catalog"}
 READERS = {
     "scripts.bootstrap.environments": "runs in Nox's process, beside the noxfile",
     "scripts.mkosi.namespaces": "is a program of its own",
-    "scripts.packages.rpms": "Docker's own variables say which engine is meant",
+    "scripts.packages.engine": "Docker's own variables say which engine is meant",
     "scripts.stages.places": "mkosi's PATH is the harness's, and more",
     "scripts.system.errors": "main() is what every session begins with, and hands the arguments on",
     "scripts.system.process": "a child has a part of the harness's environment, and more",

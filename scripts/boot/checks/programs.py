@@ -21,7 +21,8 @@ LEFT_OUT = "the image was built without"
 # What the mounts-entry probe says of a guest that cannot mount 9p.
 NO_9P = "the kernel has no 9p"
 
-# 3.7.6 broke `nerdctl cp --follow-link`, so RPM images get this one, built from Fedora's source.
+# 3.7.6 broke `nerdctl cp --follow-link`, so RPM images get this one: ours, built from Fedora's
+# source, or SPAL's.
 SSHFS = "3.7.3"
 
 
@@ -111,7 +112,7 @@ def _without_comment(entry: Sequence[str]) -> list[str]:
     probes=["sshfs"],
 )
 def sshfs(facts: Facts, first: Answers) -> Verdict:
-    """Lima waits for sshfs in the guest. RPM images carry our build of one version."""
+    """Lima waits for sshfs in the guest. RPM images carry one version, built by us or SPAL."""
     has_ours = facts.distribution.has_rpms
     if has_ours and not facts.must_hold_package("fuse-sshfs"):
         return Verdict("", f"{LEFT_OUT} it")

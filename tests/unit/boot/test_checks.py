@@ -65,6 +65,7 @@ FIRST = {
     "failed-units": "",
     "machine-id": "8a67b8a2",
     "boot-id": "one",
+    "instance": "now 17\nearlier 0",
     "file-systems": "EXT4-fs (vda2): mounted filesystem 473b24c8 r/w with ordered data mode.",
     "kernel": "6.12.117+deb13-cloud-amd64",
     "cmdline": "root=PARTUUID=064af2d8 rw console=ttyS0",
@@ -111,7 +112,7 @@ AMAZON = FIRST | {
         + ["cloud-init.service enabled enabled", "sshd.socket disabled enabled"]
     ),
 }
-SECOND = FIRST | {"boot-id": "two"}
+SECOND = FIRST | {"boot-id": "two", "instance": "now 0\nearlier 17"}
 
 
 def answers(texts: dict[str, str]) -> dict[str, Answer]:
@@ -216,6 +217,11 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
     (in_second(file_systems="grep: nothing"), "second-boot-clean", "no ext4 file system"),
     (in_second(state="maintenance"), "second-boot-running", "systemd is maintenance"),
     (in_second(machine_id="other"), "second-boot-same", "the machine ID changed"),
+    (in_first(instance="now 0\nearlier 0"), "first-boot-once", "did nothing in the first boot"),
+    (in_first(instance="sh: no folder"), "first-boot-once", "did nothing in the first boot"),
+    (in_first(instance="now 9\nearlier 8"), "first-boot-once", "had been set up before"),
+    (in_second(instance="now 17\nearlier 0"), "first-boot-once", "again in the second boot"),
+    (in_second(instance="now 0\nearlier 0"), "first-boot-once", "knows nothing of the first"),
     (in_second(boot_id="one"), "second-boot-same", "did not boot again"),
     (with_facts(host_keys={"first": "A", "second": "C", "other": "B"}),
      "second-boot-same", "the SSH host key changed"),
@@ -389,6 +395,24 @@ def test_an_amazon_image_without_our_packages_is_not_asked_for_what_they_bring()
         contents=Contents(left_out=frozenset({PACKAGES})),
     )
     assert [check.name for check in checks.check_all(facts) if not check.passed] == []
+
+
+def test_an_image_with_spals_sshfs_is_asked_for_it_though_it_lacks_our_packages() -> None:
+    contents = Contents(
+        held=frozenset({"fuse-sshfs"}),
+        left_out=frozenset({PACKAGES}),
+        supplementary=frozenset({"fuse-sshfs"}),
+    )
+    good_one = dataclasses.replace(amazon(mounts_entry=""), contents=contents)
+    assert [check.name for check in checks.check_all(good_one) if not check.passed] == []
+    for sshfs, reason in (
+        ("sshfs: not found", "does not say its version"),
+        ("SSHFS version 3.7.6", "sshfs is 3.7.6, not 3.7.3"),
+    ):
+        facts = dataclasses.replace(amazon(mounts_entry="", sshfs=sshfs), contents=contents)
+        [found] = [check for check in checks.check_all(facts) if not check.passed]
+        assert found.name == "sshfs"
+        assert reason in found.reason
 
 
 def test_what_the_test_has_not_come_to_is_skipped() -> None:

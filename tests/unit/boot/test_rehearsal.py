@@ -46,6 +46,7 @@ def boot(subject: Subject, tmp_path: Path, out: Path, monkeypatch: pytest.Monkey
     """Boots the subject with a QEMU that acts as told, on a machine that has /dev/kvm."""
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(under_test, "KVM", tmp_path / "kvm")
+    monkeypatch.setattr(watch, "TICK", 0.02)
     monkeypatch.setattr(watch, "AFTERMATH_SECONDS", 0.3)
     monkeypatch.setattr(watch.Greeter, "RETRY_SECONDS", 0.1)
 

@@ -303,6 +303,25 @@ def test_the_contents_are_the_rpms_of_the_base_that_are_not_the_distributions() 
     )
 
 
+def test_what_came_from_a_further_repository_is_held_and_named(tmp_path: Path) -> None:
+    package = Package("fuse-sshfs", "3.7.3-2.5.spal2023", "x86_64", SHA256, "spal")
+    told = replace(
+        MANIFEST,
+        options=Given(without_packages=True),
+        additions=Added(supplementary={"fuse-sshfs": "fuse-sshfs-3.7.3-2.5.spal2023"}),
+        images={"base": BuiltImage(SHA256, (), 1, (package,))},
+    )
+    told.write(tmp_path)
+    manifests.check(tmp_path / manifest.NAME)
+
+    assert Manifest.read(tmp_path) == told
+    assert Contents.of(told) == Contents(
+        held=frozenset({"fuse-sshfs"}),
+        left_out=frozenset({manifest.PACKAGES}),
+        supplementary=frozenset({"fuse-sshfs"}),
+    )
+
+
 def test_without_a_manifest_or_a_base_nothing_is_said_to_be_left_out() -> None:
     without_base = replace(MANIFEST, images={}, options=Given(without_packages=True))
 

@@ -57,6 +57,19 @@ def test_a_package_url_says_distribution_architecture_epoch_and_source() -> None
     assert shadow.qualifiers["distro"] == "amzn-2023"
 
 
+def test_a_package_of_a_further_repository_names_it() -> None:
+    sshfs = Installed("rpm", "fuse-sshfs", "3.7.3-2.5.spal2023", "x86_64", "", repository="spal")
+    found = by_name(load(sbom.to_json(image("os-image", [SHADOW, sshfs]))))
+
+    url = PackageURL.from_string(found["fuse-sshfs"]["purl"])
+    assert (url.namespace, url.qualifiers["repository_id"]) == ("amzn", "spal")
+    assert found["fuse-sshfs"]["properties"] == [
+        {"name": sbom.ORIGIN, "value": "the distribution's repository spal"}
+    ]
+    assert "repository_id" not in found["shadow-utils"]["purl"]
+    assert "properties" not in found["shadow-utils"]
+
+
 def test_packages_have_their_licences_home_and_size() -> None:
     found = by_name(load(sbom.to_json(image("os-image", [BASH, ZLIB]))))
 

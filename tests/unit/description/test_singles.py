@@ -12,6 +12,7 @@ from scripts.arch import X86_64
 from scripts.catalog import ROOT
 from scripts.description import singles
 from scripts.emulation.emulators import TABLE, EmulationTable, Emulators
+from scripts.options import BAKE
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import PinnedFile
 from scripts.stages.inputs import Input, Kind, from_labels
@@ -76,6 +77,18 @@ def test_an_emulator_of_another_download_is_not_given_its_version(
         assert found["/usr/bin/qemu-arm-static"].sha256 == text_digest("another")
         assert found["/usr/bin/qemu-arm-static"].version == ""
         assert found["/usr/bin/qemu-arm-static"].purl == ""
+        assert found["/usr/bin/qemu-arm-static"].origin == ""
+
+
+def test_an_emulator_that_was_baked_has_the_commit_it_was_made_of(
+    tree: Path, table: EmulationTable
+) -> None:
+    known = replace(kept(table, table.bake.reference), source=BAKE)
+    [first, *_] = singles.emulators(tree, X86_64, table, known)
+    assert first.version == table.bake.commit
+    assert first.purl == f"pkg:github/tonistiigi/binfmt@{table.bake.commit}"
+    assert first.licences == table.bake.licences
+    assert first.origin.endswith(f"bake {table.bake.address}#{table.bake.commit} desktop")
 
 
 def test_what_an_image_does_not_carry_is_not_listed(tmp_path: Path, table: EmulationTable) -> None:

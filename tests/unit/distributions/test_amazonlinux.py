@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,17 +145,30 @@ def test_a_busy_mirror_is_asked_again(mirror: Url, server: Server) -> None:
     [
         (None, "https://cdn.amazonlinux.com/al2023/core/mirrors/R/x86_64/mirror.list"),
         ("http://m.test/a/", "http://m.test/a/core/mirrors/R/x86_64/mirror.list"),
-        ("http://m.test/a/x86_64/", "http://m.test/a/x86_64/repodata/repomd.xml"),
-        ("http://m.test/$releasever/$basearch", "http://m.test/R/x86_64/repodata/repomd.xml"),
+        ("http://m.test/a/x86_64/", "http://m.test/a/x86_64/core/mirrors/R/x86_64/mirror.list"),
     ],
 )
-def test_a_single_repository_is_told_from_a_tree_by_its_name(mirror: str | None, url: str) -> None:
+def test_a_mirror_has_the_layout_of_the_cdn_whatever_its_name(mirror: str | None, url: str) -> None:
     assert amazonlinux.probe("R", X86_64, Url(mirror) if mirror else None) == Url(url)
 
 
-def test_a_single_repository_that_is_none_is_called_so(server: Server) -> None:
-    with pytest.raises(HarnessError, match="is not a repository"):
-        amazonlinux.check(RELEASE, X86_64, Url(f"{server.url}/x86_64"))
+@pytest.mark.parametrize("name", ["x86_64", "al2023/os/"])
+def test_a_single_repository_is_called_so_with_the_way_to_build_from_it(
+    server: Server, name: str
+) -> None:
+    server.files[f"/{name.rstrip('/')}/repodata/repomd.xml"] = b"<repomd/>"
+    with pytest.raises(UsageError, match="is a single repository") as caught:
+        amazonlinux.check(RELEASE, X86_64, Url(f"{server.url}/{name}"))
+
+    assert f"core/mirrors/{RELEASE}/x86_64/mirror.list" in caught.value.hint
+    assert "--mirror" in caught.value.hint
+
+
+def test_a_tree_with_just_a_list_that_leads_to_a_repository_is_good_to_build(
+    server: Server,
+) -> None:
+    server.files[f"/own/core/mirrors/{RELEASE}/x86_64/mirror.list"] = b"http://elsewhere/x86_64\n"
+    amazonlinux.check(RELEASE, X86_64, Url(f"{server.url}/own"))
 
 
 def test_the_latest_release_is_the_newest_that_the_mirror_lists(mirror: Url) -> None:
@@ -243,7 +257,34 @@ def test_metadata_is_signed_since_a_release(release: str, *, signed: bool) -> No
 def test_mkosi_and_the_harness_agree_on_the_first_release_with_signed_metadata() -> None:
     [patch] = ROOT.glob("mkosi/0001-*.patch")
 
-    assert f'FIRST_RELEASE_WITH_SIGNED_METADATA = "{amazonlinux.FIRST_SIGNED}"' in patch.read_text()
+    assert (
+        f'FIRST_DATED_RELEASE_WITH_SIGNED_METADATA = "{amazonlinux.FIRST_SIGNED}"'
+        in patch.read_text()
+    )
+
+
+def test_mkosi_and_the_harness_agree_on_spal() -> None:
+    [patch] = ROOT.glob("mkosi/0001-*.patch")
+    listed = amazonlinux.spal_list("RELEASE", X86_64, Url("http://a.test")).bare
+    path = listed.removeprefix("http://a.test/").removesuffix("/mirror.list")
+    path = path.replace("RELEASE", "{}").replace("x86_64", "$basearch")
+
+    assert re.search(rf'"{amazonlinux.SPAL}", +"{re.escape(path)}"', patch.read_text())
+
+
+@pytest.mark.parametrize(
+    ("release", "has"),
+    [
+        ("latest", True),
+        (RELEASE, True),
+        ("2023.9.20251117", True),
+        ("2023.9.20251110", False),
+        ("2023.8.20250915", False),
+        ("2023", False),
+    ],
+)
+def test_spal_is_there_since_a_release(release: str, *, has: bool) -> None:
+    assert amazonlinux.has_spal(release) == has
 
 
 def test_the_release_that_is_built_is_a_known_one() -> None:

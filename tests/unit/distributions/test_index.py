@@ -158,9 +158,23 @@ def test_dnfs_repodata_say_what_an_rpm_is_and_where_mkosi_keeps_it(
     found = read(dnf(tmp_path, suffix=suffix))
 
     path = "cache/dnf/packages/amazonlinux/bash-5.2-1.amzn2023.x86_64.rpm"
-    assert found.packages == {path: Listed("bash", "5.2-1.amzn2023", "x86_64", 1234, SHA256, path)}
+    assert found.packages == {
+        path: Listed("bash", "5.2-1.amzn2023", "x86_64", 1234, SHA256, path, "amazonlinux")
+    }
     assert found.dates == {
         "amazonlinux-0123abc 2023.12.20260930": datetime(2026, 11, 21, 9, 15, 45, tzinfo=UTC)
+    }
+
+
+def test_a_package_of_a_further_repository_is_told_from_the_main_ones(tmp_path: Path) -> None:
+    dnf(tmp_path)
+    dnf(tmp_path, repository="spal-4567def")
+    sshfs = PRIMARY.replace("<name>bash", "<name>fuse-sshfs")
+    dnf(tmp_path, repository="other-repo-89", primary=sshfs)
+    found = read(tmp_path)
+
+    assert found.elsewhere("amazonlinux") == {
+        ("fuse-sshfs", "5.2-1.amzn2023", "x86_64"): "other-repo"
     }
 
 

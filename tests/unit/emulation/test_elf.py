@@ -37,3 +37,27 @@ def test_a_program_is_told_from_all_others_by_its_first_bytes(arch: Arch, checko
 
 def test_no_two_architectures_have_the_same_program() -> None:
     assert elf.says(X86_64, "x") != elf.says(AARCH64, "x")
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_static_program_is_told_by_its_headers(tmp_path: Path, arch: Arch) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(elf.says(arch, "x"))
+
+    assert elf.fault(program, arch) == ""
+    [other] = [one for one in ARCHES if one != arch]
+    assert elf.fault(program, other) == f"it is not a program for {other}"
+
+
+def test_a_program_that_needs_a_dynamic_linker_is_not_static() -> None:
+    assert "dynamic linker" in elf.fault(Path("/bin/true").resolve(), native())
+
+
+@pytest.mark.parametrize(
+    ("length", "fault"), [(0, "not a 64-bit ELF"), (63, "not a 64-bit ELF"), (119, "are missing")]
+)
+def test_a_program_that_breaks_off_is_refused(tmp_path: Path, length: int, fault: str) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(elf.says(X86_64, "x")[:length])
+
+    assert fault in elf.fault(program, X86_64)

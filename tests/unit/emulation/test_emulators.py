@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.distributions import debian
 from scripts.distributions.debian import Archive
-from scripts.emulation import emulators
-from scripts.emulation.emulators import RECORD, TABLE, EmulationTable, Emulators
-from scripts.system.digests import text_digest
+from scripts.emulation import elf, emulators
+from scripts.emulation.emulators import RECORD, TABLE, Bake, EmulationTable, Emulators
+from scripts.options import BAKE, DEBIAN
+from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress
@@ -75,14 +77,15 @@ def test_a_path_with_colons_is_registered_all_the_same(table: EmulationTable) ->
 def test_what_has_been_downloaded_is_found_and_nothing_else_is_done(
     checkout: Path, tmp_path: Path, table: EmulationTable
 ) -> None:
-    assert emulators.find(checkout, tmp_path, X86_64) is None
-    folder = tmp_path / f"emulators/amd64-{table.digest[:16]}"
+    assert emulators.find(checkout, tmp_path, X86_64, DEBIAN) is None
+    folder = emulators.folder_of(tmp_path, table, X86_64, DEBIAN)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(json.dumps({"package": "q_1_amd64.deb", "digests": {"q": "0"}}))
-    found = emulators.find(checkout, tmp_path, X86_64)
+    found = emulators.find(checkout, tmp_path, X86_64, DEBIAN)
     assert found is not None
     assert (found.package, found.digests) == ("q_1_amd64.deb", {"q": "0"})
-    assert emulators.find(checkout, tmp_path, AARCH64) is None
+    assert emulators.find(checkout, tmp_path, AARCH64, DEBIAN) is None
+    assert emulators.find(checkout, tmp_path, X86_64, BAKE) is None
 
 
 def test_a_corrupt_emulator_goes_into_no_image(downloaded: Emulators, tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_corrupt_emulator_goes_into_no_image(downloaded: Emulators, tmp_path: 
 def test_what_has_been_downloaded_is_used_again_without_a_network(
     checkout: Path, table: EmulationTable, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "emulators" / f"arm64-{table.digest[:16]}"
+    folder = emulators.folder_of(tmp_path, table, AARCH64, DEBIAN)
     folder.mkdir(parents=True)
     (folder / RECORD).write_text(json.dumps({"package": "a.deb", "digests": {"qemu-arm": "1"}}))
 
@@ -120,8 +123,8 @@ def test_a_broken_table_is_named(tmp_path: Path, text: str) -> None:
         EmulationTable.read(path)
 
 
-def package(folder: Path, *programs: str) -> Path:
-    """A Debian package with programs of these names, and nothing in them."""
+def package(folder: Path, *programs: str, arch: Arch = AARCH64) -> Path:
+    """A Debian package with programs of these names, for arch, that print them."""
     tree = folder / "package"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN/control").write_text(
@@ -129,7 +132,7 @@ def package(folder: Path, *programs: str) -> Path:
     )
     (tree / "usr/bin").mkdir(parents=True)
     for name in programs:
-        (tree / "usr/bin" / name).touch()
+        (tree / "usr/bin" / name).write_bytes(elf.says(arch, name))
     subprocess.run(["dpkg-deb", "--build", tree, folder / "qemu.deb"], check=True)
     return folder / "qemu.deb"
 
@@ -150,11 +153,24 @@ def test_what_is_downloaded_is_recorded_with_its_digests(
     found = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
 
     assert found.package == "qemu.deb"
-    assert found.digests == dict.fromkeys(programs, text_digest(""))
+    assert found.source == DEBIAN
+    assert found.digests == {name: file_digest(found.folder / name) for name in programs}
     assert [found.program(one).name for one in table.emulated.values()] == programs
     assert not (found.folder / "qemu-riscv64").exists()
     again = emulators.download(checkout, tmp_path / "work", AARCH64, Progress(), offline=True)
     assert again == found
+
+
+def test_a_package_for_another_architecture_is_refused_and_nothing_kept(
+    checkout: Path, table: EmulationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deb = package(tmp_path, *(one.program for one in table.emulated.values()), arch=X86_64)
+    answer(monkeypatch, lambda: deb)
+
+    with pytest.raises(HarnessError, match=r"/usr/bin/qemu-aarch64 of qemu\.deb cannot be an emu"):
+        emulators.download(checkout, tmp_path / "work", AARCH64, Progress(live=False))
+
+    assert list((tmp_path / "work/emulators").iterdir()) == []
 
 
 def test_a_package_without_an_emulator_is_named_and_nothing_kept(
@@ -182,3 +198,72 @@ def test_an_archive_that_does_not_answer_is_told_by_the_last_line_or_the_status(
 
     with pytest.raises(HarnessError, match=f"for aarch64 cannot be downloaded: .*{cause}$"):
         emulators.download(checkout, tmp_path, AARCH64, Progress(live=False))
+
+
+def edited(checkout: Path, folder: Path, old: str, new: str) -> EmulationTable:
+    """The table of the checkout with old replaced by new."""
+    text = (checkout / TABLE).read_text()
+    assert old in text
+    path = folder / "targets.toml"
+    path.write_text(text.replace(old, new))
+    return EmulationTable.read(path)
+
+
+@pytest.mark.parametrize("commit", ["main", "e29e7d7", ""])
+def test_a_branch_or_an_abbreviation_pins_no_commit(
+    checkout: Path, table: EmulationTable, tmp_path: Path, commit: str
+) -> None:
+    with pytest.raises(UsageError, match="is not the digest of a commit"):
+        edited(checkout, tmp_path, table.bake.commit, commit)
+
+
+def test_emulators_are_obtained_again_only_where_their_own_pin_changes(
+    checkout: Path, table: EmulationTable, tmp_path: Path
+) -> None:
+    baked = edited(checkout, tmp_path, table.bake.commit, "0" * 40)
+    assert baked.key(BAKE) != table.key(BAKE)
+    assert baked.key(DEBIAN) == table.key(DEBIAN)
+    packaged = edited(checkout, tmp_path, '["trixie"]', '["sid"]')
+    assert packaged.key(BAKE) == table.key(BAKE)
+    assert packaged.key(DEBIAN) != table.key(DEBIAN)
+    assert edited(checkout, tmp_path, "\n# ", "\n# more ").key(BAKE) == table.key(BAKE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"PCF"', '"PF"'), ('native = ["aarch64"]', "native = []"), ("ffb700", "ffb701")],
+)
+def test_how_an_emulator_is_registered_is_in_the_digest_of_what_images_get(
+    checkout: Path, table: EmulationTable, downloaded: Emulators, tmp_path: Path, old: str, new: str
+) -> None:
+    old, new = (text.replace("ffb7", "0200b7") for text in (old, new))
+    other = replace(downloaded, table=edited(checkout, tmp_path, old, new))
+    assert other.digest != downloaded.digest
+    pinned = edited(checkout, tmp_path, table.bake.commit, "0" * 40)
+    assert replace(downloaded, table=pinned).digest == downloaded.digest
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("https://github.com/a/b.git", f"pkg:github/a/b@{'0' * 40}"),
+        ("git://host/b", f"pkg:generic/b@{'0' * 40}?vcs_url=git%2Bgit://host/b%40{'0' * 40}"),
+    ],
+)
+def test_what_is_baked_has_a_package_url(address: str, url: str) -> None:
+    assert Bake(address, "0" * 40, "desktop", "MIT").package_url == url
+
+
+def test_a_link_to_a_file_of_this_machine_is_not_kept(
+    table: EmulationTable, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.write_bytes(elf.says(X86_64, "own"))
+    tree = tmp_path / "tree"
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/qemu-arm").symlink_to(own)
+
+    with pytest.raises(HarnessError, match="does not contain /usr/bin/qemu-arm"):
+        emulators.keep([table.emulated["arm"]], X86_64, tree, "baked", tmp_path / "kept")
+
+    assert not (tmp_path / "kept").exists()

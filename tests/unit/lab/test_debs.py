@@ -13,7 +13,8 @@ from scripts.arch import X86_64
 from scripts.distributions import debian
 from scripts.system.errors import HarnessError
 from scripts.system.url import Url
-from tests.lab import debs
+from tests.lab import debs, eras
+from tests.lab.eras import Era
 
 CONTENT = "a package"
 
@@ -48,6 +49,7 @@ class Machine:
     """A machine with an archive that may be out of reach, and what the lab says on it."""
 
     folder: Path
+    era: Era = eras.NEWEST
     said: list[str] = field(default_factory=list)
 
     @property
@@ -55,7 +57,7 @@ class Machine:
         return self.folder / "apt/cache/archives/bash_5.2_amd64.deb"
 
     def archive(self) -> debs.Archive:
-        return debs.Archive(self.folder / "apt", X86_64, self.said.append)
+        return debs.Archive(self.folder / "apt", self.era, X86_64, self.said.append)
 
     def go_on_a_plane(self) -> None:
         """Have no archive from here on."""
@@ -87,6 +89,23 @@ def test_packages_are_downloaded_with_what_they_depend_on(machine: Machine) -> N
 
     assert (deb.name, deb.version, deb.path) == ("bash", "5.2", machine.deb)
     assert machine.said == []
+
+
+def test_a_newer_release_is_asked_for_only_what_the_era_lacks(machine: Machine) -> None:
+    machine.era = eras.AMAZON
+    machine.archive()
+    apt = machine.folder / "apt"
+
+    assert (
+        'APT::Default-Release "/^bookworm(|-updates|-security)$/";'
+        in (apt / "apt.conf").read_text()
+    )
+    suites = [
+        line.removeprefix("Suites: ").split()
+        for line in (apt / "debian.sources").read_text().splitlines()
+        if line.startswith("Suites: ")
+    ]
+    assert suites == [["bookworm", "bookworm-updates"], ["trixie", "trixie-updates"]]
 
 
 def test_without_the_archive_what_is_there_serves_and_that_is_said_once(machine: Machine) -> None:

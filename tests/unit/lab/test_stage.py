@@ -32,7 +32,7 @@ def make_deb(tmp_path: Path) -> MakeDeb:
     def make(**modes: int) -> Deb:
         """A package with an empty file of each name (`__` for a slash) and mode."""
         tree = tmp_path / "deb"
-        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
         (tree / "DEBIAN/control").write_text(CONTROL)
         for name, mode in modes.items():
             path = tree / name.replace("__", "/")
@@ -81,6 +81,56 @@ def test_what_is_removed_goes_with_all_below_it(tmp_path: Path, make_deb: MakeDe
     deb = make_deb(usr__share__man__man1__su=0o644, usr__share__manner=0o644)
     tree = stage.stage(recipe(deb, remove=("/usr/share/man",)), tmp_path / "tree", {})
     assert tree.paths() == ["/usr", "/usr/share", "/usr/share/manner"]
+
+
+@pytest.fixture
+def make_split_deb(make_deb: MakeDeb, tmp_path: Path) -> Deb:
+    """A package of before /lib and /sbin were links, with links out of them."""
+    tree = tmp_path / "deb"
+    for folder, name, to in (
+        ("lib/systemd/system", "a.service", "../../../usr/lib/helper"),
+        ("sbin", "init", "/lib/systemd/systemd"),
+        ("sbin", "halt", "../bin/systemctl"),
+        ("library", "link", "../lib"),
+    ):
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+        (tree / folder / name).symlink_to(to)
+    return make_deb(bin__systemctl=0o755, lib__udev__rule=0o600)
+
+
+def test_what_was_beside_usr_goes_below_it_and_links_lead_to_the_same_files(
+    tmp_path: Path, make_split_deb: Deb
+) -> None:
+    made = recipe(make_split_deb, remove=("/usr/lib/nothing",))
+    tree = stage.stage(made, tmp_path / "tree", {})
+    links = {
+        path: str((tree / path).readlink()) for path in tree.paths() if (tree / path).is_symlink()
+    }
+
+    assert links == {
+        "/library/link": "../lib",
+        "/usr/lib/systemd/system/a.service": "../../helper",
+        "/usr/sbin/halt": "../bin/systemctl",
+        "/usr/sbin/init": "/lib/systemd/systemd",
+    }
+    assert not {"/bin", "/lib", "/sbin"} & {*tree.paths()}
+    assert tree.modes["/usr/lib/udev/rule"] == 0o600
+
+
+def test_what_is_left_out_below_usr_is_left_out_beside_it(
+    tmp_path: Path, make_split_deb: Deb
+) -> None:
+    tree = stage.stage(recipe(make_split_deb, remove=("/usr/lib/udev",)), tmp_path / "tree", {})
+    assert not [path for path in tree.paths() if "udev" in path]
+
+
+def test_files_of_an_era_come_after_the_common_ones(tmp_path: Path, make_deb: MakeDeb) -> None:
+    for name, text in (("common", "old"), ("own", "new")):
+        (tmp_path / name / "etc").mkdir(parents=True)
+        (tmp_path / name / "etc/conf").write_text(text)
+    made = recipe(make_deb(), files=(tmp_path / "common", tmp_path / "own"))
+    tree = stage.stage(made, tmp_path / "tree", {})
+    assert (tree / "/etc/conf").read_text() == "new"
 
 
 def test_a_file_keeps_its_mode_where_it_is_moved(tmp_path: Path, make_deb: MakeDeb) -> None:

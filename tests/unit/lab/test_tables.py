@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import AARCH64, X86_64
+from tests.lab import eras
 from tests.lab.debs import Deb
-from tests.lab.tables import Recipe, Tables, glob
+from tests.lab.eras import Era
+from tests.lab.tables import Recipe, Tables, glob, merged
 
 RELEASE = "2023.12.20260930"
 
@@ -81,12 +83,48 @@ def test_the_release_is_the_version_of_system_release() -> None:
     assert f"system-release(releasever) = {RELEASE}" in made.provides
 
 
-def test_each_architecture_has_a_kernel() -> None:
-    assert "linux-image-cloud-amd64" in Tables(X86_64, RELEASE).roots
-    assert "linux-image-cloud-arm64" in Tables(AARCH64, RELEASE).roots
+def test_each_architecture_has_a_kernel_which_debian_13_has_new_enough() -> None:
+    assert "linux-image-cloud-amd64/trixie*" in Tables(X86_64, RELEASE).roots
+    assert "linux-image-cloud-arm64/trixie*" in Tables(AARCH64, RELEASE).roots
+    assert "linux-image-cloud-arm64" in Tables(AARCH64, RELEASE, eras.NEWEST).roots
     tables = Tables(X86_64, RELEASE)
     assert tables.rpm_of("linux-image-6.12.117+deb13-cloud-amd64") == "kernel6.18"
     assert tables.rpm_of("linux-image-cloud-amd64") is None
+
+
+def test_the_tables_of_an_era_add_to_the_common_ones() -> None:
+    common = {"names": {"a": "x"}, "rpm": {"b": {"edit": [1], "post": "old"}}}
+    own = {"names": {"c": "y"}, "rpm": {"b": {"edit": [2], "post": "new"}}}
+
+    assert merged(common, own) == {
+        "names": {"a": "x", "c": "y"},
+        "rpm": {"b": {"edit": [1, 2], "post": "new"}},
+    }
+    assert common["rpm"] == {"b": {"edit": [1], "post": "old"}}
+
+
+@pytest.mark.parametrize(
+    ("era", "debian", "rpm"),
+    [
+        (eras.AMAZON, "libssl3", "openssl-libs"),
+        (eras.AMAZON, "python3.11", "python3"),
+        (eras.NEWEST, "libssl3t64", "openssl-libs"),
+        (eras.NEWEST, "python3.13", "python3"),
+    ],
+)
+def test_each_era_knows_the_names_of_its_own_debian(era: Era, debian: str, rpm: str) -> None:
+    assert Tables(X86_64, RELEASE, era).rpm_of(debian) == rpm
+
+
+def test_each_era_has_the_patch_that_fits_its_cloud_init() -> None:
+    patches = {
+        era: next(iter(recipe.patches.values()))
+        for era in eras.ERAS
+        for recipe in Tables(X86_64, RELEASE, eras.ERAS[era]).recipes([deb("cloud-init")])
+        if recipe.name == "cloud-init"
+    }
+    assert {path.name for path in patches.values()} == {"0010-Repair-mounts-module.patch"}
+    assert patches["amazon"].read_text() != patches["newest"].read_text()
 
 
 def test_a_pattern_ends_at_a_slash() -> None:

@@ -234,6 +234,44 @@ def test_a_patch_of_the_source_tree_is_applied_to_a_full_one(asked_for: Path, tr
     assert "line two\n" in (tree / "tests/config.py").read_text()
 
 
+def test_the_tree_before_the_patches_is_upstream_s_tarball(asked_for: Path, tmp_path: Path) -> None:
+    (asked_for / "0001-Know.patch").write_text(PATCH)
+    made = obtain(asked_for)
+    before, reason = source.unpatched(
+        made, asked_for, tmp_path / "scratch", given=None, offline=False
+    )
+
+    assert (before / "mkosi/config.py").read_text() == CONFIG
+    assert reason == ""
+
+
+def test_without_the_tarball_the_patches_are_taken_out_of_the_package(
+    asked_for: Path, tmp_path: Path, server: Server
+) -> None:
+    (asked_for / "0001-Know.patch").write_text(PATCH)
+    made = obtain(asked_for)
+    server.files.clear()
+    for offline in (True, False):
+        before, reason = source.unpatched(
+            made, asked_for, tmp_path / f"scratch-{offline}", given=None, offline=offline
+        )
+
+        assert (before / "mkosi/config.py").read_text() == CONFIG
+        assert "tarball" in reason or "v27.1.tar.gz" in reason
+    assert "line two\n" in config(made)
+
+
+def test_the_tree_before_the_patches_is_the_one_that_the_user_named(
+    asked_for: Path, tmp_path: Path, tree: Path
+) -> None:
+    (tree / "pyproject.toml").touch()
+    made = obtain(asked_for, given=tree)
+    (tmp_path / "scratch").mkdir()
+    before, _ = source.unpatched(made, asked_for, tmp_path / "scratch", given=tree, offline=True)
+
+    assert (before / "pyproject.toml").exists()
+
+
 def test_another_patch_makes_another_mkosi(asked_for: Path) -> None:
     plain = obtain(asked_for)
     (asked_for / "0001-Know.patch").write_text(PATCH)

@@ -17,7 +17,7 @@ from scripts.system.url import Url
 def opts(folder: Path, *argv: str, **environ: str) -> Options:
     """Those of a build in folder, with argv and environ besides."""
     argv = ("--arch", "x86_64", "--work", f"{folder}/work", "--out", f"{folder}/out", *argv)
-    return arguments.parse([*argv, "--allow-missing", "base-image"], environ, root=ROOT)
+    return arguments.parse(argv, environ, root=ROOT)
 
 
 RELEASE = places.release_of(ROOT, catalog.DISTRIBUTIONS["amazonlinux"])

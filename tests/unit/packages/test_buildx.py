@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.packages import buildx, recipes, rpms
+from scripts.packages import buildx, recipes
 from scripts.packages.buildx import Cache, Failure, Steps
 from scripts.packages.engine import Engine
 from scripts.system.process import CommandError
@@ -21,7 +21,7 @@ ENGINE = Engine("Docker", "26.1.5", "1.45", "unix:///run/docker.sock", "default"
 def command(folder: Path, *argv: str, engine: Engine = ENGINE, **environ: str) -> list[str]:
     given = opts(folder, *argv, **environ)
     pins = recipes.read(given.packages.recipes)
-    cache = Cache.of(given, engine)
+    cache = Cache.of(given, engine, "package-build")
     secrets = folder / "secrets"
     secrets.mkdir(exist_ok=True)
     return buildx.build_command(given, pins, folder / "c", folder / "a, b", engine, cache, secrets)
@@ -196,7 +196,8 @@ def test_buildx_s_error_is_told_and_not_what_to_read_about_it() -> None:
 def test_a_step_is_pointed_to_only_where_one_failed(
     tmp_path: Path, output: str, is_shown: bool
 ) -> None:
-    error = rpms._describe(failure(output, "ERROR: no"), Progress(), tmp_path)
+    found = failure(output, "ERROR: no")
+    error = found.error("build", "all is untouched", tmp_path, Progress())
     assert ("lines of the step" in error.hint) == is_shown
     assert "untouched" in error.hint
 

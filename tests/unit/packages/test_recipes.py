@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ def test_the_projects_own_pins_are_those_that_finch_needs() -> None:
     [patch] = named["cloud-init"].patches
     assert "\n-Patch10010: 0010-Repair-mounts-module.patch\n" in patch.read_text()
     assert all(source.key.is_file() for source in pins.sources.values())
+    assert re.fullmatch(
+        r"public\.ecr\.aws/amazonlinux/amazonlinux:2023@sha256:[0-9a-f]{64}", pins.reference
+    )
 
 
 # Of a package called a, as much as there has to be.
@@ -64,6 +68,10 @@ def test_each_package_has_its_stage_in_the_dockerfile_and_no_syntax_is_pulled() 
         (PINS.replace("'finch1'", "''"), "suffix of package.a must .* not ''"),
         (PINS.replace("'finch1'", "1"), "suffix of package.a must be a string, not 1"),
         (PINS.replace("digest = ''", "digest = 3"), "digest of base-image must be a string, not 3"),
+        (
+            PINS.replace("digest = ''", "digest = 'sha256:12'"),
+            "digest of base-image must be sha256: and 64 hexadecimal digits, not 'sha256:12'",
+        ),
         (
             f"{PINS}[source.b]\nbaseurl = 3\nkey = 'k'\n",
             "baseurl of source.b must be a string or a list of strings, not 3",

@@ -58,6 +58,15 @@ def test_each_stage_of_the_dockerfile_takes_its_package_and_each_package_its_sta
         rpms.plan(given, place(tmp_path))
 
 
+def test_an_image_without_its_digest_is_refused_with_the_file_to_mend(tmp_path: Path) -> None:
+    own = (ROOT / options.PACKAGES).read_text()
+    given = other_pins(tmp_path, re.sub(r'digest = ".*"', 'digest = ""', own))
+    with pytest.raises(UsageError, match=r"amazonlinux:2023, .* not pinned by its digest") as said:
+        rpms.plan(given, place(tmp_path))
+    assert f"into [base-image] of {given.packages.recipes}" in said.value.hint
+    assert rpms.plan(opts(tmp_path, "--without-packages"), place(tmp_path)) is None
+
+
 def test_the_context_names_mirror_release_and_key(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
@@ -98,18 +107,15 @@ def test_another_release_has_another_version_of_amazons_sources(tmp_path: Path) 
         assert (plan.context / "packages/cloud-init/nevra").read_text() == nevra
 
 
-def test_a_mirror_of_one_repository_needs_sources_from_elsewhere(tmp_path: Path) -> None:
-    mirror = "http://mirror.invalid/$basearch"
-    with pytest.raises(UsageError, match="is a single repository") as caught:
-        rpms.plan(opts(tmp_path), place(tmp_path, mirror))
-    assert "--without-packages" in caught.value.hint
+def test_a_source_of_the_user_s_replaces_amazon_s_for_its_source_rpms(tmp_path: Path) -> None:
     pins = (ROOT / options.PACKAGES).read_text().replace("[source.fedora]", "[source.amazonlinux]")
     given = other_pins(tmp_path, pins.replace('"fedora"', '"amazonlinux"'))
-    plan = rpms.plan(given, place(tmp_path, mirror))
+    plan = rpms.plan(given, place(tmp_path, "http://mirror.invalid/tree"))
     assert plan
+    source = (plan.context / "packages/cloud-init/source/source.repo").read_text()
+    assert "mirror.invalid" not in source
     text = (plan.context / "repositories/amazonlinux.repo").read_text()
-    assert "baseurl=http://mirror.invalid/x86_64\n" in text
-    assert "repo_gpgcheck" not in text
+    assert f"mirrorlist=http://mirror.invalid/tree/core/mirrors/{RELEASE}/x86_64" in text
 
 
 def test_the_key_covers_all_that_a_build_sees(tmp_path: Path) -> None:

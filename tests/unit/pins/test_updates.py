@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from scripts import catalog
-from scripts.arch import AARCH64, X86_64
+from scripts.arch import AARCH64, X86_64, Arch
 from scripts.mkosi.pin import Pin as MkosiPin
 from scripts.mkosi.source import digest_of_release
 from scripts.packages import thirdparty
@@ -63,7 +63,8 @@ Distribution=amazonlinux
 
 # Dated releases never change.
 [Distribution]
-Release=2023.12.20260930
+Release=2023
+Snapshot=2023.12.20260930
 """,
     "scripts/distributions/amazonlinux.toml": """\
 # Those that are known to exist.
@@ -127,6 +128,9 @@ baseurl = "https://dl.fedoraproject.org/fedora/43/source/tree/"
 
 [package.fuse-sshfs]
 nevra = "fuse-sshfs-3.7.3-12.fc43"
+
+[supplementary.fuse-sshfs]
+nevra = "fuse-sshfs-3.7.3-2.5.spal2023"
 """,
 }
 
@@ -140,6 +144,7 @@ CONTAINER_PATH = "/public.ecr.aws/v2/docker/library/debian/manifests/trixie-slim
 CDN = "/cdn.amazonlinux.com/al2023"
 RELEASES = f"{CDN}/core/releasemd.xml"
 SRPMS = f"{CDN}/core/guids/0123/SRPMS"
+SPAL = f"{CDN}/spal/guids/0123/x86_64"
 
 ARM64 = "ab" * 32
 
@@ -183,6 +188,7 @@ def publish(root: Path, server: Server) -> None:
     server.files[RELEASES] = f'<release version="{release}"/>'.encode()
     server.files[MANIFEST_PATH] = server.files[CONTAINER_PATH] = MANIFEST
     have_sources(server, release, "22.2.2-1.amzn2023.1.16")
+    have_spal(server, release, "3.7.3-2.5.spal2023")
     packages = tomllib.loads((root / OURS).read_text())
     pinned = packages["package"]["fuse-sshfs"]["nevra"]
     for path in listings(packages, server):
@@ -198,17 +204,25 @@ REPOMD = b"""\
 
 def have_sources(server: Server, release: str, *versions: str) -> None:
     """Have the CDN's release hold these versions of cloud-init's source, and one of bash's."""
-    nevras = [("cloud-init", *version.split("-")) for version in versions]
+    lists = f"{CDN}/core/mirrors/{release}/SRPMS/mirror.list"
+    have(server, lists, SRPMS, "cloud-init", versions)
+
+
+def have_spal(server: Server, release: str, *versions: str) -> None:
+    """Have the CDN's SPAL of release hold these versions of fuse-sshfs, and one of bash."""
+    have(server, f"{CDN}/spal/mirrors/{release}/x86_64/mirror.list", SPAL, "fuse-sshfs", versions)
+
+
+def have(server: Server, list_: str, folder: str, name: str, versions: tuple[str, ...]) -> None:
+    nevras = [(name, *version.split("-")) for version in versions]
     packages = "".join(
         f'<package><name>{name}</name><version epoch="0" ver="{ver}" rel="{rel}"/></package>'
         for name, ver, rel in [*nevras, ("bash", "5.2.15", "1.amzn2023.0.2")]
     )
     primary = f'<metadata xmlns="http://linux.duke.edu/metadata/common">{packages}</metadata>'
-    server.files[f"{CDN}/core/mirrors/{release}/SRPMS/mirror.list"] = (
-        f"{server.url}{SRPMS}/\n".encode()
-    )
-    server.files[f"{SRPMS}/repodata/repomd.xml"] = REPOMD
-    server.files[f"{SRPMS}/repodata/p.xml.gz"] = gzip.compress(primary.encode())
+    server.files[list_] = f"{server.url}{folder}/\n".encode()
+    server.files[f"{folder}/repodata/repomd.xml"] = REPOMD
+    server.files[f"{folder}/repodata/p.xml.gz"] = gzip.compress(primary.encode())
 
 
 def listings(packages: dict[str, Any], server: Server) -> list[str]:
@@ -283,7 +297,7 @@ def test_where_nothing_is_newer_a_check_succeeds_and_a_run_changes_nothing(root:
 def test_a_check_fails_on_a_difference_and_changes_nothing(root: Path) -> None:
     before = contents(root)
 
-    with pytest.raises(HarnessError, match=r"^1 of 9 .*: docker-credential-pass$") as caught:
+    with pytest.raises(HarnessError, match=r"^1 of 10 .*: docker-credential-pass$") as caught:
         run(root, check=True)
     assert caught.value.exit_code == 1
     assert contents(root) == before
@@ -347,6 +361,90 @@ def test_without_checksums_the_digest_is_that_of_the_download(root: Path, server
     assert pin(root, "pass").sha256 == {"noarch": hashlib.sha256(script).hexdigest()}
 
 
+def asset(root: Path, name: str, arch: Arch, digest: str, version: str = "") -> dict[str, str]:
+    """What GitHub's API says of a release's file."""
+    own = pin(root, name)
+    url = thirdparty.fill(own.url, version or own.version, arch)
+    return {"name": url.rpartition("/")[2], "digest": digest}
+
+
+def test_githubs_digests_stand_in_for_checksums_that_are_out_of_reach(
+    root: Path, server: Server
+) -> None:
+    del server.files[HELPERS.format("0.9.8")]
+    digests = {X86_64: "7" * 64, AARCH64: ARM64}
+    assets = [
+        asset(root, "docker-credential-pass", arch, f"sha256:{digest}")
+        for arch, digest in digests.items()
+    ]
+    api = LATEST.format("docker/docker-credential-helpers")
+    server.files[api] = answer({"tag_name": "v0.9.8", "assets": assets})
+    run(root)
+
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
+
+
+@pytest.mark.parametrize("digest", [None, 3, "md5:00", "sha256:00", "sha256:" + "G" * 64])
+def test_what_is_no_sha256_of_githubs_stands_in_for_nothing(
+    root: Path, server: Server, digest: Any
+) -> None:
+    del server.files[HELPERS.format("0.9.8")]
+    assets = [asset(root, "docker-credential-pass", arch, digest) for arch in (X86_64, AARCH64)]
+    api = LATEST.format("docker/docker-credential-helpers")
+    server.files[api] = answer({"tag_name": "v0.9.8", "assets": [*assets, 3, {}]})
+
+    with pytest.raises(HarnessError, match="could not be looked up: docker-credential-pass"):
+        run(root)
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ""
+
+
+def test_checksums_that_github_contradicts_are_not_pinned(root: Path, server: Server) -> None:
+    odd = asset(root, "docker-credential-pass", AARCH64, f"sha256:{'e' * 64}")
+    api = LATEST.format("docker/docker-credential-helpers")
+    server.files[api] = answer({"tag_name": "v0.9.8", "assets": [odd]})
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="docker-credential-pass"):
+        updates.update(root, check=False, console=Terminal(file=said, width=500), settings=QUICK)
+    assert f"but GitHub's API names {'e' * 64}" in said.getvalue()
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ""
+
+
+def test_only_the_pins_that_are_named_are_looked_up(root: Path, server: Server) -> None:
+    said = io.StringIO()
+    names = ["docker-credential-pass", "base-image"]
+    updates.update(root, names, check=False, console=Terminal(file=said), settings=QUICK)
+
+    assert server.asked == [
+        LATEST.format("docker/docker-credential-helpers"),
+        HELPERS.format("0.9.8"),
+        MANIFEST_PATH,
+    ]
+    assert pin(root, "docker-credential-pass").digest(AARCH64) == ARM64
+
+
+def test_a_name_that_no_pin_has_is_refused_with_those_there_are(root: Path, server: Server) -> None:
+    with pytest.raises(UsageError, match="there is no pin called 'docker'") as caught:
+        updates.update(root, ["cosign", "docker"], check=False, console=Terminal(), settings=QUICK)
+    assert caught.value.hint == (
+        "pins are mkosi, amazonlinux, cosign, docker-credential-pass, pass, base-image, "
+        "ci-container, fuse-sshfs, cloud-init, spal-fuse-sshfs"
+    )
+    assert server.asked == []
+
+
+def test_spal_without_the_wanted_version_is_named_and_nothing_pinned(
+    root: Path, server: Server
+) -> None:
+    have_spal(server, "2023.12.20260930", "3.7.6-1.1.spal2023")
+    said = io.StringIO()
+
+    with pytest.raises(HarnessError, match="spal-fuse-sshfs"):
+        updates.update(root, check=False, console=Terminal(file=said, width=400), settings=QUICK)
+    assert "SPAL of 2023.12.20260930 has no RPM of fuse-sshfs 3.7.3" in said.getvalue()
+    assert 'nevra = "fuse-sshfs-3.7.3-2.5.spal2023"' in ours(root)
+
+
 def test_mkosi_is_pinned_with_version_address_and_digests(
     root: Path, server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -393,7 +491,10 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
         f'<release version="2023.12.20260930"/><release version="{name}"/>'.encode()
     )
     have_sources(server, name, "22.2.2-1.amzn2023.1.9", "22.2.2-1.amzn2023.1.17")
+    have_spal(server, name, "3.7.3-2.7.spal2023", "3.7.3-2.12.spal2023", "3.7.6-1.1.spal2023")
     run(root)
+
+    assert 'nevra = "fuse-sshfs-3.7.3-2.12.spal2023"' in ours(root)
 
     assert 'nevra = "cloud-init-22.2.2-1.amzn2023.1.17"' in ours(root)
     assert places.release_of(root, catalog.DISTRIBUTIONS["amazonlinux"]) == name
@@ -402,7 +503,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
     ]
     assert listed_now == ["2023.12.20260831", "2023.12.20260930", name]
     conf = "mkosi.conf.d/amazonlinux.conf"
-    changed = PINS[conf].replace("Release=2023.12.20260930", f"Release={name}")
+    changed = PINS[conf].replace("Snapshot=2023.12.20260930", f"Snapshot={name}")
     assert (root / conf).read_text() == changed
 
 
@@ -413,7 +514,7 @@ def test_a_newer_amazon_linux_is_the_release_and_known(root: Path, server: Serve
         (f"{SRPMS}/repodata/repomd.xml", b"<repomd/>", "cannot be read"),
         (
             f"{SRPMS}/repodata/p.xml.gz",
-            gzip.compress(b"<metadata/>"),
+            gzip.compress(b"<metadata/>", mtime=0),
             "no source RPM of cloud-init",
         ),
     ],
@@ -513,9 +614,9 @@ def test_where_no_place_of_source_rpms_answers_each_is_named(root: Path, server:
     [
         (LATEST.format("systemd/mkosi"), "mkosi"),
         (LATEST.format("sigstore/cosign"), "cosign"),
-        (RELEASES, "Amazon Linux"),
-        (MANIFEST_PATH, "base image"),
-        (CONTAINER_PATH, "CI's container"),
+        (RELEASES, "amazonlinux"),
+        (MANIFEST_PATH, "base-image"),
+        (CONTAINER_PATH, "ci-container"),
         (LISTING, "fuse-sshfs"),
     ],
 )

@@ -12,6 +12,7 @@ from scripts.mkosi import confinement
 from scripts.sessions import mkosi
 from scripts.system.errors import UsageError
 from scripts.system.url import Url
+from tests.unit.server import Server
 from tests.unit.sessions.conftest import Site
 
 MIRROR = "https://mirror.example/al2023"
@@ -86,7 +87,9 @@ def executed(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
 
     def execute(_program: str, command: list[str], variables: dict[str, str]) -> None:
-        assert variables["FINCH_SANDBOX_TREE"] == os.fspath(site.places.images.sandbox_tree)
+        distribution = command[command.index("--distribution") + 1]
+        place = site.folder / "work" / distribution / arch.native().name
+        assert variables["FINCH_SANDBOX_TREE"] == os.fspath(place / "sandbox")
         commands.append(command)
 
     monkeypatch.setattr(os, "execve", execute)
@@ -102,6 +105,18 @@ def test_a_summary_needs_no_tools(site: Site, executed: list[list[str]]) -> None
     assert command[-3:] == ["--image-id", "base", "summary"]
     assert "--tools-tree" not in command
     assert site.built == []
+
+
+def test_the_latest_release_is_the_dated_one_that_the_mirror_lists(
+    site: Site, executed: list[list[str]], server: Server
+) -> None:
+    server.files["/core/releasemd.xml"] = b'<release version="2023.12.20260831"/>'
+    target = ["--distribution", "amazonlinux", "--release", "latest", "--mirror", server.url]
+    mkosi.main([*site.argv, *target, "--image", "base", "summary"])
+
+    [command] = executed
+    at = command.index("--release")
+    assert command[at : at + 4] == ["--release", "2023", "--snapshot", "2023.12.20260831"]
 
 
 def test_a_build_has_the_tools_tree_of_our_own_builds(

@@ -12,9 +12,10 @@ from typing import NoReturn
 import pytest
 
 from scripts.distributions import debian
-from scripts.mkosi import source
+from scripts.mkosi import source, upstream
 from scripts.mkosi.pin import Pin
 from scripts.mkosi.source import Mkosi
+from scripts.mkosi.upstream import Tool
 from scripts.options import Options
 from scripts.sessions import arguments, patch_check
 from scripts.system.errors import HarnessError, MachineError
@@ -106,11 +107,44 @@ def test_the_sandbox_tree_of_a_running_build_is_left_alone(
     using = Mkosi(tmp_path, "27.1", "nowhere", "digest")
     monkeypatch.setattr(patch_check, "obtain_mkosi", lambda *_: using)
     monkeypatch.setattr(patch_check, "check_configuration", lambda *_: None)
+    monkeypatch.setattr(patch_check, "check_upstream", lambda *_: None)
 
     patch_check.main(["--offline", "--work", str(tmp_path / "work")])
 
     assert (sandbox / "marker").exists()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["amazonlinux"]
+
+
+def test_a_tool_that_is_not_run_is_not_said_to_pass_and_what_patches_add_is_an_error(
+    checkout_of_patches: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = make_package(tmp_path / "given")
+    (tree / "linter.py").write_text(
+        "import pathlib\n"
+        "lines = pathlib.Path('mkosi/config.py').read_text().splitlines()\n"
+        "print(*(f'mkosi/config.py:{n}: {line}' for n, line in enumerate(lines) if 'two' in line))"
+    )
+    tools = [
+        Tool("lint", ("linter",), r"\S+:\d+: .+"),
+        Tool("none", ("linter",), r"no match"),
+        Tool("reuse", ("reuse",), "", needs_full_tree=True),
+    ]
+    monkeypatch.setattr(upstream, "TOOLS", tools)
+    sources = replace(checkout_of_patches.sources, mkosi_source=tree)
+    opts = replace(checkout_of_patches, sources=sources)
+    with pytest.raises(HarnessError, match=r"add findings to checks of mkosi's: lint$"):
+        patch_check.check_upstream(
+            Mkosi(tree, "27.1", "given", "digest"), opts, Progress(live=False)
+        )
+
+    said = capsys.readouterr().err
+    assert "lint: our patches add mkosi/config.py: line two" in said
+    assert "none: passes" in said
+    assert "reuse: not run: it needs upstream's whole source tree" in said
+    assert "upstream's own tests: not run, as there is no full tree" in said
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from scripts import arch, catalog
 from scripts.stages import plan
 from scripts.stages.additions import NONE, Additions
+from scripts.stages.inputs import Input
 
 
 def sample(folder: Path) -> Additions:
@@ -30,6 +31,20 @@ def test_what_is_laid_out_is_a_configuration_with_packages_and_an_extra_tree(
     program = folder / "mkosi.extra/usr/bin/own"
     assert program.read_text() == "a program"
     assert program.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_supplementary_package_is_asked_for_with_its_version_and_is_an_input(
+    tmp_path: Path,
+) -> None:
+    more = Additions(supplementary={"sshfs": "sshfs-3.7-2.spal"})
+    added = sample(tmp_path) + more
+    added.lay_out(tmp_path / "laid out")
+
+    conf = plan.read_conf(tmp_path / "laid out/mkosi.conf")
+    assert conf["Content"]["Packages"].split() == ["own", "sshfs-3.7-2.spal"]
+    [own] = more.inputs()
+    assert (own.label, own.digest) == ("supplementary package sshfs", "sshfs-3.7-2.spal")
+    assert Input.parse(own.label, own.digest) == own
 
 
 def test_an_rpm_takes_no_space_of_its_own(tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ def test_amazon_linux_comes_from_amazon_unless_a_mirror_is_named(
     assert images.repository == "amazonlinux at https://cdn.amazonlinux.com/al2023"
 
 
+def test_further_repositories_are_for_the_images_alone_and_decide_every_stage(
+    checkout: Path, tmp_path: Path
+) -> None:
+    plain = make(checkout, tmp_path)
+    further = plain.with_repositories(("spal",))
+    arguments = further.images.arguments()
+
+    assert arguments[arguments.index("--repositories") + 1] == "spal"
+    assert "--repositories" not in [*plain.images.arguments(), *further.tools.arguments()]
+    assert further.images.sources_digest != plain.images.sources_digest
+
+
 def test_a_configuration_that_is_edited_during_a_build_is_built_as_it_was(
     checkout: Path, tmp_path: Path
 ) -> None:
@@ -144,9 +156,17 @@ def test_the_tools_tree_is_native_whatever_is_built(checkout: Path, tmp_path: Pa
     assert make(checkout, tmp_path).tools.arch is arch.native()
 
 
-def test_a_distribution_whose_release_is_not_pinned_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="pins no release of debian"):
-        places.release_of(tmp_path, catalog.DISTRIBUTIONS["debian"])
+@pytest.mark.parametrize(("name", "setting"), [("debian", "Release"), ("amazonlinux", "Snapshot")])
+def test_a_distribution_whose_release_is_not_pinned_is_refused(
+    tmp_path: Path, name: str, setting: str
+) -> None:
+    conf = tmp_path / catalog.DISTRIBUTIONS[name].conf
+    conf.parent.mkdir()
+    conf.write_text("[Distribution]\nRepositories=main\n")
+    with pytest.raises(UsageError, match=f"pins no release of {name}") as caught:
+        places.release_of(tmp_path, catalog.DISTRIBUTIONS[name])
+
+    assert f"{setting}=" in caught.value.hint
 
 
 def test_only_the_tools_tree_is_kept_apart_from_the_images(checkout: Path, tmp_path: Path) -> None:
@@ -186,6 +206,20 @@ def test_mkosi_is_told_its_target_and_profiles(checkout: Path, tmp_path: Path) -
         "--sandbox-tree", f"${places.SANDBOX_TREE}",
     ]  # fmt: skip
     assert made.tools.arguments()[6:8] == ["--profile", "aarch64"]
+
+
+@pytest.mark.parametrize(
+    ("given", "release"), [([], None), (["--release", "2023.12.20260831"], "2023.12.20260831")]
+)
+def test_a_dated_release_is_a_snapshot_to_mkosi(
+    checkout: Path, tmp_path: Path, given: list[str], release: str | None
+) -> None:
+    place = make(checkout, tmp_path, *given).images
+    expected = release or places.release_of(checkout, catalog.DISTRIBUTIONS["amazonlinux"])
+    arguments = [str(arg) for arg in place.arguments()]
+
+    assert place.release == expected
+    assert arguments[2:6] == ["--release", "2023", "--snapshot", expected]
 
 
 def test_packages_of_debian_come_from_a_mirror_through_the_sandbox_tree(

@@ -77,6 +77,21 @@ def test_an_rpm_of_our_own_comes_before_the_distribution_s(tmp_path: Path) -> No
     assert [one.sha256 for one in records.packages_of(manifest, offered, own)] == ["0a"]
 
 
+def test_a_package_of_a_further_repository_keeps_its_name_in_every_image_above(
+    tmp_path: Path,
+) -> None:
+    manifest = lists(tmp_path / "m", ("sshfs", "3.7-1", "x86_64"), ("bash", "5.2-1", "x86_64"))
+    key = ("sshfs", "3.7-1", "x86_64")
+    found = records.packages_of(manifest, {key: "0b"}, elsewhere={key: "spal"})
+    below = replace(RECORD, packages=found)
+    below.write(tmp_path)
+
+    assert [(one.sha256, one.repository) for one in found] == [("0b", "spal"), ("", "")]
+    assert Record.read(tmp_path) == below
+    assert "repository" not in found[1].to_json()
+    assert records.packages_of(manifest, {}, below=[below]) == found
+
+
 def test_a_key_of_rpm_has_no_digest_and_epoch_0_is_none(tmp_path: Path) -> None:
     manifest = lists(
         tmp_path / "m", ("gpg-pubkey", "d832c631-6515c85e", ""), ("bash", "0:5.2-1", "x86_64")
