@@ -15,17 +15,20 @@ from scripts.distributions.amazonlinux import CDN
 from tests.unit.asking import Server, basic, says
 from tests.unit.sampling import Samples, sampling
 
-MARK = "MARKED4711"
+# Looked for in the commands of all processes: another run of the tests must not have the same.
+MARK = f"MARKED{os.getpid()}"
 RELEASE = "2023.12.20260930"
 LIST = f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"
+SPAL_LIST = f"/al2023/spal/mirrors/{RELEASE}/x86_64/mirror.list"
 TARGET = ("--arch", "x86_64", "--release", RELEASE)
 
 
 @pytest.fixture(name="server")
 def _server() -> Iterator[Server]:
-    """A mirror and a server of files that have nothing but a list of mirrors; a proxy, too."""
+    """A mirror and a server of files that have nothing but lists of mirrors; a proxy, too."""
     with Server().running() as server:
-        server.answers[LIST] = says(f"{server.url}/x/\n".encode())
+        for path in (LIST, SPAL_LIST):
+            server.answers[path] = says(f"{server.url}/x/\n".encode())
         yield server
 
 
@@ -102,7 +105,8 @@ def test_a_password_reaches_the_servers_that_it_is_for(
     said, _ = run(checkout, tmp_path, server, "packages", *args)
 
     assert "cannot be downloaded: the server answers 404" in said
-    assert (LIST, basic("me", MARK)) in server.asked
+    for path in (LIST, SPAL_LIST):
+        assert (path, basic("me", MARK)) in server.asked
     assert any("github.com" in path and shown for path, shown in server.asked)
     assert modes(tmp_path) == {0o600}
 

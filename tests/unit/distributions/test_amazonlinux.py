@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,30 @@ def test_mkosi_and_the_harness_agree_on_the_first_release_with_signed_metadata()
         f'FIRST_DATED_RELEASE_WITH_SIGNED_METADATA = "{amazonlinux.FIRST_SIGNED}"'
         in patch.read_text()
     )
+
+
+def test_mkosi_and_the_harness_agree_on_spal() -> None:
+    [patch] = ROOT.glob("mkosi/0001-*.patch")
+    listed = amazonlinux.spal_list("RELEASE", X86_64, Url("http://a.test")).bare
+    path = listed.removeprefix("http://a.test/").removesuffix("/mirror.list")
+    path = path.replace("RELEASE", "{}").replace("x86_64", "$basearch")
+
+    assert re.search(rf'"{amazonlinux.SPAL}", +"{re.escape(path)}"', patch.read_text())
+
+
+@pytest.mark.parametrize(
+    ("release", "has"),
+    [
+        ("latest", True),
+        (RELEASE, True),
+        ("2023.9.20251117", True),
+        ("2023.9.20251110", False),
+        ("2023.8.20250915", False),
+        ("2023", False),
+    ],
+)
+def test_spal_is_there_since_a_release(release: str, *, has: bool) -> None:
+    assert amazonlinux.has_spal(release) == has
 
 
 def test_the_release_that_is_built_is_a_known_one() -> None:
