@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from scripts.build import manifest
 from scripts.build.manifest import Manifest
 from tests import manifests
 
-# Files whose tests share something on this machine, such as an environment of Nox or what they keep
-# in .work, by that. Their tests run one after the other; two other files may run side by side.
+# Files whose tests keep the same things in .work, by what that is: only one of them runs at a time.
 SHARED = {
     "integration/test_bake.py": "programs",
     "integration/test_binfmt.py": "programs",
     "integration/test_docker_load.py": "programs",
     "integration/test_emulators.py": "programs",
     "integration/test_lab.py": "programs",
-    "integration/test_nox_bootstrap.py": "nox",
-    "integration/test_noxfile.py": "nox",
     "integration/test_publish.py": "publishing",
     "integration/test_publish_attacks.py": "publishing",
 }
@@ -32,14 +30,22 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the tests, give each file to one, and the long ones first."""
-    if not getattr(config.option, "loadgroup", False):  # xdist sets it where it runs tests
-        return
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long tests first, so that no process is left with one when the others have ended."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
-    for item in items:
-        group = SHARED.get("/".join(item.path.parts[-2:]), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Keep the tests of two files that share something from running at the same time."""
+    shared = SHARED.get("/".join(request.path.parts[-2:]))
+    if not shared:
+        yield
+        return
+    with FileLock(tmp_path_factory.getbasetemp().parent / f"{shared}.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from scripts.formats import archives, oci_layout, qcow2
@@ -10,11 +10,17 @@ from scripts.mkosi.sandbox import Tools
 from scripts.system.progress import Task
 
 
-def finish(folder: Path, artifacts: Iterable[str], tools: Tools, task: Task) -> None:
+def finish(
+    folder: Path,
+    artifacts: Iterable[str],
+    tools: Tools,
+    task: Task,
+    labels: Callable[[], Mapping[str, str]],
+) -> None:
     """Make the artifacts in folder that mkosi itself does not make.
 
-    How one is made follows from its suffix: see catalog.toml. Raises CommandError if a program that
-    makes one fails.
+    How one is made follows from its suffix: see catalog.toml. labels returns those of a container
+    image. Raises CommandError if a program that makes one fails.
     """
 
     def convert(path: Path) -> None:
@@ -23,6 +29,7 @@ def finish(folder: Path, artifacts: Iterable[str], tools: Tools, task: Task) -> 
 
     def pack_layout(path: Path) -> None:
         task.step("Writing the layout as one tar")
+        oci_layout.label(path.with_suffix(""), labels())
         oci_layout.pack_oci(path.with_suffix(""))
 
     def pack_rootfs(path: Path) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO
 
 from scripts import catalog
-from scripts.build import finishing, isolation
+from scripts.build import finishing, isolation, labels
 from scripts.build.package_cache import Dropped, Granted, PackageCache, unpacker
 from scripts.build.workshop import Workshop
 from scripts.distributions.index import Index
 from scripts.emulation import standins
 from scripts.mkosi import failures, workspaces
 from scripts.mkosi.confinement import Confinement
+from scripts.origin import Checkout
 from scripts.stages import artifacts, delivery, records
 from scripts.stages.artifacts import Artifact
 from scripts.stages.places import RPMS, STANDINS
@@ -320,10 +321,16 @@ class Runner:
     def _finish(self, stage: Stage, folder: Path, task: Task) -> list[Artifact]:
         """Make the artifacts from mkosi's output in folder, and return their descriptions."""
         outputs = catalog.artifacts(stage.name)
-        finishing.finish(folder, outputs, self._shop.tools, task)
+        finishing.finish(folder, outputs, self._shop.tools, task, partial(self._labels, stage))
         if outputs:
             task.step("Computing checksums")
         return artifacts.describe(folder, outputs)
+
+    def _labels(self, stage: Stage) -> Mapping[str, str]:
+        """Return the labels of the container image that stage makes."""
+        place = self._places.of_stage(stage.name)
+        checkout = Checkout.of(self._options.folders.root)
+        return labels.of(stage.name, place.distribution, place.release, checkout)
 
     def _digest(self, need: str) -> str:
         """The digest of a finished stage."""

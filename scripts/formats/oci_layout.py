@@ -23,6 +23,9 @@ from scripts.system.text import printable
 # The annotation that containerd, and so nerdctl and Finch, takes an image's name from.
 CONTAINERD_NAME = "io.containerd.image.name"
 
+# The label that says when an image was made.
+CREATED = "org.opencontainers.image.created"
+
 # The digests that the specification registers: the algorithm, and the digest in hex.
 DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 
@@ -108,6 +111,30 @@ class Image:
         )
 
 
+def label(layout: Path, labels: Mapping[str, str]) -> None:
+    """Give the one image in layout labels, and the label that says when it was made.
+
+    They are added to its config, where `docker inspect` shows them, and to its manifest, where
+    registries do. The same image and labels always give the same bytes. Raises HarnessError unless
+    the layout holds exactly one image.
+    """
+    image = Image.read(layout)
+    config, manifest = _object(image.config.path), _object(image.manifest.path)
+    if isinstance(created := config.get("created"), str):
+        labels = {**labels, CREATED: created}
+    inner = config.get("config") or {}
+    config["config"] = {**inner, "Labels": {**(inner.get("Labels") or {}), **labels}}
+    manifest["config"] = {**manifest["config"], **_write_blob(layout, config)}
+    manifest["annotations"] = {**manifest.get("annotations", {}), **labels}
+    entry = {**image.entry, **_write_blob(layout, manifest)}
+    index = {**_json(layout / "index.json"), "manifests": [entry]}
+    (layout / "index.json").write_text(json.dumps(index))
+    now = Image.read(layout)
+    kept = {now.manifest.path, now.config.path, *(layer.path for layer in now.layers)}
+    for blob in {image.config.path, image.manifest.path} - kept:
+        blob.unlink()
+
+
 def pack_oci(layout: Path) -> Path:
     """Write an OCI image layout as <layout>.tar for `docker load` and skopeo, and return the file.
 
@@ -175,6 +202,22 @@ def _blob(layout: Path, descriptor: Any, types: Sequence[str]) -> Blob:
             f"{types[0]} should be"
         )
     return Blob(layout, digest, size)
+
+
+def _write_blob(layout: Path, data: object) -> dict[str, Any]:
+    """Write data as a blob of layout, and return its digest and size for a descriptor."""
+    text = json.dumps(data).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (layout / "blobs/sha256" / digest).write_bytes(text)
+    return {"digest": f"sha256:{digest}", "size": len(text)}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file at path. Raises HarnessError."""
+    data = _json(path)
+    if not isinstance(data, dict):
+        raise HarnessError(f"{path} cannot be read: it is not an object")
+    return data
 
 
 def _quoted(value: object) -> str:

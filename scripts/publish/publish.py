@@ -28,7 +28,7 @@ from scripts.publish import (
     release,
 )
 from scripts.publish.announcement import Announcement, Pushed, Validity
-from scripts.publish.documents import Desk
+from scripts.publish.documents import Desk, Page
 from scripts.publish.registry import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.run import Own, Run
@@ -173,14 +173,15 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         new_images = [one for one in plan.images if place and not push.check(place, one)]
         with_sums = _with_checksums(plan.files, wanted.folder)
         new_files = [one for one in with_sums if bucket and not bucket.check(one)]
-        moved = _moved(plan, place) if wanted.latest else {}
         about = _About.prepared(plan, wanted, bucket, progress) if bucket else None
+        moved = _moved(plan, about, place) if place and wanted.latest else {}
+        documents = about.desk.uploads(about.pages) if about else []
         _send(_copies(plan, new_images, wanted, stack), new_files, bucket, place, task)
         # The release manifest names the images by their digests and by their tags.
         if place:
             for image in plan.images:
                 push.confirm(place, image.tag, image.digest)
-        new = about.send(task) if about else 0
+        new = about.send(documents, task) if about else 0
         for arch, digest in moved.items():
             assert place
             push.move(place, arch, digest)
@@ -211,13 +212,19 @@ def _with_checksums(files: Iterable[Upload], folder: Path) -> list[Upload]:
     return found
 
 
-def _moved(plan: Plan, place: Registry | None) -> dict[Arch, str]:
-    """Return the digests of the images whose moving tag must move. Raises HarnessError."""
-    return {
+def _moved(plan: Plan, about: _About | None, place: Registry) -> dict[Arch, str]:
+    """Return the digests of the images whose moving tag must move: also of other jobs' images.
+
+    Raises HarnessError as `latest.moving` does.
+    """
+    own = {
         one.arch: one.digest
         for one in plan.images
-        if place and push.moves(place, one.arch, one.digest, plan.run.number)
+        if push.moves(place, one.arch, one.digest, plan.run.number)
     }
+    names = {arch.debian for arch in plan.archs}
+    others = [one for one in (about.images if about else ()) if one.arch not in names]
+    return own | latest.moving(place, others, plan.run.number)
 
 
 def _copies(
@@ -254,18 +261,19 @@ def _send(
 class _About:
     """The files about the whole release.
 
-    uploads are those of the run's own documents, and etags what manifest.json and its signature
-    replace (nothing, if they are to stay); see `latest.replaced`.
+    images are all container images of the run, and pages its documents. etags are those of what
+    manifest.json and its signature replace (none, if they are to stay); see `latest.replaced`.
     """
 
     desk: Desk
     own: Own
-    uploads: Sequence[Upload]
+    images: Sequence[Pushed]
+    pages: Sequence[Page]
     etags: Mapping[str, str]
 
     @classmethod
     def prepared(cls, plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> _About:
-        """Make and sign the files. Raises HarnessError if one of them must not be published."""
+        """Make the files, unsigned. Raises HarnessError if one of them must not be published."""
         signer = wanted.signing.signer(wanted.work, progress)
         desk = Desk(plan.run, bucket, wanted.folder, signer)
         now = datetime.now(UTC)
@@ -276,11 +284,14 @@ class _About:
             if not wanted.partial:
                 latest.check_whole(announced)
             etags = latest.replaced(bucket, wanted.run, is_signed=signer is not None)
-        return cls(desk, own, desk.uploads(pages), etags)
+        return cls(desk, own, announced.images, pages, etags)
 
-    def send(self, task: Task) -> int:
-        """Upload the files, and return how many were new. Raises HarnessError."""
-        new = self._send_documents(task)
+    def send(self, documents: Sequence[Upload], task: Task) -> int:
+        """Upload the files, and return how many were new. Raises HarnessError.
+
+        documents are the uploads of pages, in which everything is signed.
+        """
+        new = self._send_documents(documents, task)
         manifest = self.desk.folder / self.desk.run.manifest
         pointers = [
             one for one in latest.pointers(manifest, self.etags) if not self.desk.bucket.check(one)
@@ -288,9 +299,8 @@ class _About:
         _send([], pointers, self.desk.bucket, None, task)
         return new + len(pointers)
 
-    def _send_documents(self, task: Task) -> int:
+    def _send_documents(self, uploads: Sequence[Upload], task: Task) -> int:
         """Upload the run's documents. If another job has just changed them, add to its own."""
-        uploads = self.uploads
         for left in reversed(range(ATTEMPTS)):
             try:
                 _send([], uploads, self.desk.bucket, None, task)

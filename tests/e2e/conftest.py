@@ -21,7 +21,8 @@ from scripts.system.progress import Progress
 from tests.e2e import debian11, roots
 from tests.e2e.checkout import Copy, amazonlinux, copy
 from tests.e2e.debian11 import Debian11
-from tests.lab import world
+from tests.lab import eras, world
+from tests.lab.eras import Era
 from tests.lab.repository import World
 from tests.lab.server import LabServer
 from tests.lab.workshop import Workshop, workshop
@@ -57,10 +58,16 @@ def built(opts: Options) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def made(checkout: Path) -> World:
+def era(pytestconfig: pytest.Config) -> Era:
+    """The age of the lab's packages."""
+    return eras.ERAS[pytestconfig.getoption("--era")]
+
+
+@pytest.fixture(scope="session")
+def made(checkout: Path, era: Era) -> World:
     """The lab's files for x86_64, which the checkout keeps for the next run."""
     world.provide()
-    return world.make(checkout / ".work/lab", arch.X86_64, print)
+    return world.make(checkout / ".work/lab", arch.X86_64, print, era=era)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +139,20 @@ def amazon_roots(amazon_images: Path) -> Iterator[dict[str, Path]]:
 
 @pytest.fixture(scope="session")
 def old_debian(checkout: Path) -> Debian11:
-    """Debian 11's rpm and e2fsprogs."""
+    """Debian 11's rpm and e2fsprogs, which run in a root of their own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount an image and enter another root")
     return debian11.unpack(checkout)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run what takes longer than CI has, too")
+    parser.addoption(
+        "--era",
+        choices=[*eras.ERAS],
+        default=eras.AMAZON.name,
+        help=f"age of the lab's packages (default: {eras.AMAZON.name})",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

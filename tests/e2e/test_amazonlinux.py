@@ -21,7 +21,8 @@ from scripts.mkosi.sandbox import Tools
 from tests import manifests, ownership, wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, environ
 from tests.e2e.surgery import Patient
-from tests.lab import repository, tampering
+from tests.lab import eras, repository, tampering
+from tests.lab.eras import Era
 from tests.lab.repository import World
 from tests.lab.server import Fault, Kind, LabServer
 from tests.lab.tampering import Tampering
@@ -93,7 +94,7 @@ def test_all_five_images_are_built(built: Path, copied: Copy) -> None:
     assert {*catalog.images(ARCH.name)} <= {path.name for path in stages.iterdir()}
 
 
-def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
+def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy, era: Era) -> None:
     boot = copied.nox(f"boot-test(arch='{ARCH}')", "--distribution", "amazonlinux")
     assert boot.wait(within=1800) == 0, boot.output
     result = json.loads((built / "boot-test/result.json").read_text())
@@ -102,8 +103,11 @@ def test_the_image_boots_and_is_amazon_linux(built: Path, copied: Copy) -> None:
     assert {
         "os-release", "packages", "repositories", "selinux-policy", "presets", "machine-id",
         "programs", "credentials", "mounts", "sshfs", "rpm-knows", "ssh-needs-a-key",
-        "sshd-configuration", "privileged-files", "no-builder-traces",
+        "sshd-configuration", "privileged-files", "no-builder-traces", "system-running",
+        "root-grown", "second-boot-running", "second-boot-same", "first-boot-once",
     } <= checks.keys()  # fmt: skip
+    if era is eras.AMAZON:
+        assert "StubInfo=systemd-stub 252." in checks["uefi"]["evidence"]
     assert not [name for name, check in checks.items() if LEFT_OUT in check["evidence"]]
     assert "SSHFS version 3.7.3" in checks["sshfs"]["evidence"]
     assert ".finch1" in checks["rpm-knows"]["evidence"]

@@ -119,6 +119,10 @@ def test_a_release_comes_back_whole_and_verified(
         inspect = ["--insecure-policy", "inspect", "--tls-verify=false"]
         told = run([*skopeo, *inspect, f"docker://{host}/finch@{digest}"]).stdout
         assert json.loads(told)["Architecture"] == NATIVE.debian
+        labels = json.loads(told)["Labels"]
+        title = "container-with-kernel (Debian)"
+        assert labels["org.opencontainers.image.title"] == title
+        assert labels["org.opencontainers.image.version"] == "trixie"
 
     back = tmp_path / "back"
     for entry in s3.list_objects_v2(Bucket="finch")["Contents"]:

@@ -20,6 +20,7 @@ from tests.publishing import (  # noqa: F401 - fixtures
     built_from,
     cosign,
     key,
+    other,
     out,
     qemu_img,
     registry_host,

@@ -21,6 +21,12 @@ from scripts.system.progress import Progress
 
 NAMES = "tests/amazon-package-names.txt"
 
+# A page of Amazon's release notes: those of one release, or the list of all packages.
+SOURCE = re.compile(
+    r"https://docs\.aws\.amazon\.com/linux/al2023/release-notes/"
+    r"(relnotes-2023\.\d+\.\d{8}|all-packages-AL2023\.\d+)\.html"
+)
+
 # mkosi's built-in configurations, with the profiles whose packages Amazon Linux has. It does not
 # have plymouth, fish or QEMU.
 BUILT_IN = {
@@ -42,10 +48,13 @@ def using(checkout: Path) -> Mkosi:
     return source.obtain(checkout / "mkosi", checkout / ".work", Progress(live=False))
 
 
-def allowed() -> dict[str, str]:
+def allow_list() -> dict[str, dict[str, str]]:
     path = Path(__file__).with_name("amazon-packages.toml")
-    table: dict[str, str] = tomllib.loads(path.read_text())["allowed"]
-    return table
+    return tomllib.loads(path.read_text())
+
+
+def allowed() -> set[str]:
+    return {name for table in allow_list().values() for name in table}
 
 
 def packages_of_images(using: Mkosi, root: Path) -> set[str]:
@@ -135,6 +144,18 @@ def test_third_party_files_require_published_packages_only(
 
 
 def test_no_name_is_allowed_that_nothing_asks_for(checkout: Path, using: Mkosi) -> None:
+    lab = tomllib.loads((checkout / "tests/lab/packages.toml").read_text())["rpm"]
     asked = packages_of_images(using, checkout) | packages_of_mkosi(using)
 
-    assert sorted(allowed().keys() - asked) == []
+    assert sorted(allowed() - asked - lab.keys()) == []
+
+
+def test_what_came_later_has_its_source_and_what_provides_a_name_is_published(
+    checkout: Path,
+) -> None:
+    names = set((checkout / NAMES).read_text().split())
+    table = allow_list()
+
+    assert allowed() & names == set()
+    assert [name for name, page in table["later"].items() if not SOURCE.fullmatch(page)] == []
+    assert set(table["provided"].values()) <= names

@@ -255,9 +255,12 @@ def test_it_gets_no_device_and_no_file_system_of_the_kernel_s(cell: Cell) -> Non
     assert "made" not in printed
 
 
-CONNECT = """
+# Names of abstract sockets, which two runs of the tests on one machine must not share.
+OUTSIDE, INSIDE = (f"finch-test-{os.getpid()}-{where}" for where in ("outside", "inside"))
+
+CONNECT = f"""
 import socket
-for name in ("finch-test-outside", "finch-test-inside"):
+for name in ("{OUTSIDE}", "{INSIDE}"):
     server = socket.socket(socket.AF_UNIX)
     if name.endswith("inside"):
         server.bind("\\0" + name)
@@ -278,13 +281,13 @@ def scopes_sockets() -> bool:
 @pytest.mark.skipif(not scopes_sockets(), reason="this kernel cannot hide abstract sockets")
 def test_it_reaches_no_abstract_socket_of_this_machine_even_with_the_network(cell: Cell) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0finch-test-outside")
+        server.bind(f"\0{OUTSIDE}")
         server.listen()
         printed = cell.run(f"python3 -c {shlex.quote(CONNECT)}")
 
     assert printed.splitlines() == [
-        "finch-test-outside Operation not permitted",
-        "finch-test-inside answers",
+        f"{OUTSIDE} Operation not permitted",
+        f"{INSIDE} answers",
     ]
 
 

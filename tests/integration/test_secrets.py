@@ -15,7 +15,8 @@ from scripts.distributions.amazonlinux import CDN
 from tests.unit.asking import Server, basic, says
 from tests.unit.sampling import Samples, sampling
 
-MARK = "MARKED4711"
+# Looked for in the commands of all processes: another run of the tests must not have the same.
+MARK = f"MARKED{os.getpid()}"
 RELEASE = "2023.12.20260930"
 LIST = f"/al2023/core/mirrors/{RELEASE}/x86_64/mirror.list"
 SPAL_LIST = f"/al2023/spal/mirrors/{RELEASE}/x86_64/mirror.list"

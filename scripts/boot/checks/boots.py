@@ -15,6 +15,9 @@ UNCLEAN = (
     r"|not (properly|cleanly) unmounted|clearing orphaned|file system was modified"
 )
 
+# The answer to the probe `instance`.
+MARKS = re.compile(r"now (\d{1,6})\nearlier (\d{1,6})", re.ASCII)
+
 
 @check("sshd", "sshd presents a host key", needs=["host_keys.first"])
 def sshd(_facts: Facts, key: str) -> Verdict:
@@ -80,6 +83,31 @@ def second_boot_same(facts: Facts, first: Answers, second: Answers) -> Verdict:
         "the guest did not boot again": first["boot-id"] == second["boot-id"],
     }
     return failed_if(problems, "\n".join([*ids, *keys]))
+
+
+@check(
+    "first-boot-once",
+    "cloud-init sets the instance up in the first boot, and not again",
+    needs=["first", "second"],
+    probes=["instance"],
+)
+def first_boot_once(_facts: Facts, first: Answers, second: Answers) -> Verdict:
+    """Users, keys and mounts are made once: a later boot must not undo what was changed since."""
+    texts = [answers["instance"].text for answers in (first, second)]
+    (now, earlier), (again, kept) = map(_marks, texts)
+    problems = {
+        "cloud-init did nothing in the first boot that it does once per instance": not now,
+        "cloud-init took the image for an instance that had been set up before": earlier,
+        "cloud-init set the instance up again in the second boot": again,
+        "the second boot knows nothing of the first": not kept,
+    }
+    return failed_if(problems, "\n".join(texts))
+
+
+def _marks(text: str) -> tuple[int, int]:
+    """Return how many of cloud-init's marks are of this boot, and how many of earlier ones."""
+    found = MARKS.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 @check("other-instance", "another instance boots", needs=["boots.other"])

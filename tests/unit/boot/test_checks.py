@@ -65,6 +65,7 @@ FIRST = {
     "failed-units": "",
     "machine-id": "8a67b8a2",
     "boot-id": "one",
+    "instance": "now 17\nearlier 0",
     "file-systems": "EXT4-fs (vda2): mounted filesystem 473b24c8 r/w with ordered data mode.",
     "kernel": "6.12.117+deb13-cloud-amd64",
     "cmdline": "root=PARTUUID=064af2d8 rw console=ttyS0",
@@ -111,7 +112,7 @@ AMAZON = FIRST | {
         + ["cloud-init.service enabled enabled", "sshd.socket disabled enabled"]
     ),
 }
-SECOND = FIRST | {"boot-id": "two"}
+SECOND = FIRST | {"boot-id": "two", "instance": "now 0\nearlier 17"}
 
 
 def answers(texts: dict[str, str]) -> dict[str, Answer]:
@@ -216,6 +217,11 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
     (in_second(file_systems="grep: nothing"), "second-boot-clean", "no ext4 file system"),
     (in_second(state="maintenance"), "second-boot-running", "systemd is maintenance"),
     (in_second(machine_id="other"), "second-boot-same", "the machine ID changed"),
+    (in_first(instance="now 0\nearlier 0"), "first-boot-once", "did nothing in the first boot"),
+    (in_first(instance="sh: no folder"), "first-boot-once", "did nothing in the first boot"),
+    (in_first(instance="now 9\nearlier 8"), "first-boot-once", "had been set up before"),
+    (in_second(instance="now 17\nearlier 0"), "first-boot-once", "again in the second boot"),
+    (in_second(instance="now 0\nearlier 0"), "first-boot-once", "knows nothing of the first"),
     (in_second(boot_id="one"), "second-boot-same", "did not boot again"),
     (with_facts(host_keys={"first": "A", "second": "C", "other": "B"}),
      "second-boot-same", "the SSH host key changed"),

@@ -48,6 +48,7 @@ NAMES = [
     "second-boot-clean",
     "second-boot-running",
     "second-boot-same",
+    "first-boot-once",
     "other-instance",
     "host-keys-differ",
     "emulators",
