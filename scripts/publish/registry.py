@@ -34,9 +34,11 @@ ECR = re.compile(
 # Variables that skopeo needs, and the helpers that it asks for a login.
 CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"
 
-# HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
-# User info there would be on skopeo's command line.
-REPOSITORY = re.compile(r"([^/@]*[.:][^/@]*|localhost)/[^@\s]+")
+# HOST/NAME. As in Docker, the first component is a host only if it cannot be a name, and NAME has
+# neither a tag nor a digest. User info there would be on skopeo's command line.
+REPOSITORY = re.compile(
+    r"([^/@\s]*[.:][^/@\s]*|localhost)(/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)+/?"
+)
 
 # As in Docker, the protocol for a registry on this machine is plain HTTP.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
