@@ -168,9 +168,15 @@ class Registry:
             self._delete_from_ecr(tag)
         elif digest := self.digest(tag):
             others = (other for other in self.tags() if other != tag)
-            if any(self.digest(other) == digest for other in others):
-                self._move_away(tag)
-            self._delete_image(tag)
+            if not any(self.digest(other) == digest for other in others):
+                self._delete_image(tag)
+                return
+            self._move_away(tag)
+            try:
+                self._delete_image(tag)
+            except HarnessError:
+                self.name_image(digest, tag)
+                raise
 
     def _delete_from_ecr(self, tag: str) -> None:
         account = self.host.partition(".")[0]
