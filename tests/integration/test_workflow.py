@@ -223,6 +223,16 @@ def test_the_publish_job_installs_before_there_are_credentials(checkout: Path, p
         assert f".ci/step ./nox -s {session} -- --prepare" in prepared
 
 
+@every_workflow
+def test_a_second_attempt_may_upload_what_the_first_one_has_uploaded(
+    checkout: Path, path: str
+) -> None:
+    """Artifacts of all attempts of a run share their names (README of upload-artifact)."""
+    for _, step in steps(load(checkout, path)):
+        if step.get("uses", "").startswith("actions/upload-artifact@"):
+            assert step["with"]["overwrite"] is True, step["name"]
+
+
 def cache_steps(workflow: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The steps that read or write a cache, by what they use."""
     found: dict[str, list[Mapping[str, Any]]] = {}
