@@ -233,6 +233,13 @@ def test_a_second_attempt_may_upload_what_the_first_one_has_uploaded(
             assert step["with"]["overwrite"] is True, step["name"]
 
 
+def test_an_old_run_that_is_started_again_sees_what_deps_name_now(workflow: dict[str, Any]) -> None:
+    """By default, it would see them as they were then, and take Finch back to its own release."""
+    checkout = workflow["jobs"]["deps"]["steps"][0]
+    assert checkout["uses"].startswith("actions/checkout@")
+    assert checkout["with"]["ref"] == "${{ github.ref }}"
+
+
 def cache_steps(workflow: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The steps that read or write a cache, by what they use."""
     found: dict[str, list[Mapping[str, Any]]] = {}
