@@ -135,9 +135,11 @@ def write_all(texts: Mapping[Path, str]) -> None:
             for path, temporary in staged.items():
                 temporary.replace(path)
                 done.append(path)
-    except OSError as error:
+    except BaseException as error:  # also an interrupt
         for path in done:
             _put_back(path, before[path])
+        if not isinstance(error, OSError):
+            raise
         where = error.filename2 or error.filename
         raise HarnessError(f"{where} cannot be written: {error.strerror}") from error
 

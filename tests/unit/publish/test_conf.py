@@ -123,6 +123,24 @@ def test_if_one_file_cannot_be_written_none_is(tmp_path: Path, first_is_new: boo
     assert first_is_new or (tmp_path / "a.conf").read_text() == "before"
 
 
+def test_an_interrupt_between_two_files_leaves_both_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.conf").write_text("before")
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target.name == "b.conf":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        conf.write_all({tmp_path / "a.conf": "a", tmp_path / "b.conf": "b"})
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.conf": "before"}
+
+
 def test_a_file_that_is_not_text_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.conf").write_bytes(b"\xff")
     with pytest.raises(HarnessError, match=r"a\.conf cannot be read"):
