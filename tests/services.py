@@ -37,7 +37,7 @@ REGISTRY = Source("usr/bin/docker-registry", ("docker-registry", "libc6"))
 CONFIG = """\
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: "{folder}"}}, delete: {{enabled: true}}}}
+storage: {{filesystem: {{rootdirectory: "{folder}"}}, delete: {{enabled: {deletes}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 
@@ -51,12 +51,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def docker_registry(folder: Path, work: Path) -> Iterator[str]:
+def docker_registry(folder: Path, work: Path, *, deletes: bool = True) -> Iterator[str]:
     """Run an empty registry that keeps its blobs in folder; yields its host and port."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "config.yml"
-    config.write_text(CONFIG.format(folder=folder / "data", port=port))
+    config.write_text(
+        CONFIG.format(folder=folder / "data", port=port, deletes=str(deletes).lower())
+    )
     command = programs.obtain("docker-registry", REGISTRY, work, Progress(live=False))
     with _serving([*command, "serve", config], port, "/v2/"):
         yield f"127.0.0.1:{port}"

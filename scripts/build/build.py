@@ -45,22 +45,24 @@ def dated(options: Options, progress: Progress) -> Options:
     """Return options with the release `latest` replaced by the dated one that it now stands for.
 
     A dated release never changes, so only then can a finished stage be up to date. Raises
-    HarnessError if the mirror's newest release is older than one it had before.
+    UsageError for another name, which plain mkosi could take for something else, and HarnessError
+    if the mirror's newest release is older than one it had before.
     """
-    if (
-        options.target.distribution.mirror_layout != "cdn"
-        or options.target.release != amazonlinux.LATEST
-    ):
+    release, sources = options.target.release, options.sources
+    if options.target.distribution.mirror_layout != "cdn" or release is None:
         return options
-    if options.sources.offline:
+    amazonlinux.check_name(release, sources.mirror, offline=sources.offline)
+    if release != amazonlinux.LATEST:
+        return options
+    if sources.offline:
         raise UsageError(
             f"the latest release cannot be looked up with {catalog.flag('offline')}",
             hint=f"{catalog.option('release')} names one",
         )
     release = amazonlinux.latest(
-        options.sources.mirror,
+        sources.mirror,
         options.folders.work / amazonlinux.SEEN,
-        allow_older=options.sources.allow_older_index,
+        allow_older=sources.allow_older_index,
     )
     progress.say(f"the latest release is {release}")
     return replace(options, target=replace(options.target, release=release))

@@ -32,7 +32,7 @@ LATEST = "latest"
 # Remembers the newest release that each mirror has listed; below the folder of what is kept.
 SEEN = "newest-releases.json"
 
-DATED = re.compile(r"2023\.\d+\.(\d{4})(\d\d)(\d\d)", re.ASCII)
+DATED = re.compile(r"2023\.\d{1,4}\.(\d{4})(\d\d)(\d\d)", re.ASCII)
 
 # Since this release, Amazon signs repomd.xml with the key of its packages (Amazon Linux 2023 User
 # Guide, "Repository metadata signing"). mkosi/0001-*.patch has the same rule.
@@ -132,8 +132,7 @@ def check(release: str, arch: Arch, mirror: Url | None) -> None:
     Raises UsageError that lists the nearest releases if the mirror has only others, and
     HarnessError that says what to do instead if the mirror cannot be reached or read.
     """
-    if release != LATEST and _day(release) is None:
-        raise _unknown(release, mirror, _published_or_known(mirror))
+    check_name(release, mirror)
     try:
         check_list(probe(release, arch, mirror))
     except UsageError:
@@ -142,6 +141,15 @@ def check(release: str, arch: Arch, mirror: Url | None) -> None:
         raise _missing(release, arch, mirror, error) from error
     except HarnessError as error:
         raise _unreachable(error, mirror) from error
+
+
+def check_name(release: str, mirror: Url | None, *, offline: bool = False) -> None:
+    """Check that release is `latest` or a dated one, whether mirror has it or not.
+
+    Raises UsageError that lists the nearest releases, with offline those that are known anyway.
+    """
+    if release != LATEST and _day(release) is None:
+        raise _unknown(release, mirror, known() if offline else _published_or_known(mirror))
 
 
 def probe(release: str, arch: Arch, mirror: Url | None) -> Url:

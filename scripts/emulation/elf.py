@@ -84,7 +84,7 @@ def fault(path: Path, arch: Arch) -> str:
         kind, machine, _, _, offset, _, _, _, size, number, *_ = HEADER.unpack(head)
         if machine != _CODE[arch][0] or kind not in (ET_EXEC, ET_DYN):
             return f"it is not a program for {arch}"
-        file.seek(offset)
+        file.seek(min(offset, path.stat().st_size))  # no file has an offset of 64 bits
         table = file.read(PROGRAM_HEADER.size * number)
     if not number or size != PROGRAM_HEADER.size or len(table) != size * number:
         return "its program headers are missing"

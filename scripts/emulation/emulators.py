@@ -40,6 +40,9 @@ TABLE = Path("binfmt/targets.toml")
 # What names the source and the digests, beside the emulators of one architecture.
 RECORD = "emulators.json"
 
+# An emulator with all debugging symbols has some 100 MiB.
+LARGEST = 512 << 20  # bytes
+
 # A branch or a tag in its place would pin nothing.
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -307,10 +310,10 @@ def keep(wanted: Iterable[Emulated], arch: Arch, tree: Path, package: str, folde
     made.mkdir()
     for one in wanted:
         path = tree / "usr/bin" / one.program
-        # A link could lead to a file of this machine.
-        if path.is_symlink() or not path.is_file():
+        # A link, also in the place of a folder, could lead to a file of this machine.
+        if path.resolve() != tree.resolve() / "usr/bin" / one.program or not path.is_file():
             raise HarnessError(f"{package} does not contain /usr/bin/{path.name}")
-        if fault := elf.fault(path, arch):
+        if fault := _fault(path, arch):
             raise HarnessError(
                 f"/usr/bin/{path.name} of {package} cannot be an emulator for {arch}: {fault}"
             )
@@ -319,6 +322,13 @@ def keep(wanted: Iterable[Emulated], arch: Arch, tree: Path, package: str, folde
     write_text(made / RECORD, json.dumps({"package": package, "digests": digests}))
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
+
+
+def _fault(path: Path, arch: Arch) -> str:
+    """Return why the file at path cannot be an emulator for arch, or "" if it can."""
+    if path.stat().st_size > LARGEST:
+        return f"it is larger than {LARGEST >> 20} MiB"
+    return elf.fault(path, arch)
 
 
 def _unpack(table: EmulationTable, arch: Arch, archive: Archive, scratch: Path) -> str:

@@ -123,10 +123,16 @@ def compare(tool: Tool, before: Path, after: Path) -> Result:
     """Run tool on the tree after, and on the tree before if it finds something there."""
     if reason := _obstacle(tool, after):
         return Result(tool.name, skipped=reason)
-    findings, summary = _findings(tool, after)
-    added = findings - _findings(tool, before)[0] if findings else findings
-    inherited = findings.total() - added.total()
-    return Result(tool.name, tuple(sorted(added)), inherited, summary)
+    now = _run(tool, after)
+    if not now.findings:
+        return Result(tool.name, summary=now.summary)
+    known = _run(tool, before)
+    if now.has_failed and known.has_failed:
+        [reason] = now.findings
+        return Result(tool.name, skipped=f"it works over neither tree: {reason}")
+    added = now.findings - known.findings
+    inherited = now.findings.total() - added.total()
+    return Result(tool.name, tuple(sorted(added)), inherited, now.summary)
 
 
 def _obstacle(tool: Tool, tree: Path) -> str:
@@ -138,12 +144,20 @@ def _obstacle(tool: Tool, tree: Path) -> str:
     return ""
 
 
-def _findings(tool: Tool, tree: Path) -> tuple[Counter[str], str]:
-    """Return what tool finds in tree, without positions, and the last line of its output.
+@dataclass(frozen=True)
+class _Run:
+    """What a tool says of one tree: its findings, without positions, and its last line.
 
-    A tool that fails without a finding that we recognise has failed as a whole: its last line is
-    the finding.
+    A tool that ends with a failure and has no finding that we recognise has failed as a whole: its
+    last line is the finding.
     """
+
+    findings: Counter[str]
+    summary: str
+    has_failed: bool
+
+
+def _run(tool: Tool, tree: Path) -> _Run:
     # Before the patches, a package has no tests.
     arguments = [arg for arg in tool.command if arg != TESTS or (tree / TESTS).is_dir()]
     done = run(
@@ -156,9 +170,10 @@ def _findings(tool: Tool, tree: Path) -> tuple[Counter[str], str]:
     lines = re.findall(rf"^{tool.finding}$", output, re.MULTILINE)
     found = [POSITION.sub("", line.replace(f"{tree}/", "")).strip() for line in lines]
     summary = last_line(output)
-    if done.returncode and not found:
+    has_failed = done.returncode != 0 and not found
+    if has_failed:
         found = [f"it ended with {done.returncode}: {summary}"]
-    return Counter(found), summary
+    return _Run(Counter(found), summary, has_failed)
 
 
 def _beginning(tool: Tool) -> Sequence[str]:

@@ -443,9 +443,10 @@ def _is_newer(candidate: str, than: str) -> bool:
     return _order(candidate) > _order(than)
 
 
-def _order(version: str) -> list[int]:
-    """Return what to sort versions by: all numbers in version."""
-    return [int(part) for part in re.findall(r"\d+", version)]
+def _order(version: str) -> list[tuple[int, str]]:
+    """Return what to sort versions by: all numbers in version, however many digits they have."""
+    numbers = (part.lstrip("0") for part in re.findall(r"\d+", version, re.ASCII))
+    return [(len(number), number) for number in numbers]
 
 
 def _short(digest: str) -> str:

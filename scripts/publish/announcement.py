@@ -6,6 +6,7 @@ It is in the form that finch-core's updater reads.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,9 @@ LONGEST = 183  # days
 
 # How far the clocks of two machines that publish may differ.
 SKEW = timedelta(minutes=10)
+
+# A word in a release manifest that may be a name.
+NAME = re.compile(r"[^\s\"]+")
 
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -163,15 +167,13 @@ def tags(text: bytes) -> list[str]:
 
 
 def newest_run(text: bytes) -> int:
-    """Return the largest run number in the names that a release manifest lists, or 0."""
-    try:
-        data: Mapping[str, Any] = strict.loads(text)
-        names = [one["url"] for one in data["artifacts"]]
-        # finch-core's own manifests, which ours replace, list no container images.
-        names += [one["image"] for one in data.get("container_images", [])]
-        found = [form.search(name) for form in (RUN_OF_NAME, RUN_OF_TAG) for name in names]
-    except strict.ODDITIES:
-        return 0
+    """Return the largest run number in the names that a release manifest has, or 0.
+
+    Names count in any form of a manifest, also a damaged one: finch-core's own, which ours replace,
+    is not like ours, and no run may take the place of a newer one.
+    """
+    names = NAME.findall(text.decode(errors="replace"))
+    found = [form.search(name) for form in (RUN_OF_NAME, RUN_OF_TAG) for name in names]
     return max((int(match["run"]) for match in found if match), default=0)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from scripts import catalog
 from scripts.arch import ARCHES
 from scripts.publish import conf
+from scripts.publish.deps import FILES
 from scripts.publish.registry import Registry
 from scripts.publish.release import DAY, RUN_ID
 from scripts.system.errors import HarnessError, UsageError
@@ -44,14 +45,14 @@ class Named:
 
     @classmethod
     def read(cls, folder: Path) -> Named:
-        """Return what the files in folder name. Raises UsageError if there are none."""
-        paths = sorted(folder.glob("*.conf"))
-        if not paths:
+        """Return what the files in folder name. Raises UsageError if it is another folder."""
+        if not any((folder / name).exists() for name in FILES.values()):
             raise UsageError(
-                f"{folder} has no *.conf, so nobody knows which images are in use",
+                f"{folder} has no {' or '.join(FILES.values())}, so nobody knows which images are "
+                "in use",
                 hint=f"name finch-core's folder with {catalog.option('deps')}",
             )
-        text = "\n".join(conf.read(path) for path in paths)
+        text = "\n".join(conf.read(path) for path in sorted(folder.glob("*.conf")))
         runs = frozenset(int(number) for number in NUMBER.findall(text))
         return cls(runs, frozenset(DIGEST.findall(text)), text)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -78,7 +80,17 @@ def _renewed(line: str, wanted: Mapping[str, str], seen: set[str]) -> list[str]:
 def values(text: str) -> dict[str, str]:
     """Return the values in text by their names; the last one counts, as in a shell."""
     matches = map(_ASSIGNMENT.fullmatch, _lines(text))
-    return {match[1]: match[2].strip().strip("\"'") for match in matches if match}
+    return {match[1]: _word(match[2]) for match in matches if match}
+
+
+def _word(text: str) -> str:
+    """Return the first word of text as a shell reads it: without quotes, nor what follows it."""
+    words = shlex.shlex(text, posix=True, punctuation_chars=";&|")
+    words.whitespace_split, words.commenters = True, ""
+    try:
+        return "" if text[:1].isspace() else next(words, "")
+    except ValueError:  # a quotation that does not end in this line
+        return text
 
 
 def artifacts(text: str) -> list[str]:
@@ -89,12 +101,22 @@ def artifacts(text: str) -> list[str]:
 
 
 def read(path: Path) -> str:
-    """Return the text of the file at path, "" if there is none. Raises HarnessError."""
+    """Return the text of the file at path, with its line ends; "" if there is none.
+
+    Raises HarnessError. A link is refused, because `write_all` would put a file in its place.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+        data = path.read_bytes() if is_file else b""
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise HarnessError(f"{path} cannot be read: {error.strerror}") from error
+    if not is_file:
+        raise HarnessError(f"{path} is not a regular file", hint="put a file in its place")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
         raise HarnessError(f"{path} cannot be read: {error}") from error
 
 
@@ -113,9 +135,11 @@ def write_all(texts: Mapping[Path, str]) -> None:
             for path, temporary in staged.items():
                 temporary.replace(path)
                 done.append(path)
-    except OSError as error:
+    except BaseException as error:  # also an interrupt
         for path in done:
             _put_back(path, before[path])
+        if not isinstance(error, OSError):
+            raise
         where = error.filename2 or error.filename
         raise HarnessError(f"{where} cannot be written: {error.strerror}") from error
 

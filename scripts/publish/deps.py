@@ -23,7 +23,7 @@ from scripts.system import fetch, strict
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import MissingError
 from scripts.system.progress import Progress, Task
-from scripts.system.text import say
+from scripts.system.text import printable, say
 from scripts.system.url import Url
 
 # By the platform that downloads them, in the words of Go's GOOS: the file that names its images.
@@ -106,11 +106,11 @@ def _check_order(texts: Iterable[str], wanted: Wanted) -> None:
 
 def _compare(texts: Mapping[Path, str], changed: Mapping[Path, str], wanted: Wanted) -> None:
     for path, text in changed.items():
-        before, after = texts[path].splitlines(), text.splitlines()
+        before, after = texts[path].split("\n"), text.split("\n")
         for line in difflib.unified_diff(
             before, after, str(path), wanted.run.manifest, lineterm=""
         ):
-            say(line)
+            say(printable(line))  # such as a carriage return, which makes the difference
     if changed:
         names = ", ".join(path.name for path in changed)
         raise HarnessError(

@@ -34,9 +34,11 @@ ECR = re.compile(
 # Variables that skopeo needs, and the helpers that it asks for a login.
 CREDENTIALS = r"REGISTRY_AUTH_FILE|DOCKER_CONFIG|AWS_\w+"
 
-# HOST/NAME. As in Docker, the first component is a host only if it cannot be a name.
-# User info there would be on skopeo's command line.
-REPOSITORY = re.compile(r"([^/@]*[.:][^/@]*|localhost)/[^@\s]+")
+# HOST/NAME. As in Docker, the first component is a host only if it cannot be a name, and NAME has
+# neither a tag nor a digest. User info there would be on skopeo's command line.
+REPOSITORY = re.compile(
+    r"([^/@\s]*[.:][^/@\s]*|localhost)(/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)+/?"
+)
 
 # As in Docker, the protocol for a registry on this machine is plain HTTP.
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
@@ -166,9 +168,15 @@ class Registry:
             self._delete_from_ecr(tag)
         elif digest := self.digest(tag):
             others = (other for other in self.tags() if other != tag)
-            if any(self.digest(other) == digest for other in others):
-                self._move_away(tag)
-            self._delete_image(tag)
+            if not any(self.digest(other) == digest for other in others):
+                self._delete_image(tag)
+                return
+            self._move_away(tag)
+            try:
+                self._delete_image(tag)
+            except HarnessError:
+                self.name_image(digest, tag)
+                raise
 
     def _delete_from_ecr(self, tag: str) -> None:
         account = self.host.partition(".")[0]

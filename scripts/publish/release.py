@@ -29,7 +29,7 @@ from scripts.stages.plan import StageTarget
 from scripts.stages.records import Record, outdated
 from scripts.system import strict
 from scripts.system.digests import file_digest
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, UsageError
 
 # By description of a build: the template of its published name; see catalog.toml.
 DESCRIPTIONS: Mapping[str, str] = {
@@ -53,8 +53,9 @@ OWN = {
     "third_party_pins": thirdparty.PINS,
 }
 
-# The updater compares releases by this number, which it reads as an integer of 64 bits.
-RUN_ID = re.compile(r"[0-9]{1,18}")
+# The updater compares releases by this number, an integer of 64 bits. With leading zeros, two names
+# could be of the same release.
+RUN_ID = re.compile(r"[1-9][0-9]{0,17}")
 RUN_OF_NAME = re.compile(rf"-(?P<run>{RUN_ID.pattern})(\.[a-z0-9.]+)?$")
 RUN_OF_TAG = re.compile(rf":{DAY}-build-(?P<run>{RUN_ID.pattern})-[^:/]+$")
 
@@ -85,6 +86,16 @@ def names(product: str, arch: Arch, run: str) -> list[str]:
     return [
         named(template, product, arch, run) for template in (*templates, *DESCRIPTIONS.values())
     ]
+
+
+def product(distribution: Distribution, name: str) -> str:
+    """Return what a distribution is called in published names; name is that of its release.
+
+    Raises UsageError if name would lead elsewhere in the bucket.
+    """
+    if not RELEASE.fullmatch(name):
+        raise UsageError(f"{catalog.flag('release')} {name!r} is not the name of a release")
+    return distribution.product.format(release=name)
 
 
 def named(template: str, product: str, arch: Arch, run: str) -> str:

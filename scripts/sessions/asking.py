@@ -38,5 +38,5 @@ def _agrees(found: Sequence[Offer], options: Options, progress: Progress) -> boo
         progress.say(f"no sha256 is pinned for {options.target.arch}, but {offer}")
     try:
         return input(f"Pin {names} now and continue? [y/N] ").strip().lower() in YES
-    except EOFError:
+    except (EOFError, UnicodeError):  # nothing came, or something that is no text
         return False

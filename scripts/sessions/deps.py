@@ -48,7 +48,7 @@ def _run(given: Namespace, folder: Path, product: str) -> str:
         return deps.named_run(folder, product)
     if not release.RUN_ID.fullmatch(given.run_id):
         raise UsageError(
-            f"the run ID must be a number, not {given.run_id!r}",
+            f"the run ID must be a number without leading zeros, not {given.run_id!r}",
             hint=f"name the run that published the release: {catalog.option('run-id')}",
         )
     return str(given.run_id)
@@ -57,9 +57,7 @@ def _run(given: Namespace, folder: Path, product: str) -> str:
 def _product(given: Namespace, root: Path) -> str:
     distribution = arguments.parse_distribution(given.distribution)
     name = given.release or places.release_of(root, distribution)
-    if not release.RELEASE.fullmatch(name):
-        raise UsageError(f"{catalog.flag('release')} {name!r} is not the name of a release")
-    return distribution.product.format(release=name)
+    return release.product(distribution, name)
 
 
 def _base_url(text: str) -> str:

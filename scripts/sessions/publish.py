@@ -80,13 +80,14 @@ def parse_promotion(
     run = _run(given, environ)
     if not (given.latest and given.bucket):
         raise UsageError("--published needs --latest and --bucket: it makes a run the latest one")
-    if useless := [f"--{name}" for name in ("arch", "out") if getattr(given, name)]:
-        raise UsageError(f"--published reads no build, so {useless[0]} makes no sense")
+    for name in ("arch", "out", "allow-unbooted", "allow-altered"):
+        if getattr(given, name.replace("-", "_")):
+            raise UsageError(f"--published reads no build, so --{name} makes no sense")
     release_name = given.release or places.release_of(root, distribution)
     signing_ = _signing(given, environ)
     return Promotion(
         Run(
-            distribution.product.format(release=release_name),
+            release.product(distribution, release_name),
             run,
             _address(given),
             given.repository.rstrip("/"),
@@ -113,7 +114,7 @@ def _run(given: argparse.Namespace, environ: Mapping[str, str]) -> str:
     run: str = given.run_id or environ.get("GITHUB_RUN_ID", "")
     if not release.RUN_ID.fullmatch(run):
         raise UsageError(
-            f"the run ID must be a number, not {run!r}",
+            f"the run ID must be a number without leading zeros, not {run!r}",
             hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
         )
     if not 1 <= given.expires_days <= LONGEST:

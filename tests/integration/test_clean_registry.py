@@ -160,7 +160,8 @@ def put(place: Registry, name: str, index: dict[str, Any]) -> None:
         (["--keep", "0"], "--keep must be 1 or more, not 0"),
         (["--repository", "finch"], "--repository 'finch' does not name a registry"),
         (["--repository", ""], "--repository '' does not name a registry"),
-        (["--deps", "/nonexistent"], r"/nonexistent has no \*\.conf"),
+        (["--deps", "/nonexistent"], r"/nonexistent has no full-os\.conf or rootfs\.conf"),
+        (["--deps", "/etc"], r"/etc has no full-os\.conf or rootfs\.conf"),
     ],
 )
 def test_wrong_usage_deletes_nothing(

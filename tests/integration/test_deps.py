@@ -258,12 +258,13 @@ def test_a_checksum_may_end_its_line(write: Callable[..., None], bucket: Path) -
     write()
 
 
+@pytest.mark.parametrize("end", ["", " # pinned by hand", "; export X86_64_ARTIFACT", "\r"])
 def test_finch_never_goes_back_to_an_older_release(
-    write: Callable[..., None], folder: Path
+    write: Callable[..., None], folder: Path, end: str
 ) -> None:
     folder.mkdir()
-    (folder / "rootfs.conf").write_text(
-        "X86_64_ARTIFACT=finch-al2023-rootfs-x86-64-99999999999.tar.gz\n"
+    (folder / "rootfs.conf").write_bytes(
+        f"X86_64_ARTIFACT=finch-al2023-rootfs-x86-64-99999999999.tar.gz{end}\n".encode()
     )
     before = contents(folder)
     with pytest.raises(HarnessError, match=f"names run 99999999999, which is newer than {RUN}"):
@@ -286,6 +287,17 @@ def test_a_check_only_compares(
     told = capsys.readouterr().out.splitlines()
     assert "-X86_64_ARTIFACT_PATHING=dommon/x86-64" in told
     assert "+X86_64_ARTIFACT_PATHING=common/x86-64" in told
+
+
+def test_a_check_finds_line_ends_that_would_become_part_of_the_values(
+    write: Callable[..., None], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write()
+    path = folder / "rootfs.conf"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(HarnessError, match=r"^rootfs\.conf in .* does not name what run"):
+        write("--check")
+    assert "-X86_64_ARTIFACT_PATHING=common/x86-64\\r" in capsys.readouterr().out.splitlines()
 
 
 def test_a_check_without_a_run_is_of_the_one_that_the_files_name(
@@ -343,7 +355,7 @@ def test_an_address_that_no_one_should_download_from_is_refused(address: str, me
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("run", ["", "latest", "-1", "1; id"])
+@pytest.mark.parametrize("run", ["", "latest", "-1", "1; id", "007", "0", "1" * 19])
 def test_a_run_is_a_number(run: str) -> None:
     with pytest.raises(UsageError, match="the run ID must be a number"):
         deps.main([f"--run-id={run}"])

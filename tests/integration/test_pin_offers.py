@@ -194,7 +194,7 @@ def answer(copied: Checkout, typed: bytes, *argv: str, **variables: str) -> tupl
                 os.write(parent, typed)
         os.close(parent)
     assert said.count(QUESTION) <= 1
-    return process.returncode, said.decode().replace("\r\n", "\n")
+    return process.returncode, said.decode(errors="replace").replace("\r\n", "\n")
 
 
 def _read(terminal: int, deadline: float) -> bytes:
@@ -219,12 +219,16 @@ def test_a_yes_pins_the_digest_and_the_build_goes_on(copied: Checkout, web: Web)
     assert (status, QUESTION.decode() in said) == (0, False)
 
 
-@pytest.mark.parametrize("typed", [b"\n", b"n\n", b"\x04"], ids=["enter", "no", "Ctrl-D"])
+@pytest.mark.parametrize(
+    "typed",
+    [b"\n", b"n\n", b"\x04", b"y\xff\n"],
+    ids=["enter", "no", "Ctrl-D", "bytes"],
+)
 def test_anything_else_pins_nothing_and_ends_as_without_a_question(
     copied: Checkout, web: Web, typed: bytes
 ) -> None:
     before = copied.pins
-    status, said = answer(copied, typed)
+    status, said = answer(copied, typed, PYTHONIOENCODING="utf-8:strict")
 
     assert status == UsageError.exit_code, said
     assert "tool 1.2 cannot be verified" in said

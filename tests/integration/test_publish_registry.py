@@ -11,6 +11,7 @@ from scripts.publish import registry
 from scripts.publish.registry import Registry
 from scripts.system.errors import HarnessError, UsageError
 from tests import builds, services
+from tests.publishing import WORK
 
 HOST = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 
@@ -78,6 +79,17 @@ def test_a_registry_that_deletes_nothing_says_so(skopeo: list[Any]) -> None:
         place = Registry(skopeo, f"{host}/finch")
         with pytest.raises(HarnessError, match=f"{host}/finch cannot be used"):
             place.delete("tag")
+
+
+def test_a_tag_stays_where_it_was_in_a_registry_that_deletes_no_image(
+    skopeo: list[Any], tmp_path: Path
+) -> None:
+    with services.docker_registry(tmp_path / "registry", WORK, deletes=False) as host:
+        place = Registry(skopeo, f"{host}/finch")
+        digest = push(place, tmp_path, b"1", "one", "two")
+        with pytest.raises(HarnessError, match=f"{host}/finch cannot be used"):
+            place.delete("one")
+        assert {tag: place.digest(tag) for tag in place.tags()} == {"one": digest, "two": digest}
 
 
 def test_ecr_removes_one_tag_by_its_own_api(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,23 @@ def test_the_publish_job_installs_before_there_are_credentials(checkout: Path, p
         assert f".ci/step ./nox -s {session} -- --prepare" in prepared
 
 
+@every_workflow
+def test_a_second_attempt_may_upload_what_the_first_one_has_uploaded(
+    checkout: Path, path: str
+) -> None:
+    """Artifacts of all attempts of a run share their names (README of upload-artifact)."""
+    for _, step in steps(load(checkout, path)):
+        if step.get("uses", "").startswith("actions/upload-artifact@"):
+            assert step["with"]["overwrite"] is True, step["name"]
+
+
+def test_an_old_run_that_is_started_again_sees_what_deps_name_now(workflow: dict[str, Any]) -> None:
+    """By default, it would see them as they were then, and take Finch back to its own release."""
+    checkout = workflow["jobs"]["deps"]["steps"][0]
+    assert checkout["uses"].startswith("actions/checkout@")
+    assert checkout["with"]["ref"] == "${{ github.ref }}"
+
+
 def cache_steps(workflow: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The steps that read or write a cache, by what they use."""
     found: dict[str, list[Mapping[str, Any]]] = {}

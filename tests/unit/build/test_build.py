@@ -83,6 +83,14 @@ def test_any_other_release_stays_what_it_is(
     assert build.dated(opts, Progress()) == opts
 
 
+@pytest.mark.parametrize("name", ["2023", "LATEST", "2023.12", "2022.1.20220101", "trixie"])
+def test_a_name_that_is_no_release_is_refused_without_a_network(name: str) -> None:
+    opts = parse("--release", name, "--offline")
+    with pytest.raises(UsageError, match=f"no release {name} of Amazon Linux") as caught:
+        build.dated(opts, Progress())
+    assert amazonlinux.known()[-1] in caught.value.hint
+
+
 def test_offline_the_latest_release_is_not_known() -> None:
     with pytest.raises(UsageError, match="--offline"):
         build.dated(parse("--release", "latest", "--offline"), Progress())

@@ -80,6 +80,13 @@ def test_what_is_no_release_is_not_asked_for(mirror: Url, server: Server) -> Non
     assert server.asked == ["/al2023/core/releasemd.xml"]
 
 
+def test_a_release_with_thousands_of_digits_is_none(mirror: Url, server: Server) -> None:
+    absurd = f"2023.{'9' * 5000}.20260930"
+    server.files["/al2023/core/releasemd.xml"] += f'<release version="{absurd}"/>'.encode()
+    assert amazonlinux.newest(mirror) == "2023.12.20260930"
+    assert not amazonlinux.has_spal(absurd)
+
+
 def test_where_the_mirror_lists_none_the_known_ones_are_named(mirror: Url, server: Server) -> None:
     del server.files["/al2023/core/releasemd.xml"]
     with pytest.raises(UsageError) as caught:

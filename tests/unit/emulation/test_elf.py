@@ -61,3 +61,11 @@ def test_a_program_that_breaks_off_is_refused(tmp_path: Path, length: int, fault
     program.write_bytes(elf.says(X86_64, "x")[:length])
 
     assert fault in elf.fault(program, X86_64)
+
+
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63 - 1, 2**63, 10**9])
+def test_headers_that_are_said_to_be_anywhere_are_missing(tmp_path: Path, offset: int) -> None:
+    program = bytearray(elf.says(X86_64, "text"))
+    program[32:40] = offset.to_bytes(8, "little")
+    (tmp_path / "program").write_bytes(program)
+    assert elf.fault(tmp_path / "program", X86_64) == "its program headers are missing"

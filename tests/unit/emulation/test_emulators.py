@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -267,3 +268,32 @@ def test_a_link_to_a_file_of_this_machine_is_not_kept(
         emulators.keep([table.emulated["arm"]], X86_64, tree, "baked", tmp_path / "kept")
 
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("folder", ["usr", "usr/bin"])
+def test_a_link_in_the_place_of_a_folder_leads_to_nothing_that_is_kept(
+    table: EmulationTable, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "own/usr/bin").mkdir(parents=True)
+    (tmp_path / "own/usr/bin/qemu-arm").write_bytes(elf.says(X86_64, "own"))
+    tree = tmp_path / "tree"
+    (tree / folder).parent.mkdir(parents=True)
+    (tree / folder).symlink_to(tmp_path / "own" / folder)
+
+    with pytest.raises(HarnessError, match="does not contain /usr/bin/qemu-arm"):
+        emulators.keep([table.emulated["arm"]], X86_64, tree, "baked", tmp_path / "kept")
+
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_giant_file_is_not_copied(table: EmulationTable, tmp_path: Path) -> None:
+    path = tmp_path / "tree/usr/bin/qemu-arm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(elf.says(X86_64, "large"))
+    os.truncate(path, emulators.LARGEST + 1)
+
+    with pytest.raises(HarnessError, match=r"cannot be an emulator .* larger than 512 MiB"):
+        emulators.keep(
+            [table.emulated["arm"]], X86_64, tmp_path / "tree", "baked", tmp_path / "kept"
+        )
+    assert not any((tmp_path / "made").iterdir())

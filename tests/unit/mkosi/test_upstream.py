@@ -85,6 +85,25 @@ def test_a_tool_that_breaks_down_over_the_patched_tree_is_a_finding(tmp_path: Pa
     assert finding == "it ended with 1: no such option"
 
 
+@pytest.mark.parametrize("message", ["no network", "failed in {tree}, at {time}"])
+def test_a_tool_that_works_over_neither_tree_does_not_pass(tmp_path: Path, message: str) -> None:
+    trees = [tree(tmp_path / name) for name in ("before", "after")]
+    for folder in trees:
+        text = message.format(tree=folder, time=folder.name)
+        (folder / "linter.py").write_text(f"raise SystemExit({text!r})")
+
+    result = upstream.compare(LINT, *trees)
+
+    assert result.added == ()
+    assert result.skipped.startswith("it works over neither tree: it ended with 1: ")
+
+
+def test_a_module_that_is_not_there_does_not_pass(tmp_path: Path) -> None:
+    trees = [tree(tmp_path / name) for name in ("before", "after")]
+    result = upstream.compare(Tool("other", ("no_such_linter",), r"\S+: .+!"), *trees)
+    assert "No module named no_such_linter" in result.skipped
+
+
 def test_a_test_that_fails_since_the_patches_is_named_and_one_that_failed_before_is_not(
     tmp_path: Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -326,6 +327,16 @@ def test_an_older_release_is_no_reason_to_go_back(root: Path, server: Server) ->
     server.files[LATEST.format("sigstore/cosign")] = answer({"tag_name": "v2.6.1"})
     run(root)
 
+    assert pin(root, "cosign").version == "3.0.5"
+
+
+@pytest.mark.parametrize(("digit", "said"), [("9", "could not be looked up: cosign"), ("0", "")])
+def test_a_version_of_thousands_of_digits_is_compared_like_any_other(
+    root: Path, server: Server, digit: str, said: str
+) -> None:
+    server.files[LATEST.format("sigstore/cosign")] = answer({"tag_name": f"v{digit * 5000}.1"})
+    with pytest.raises(HarnessError, match=said) if said else contextlib.nullcontext():
+        run(root)
     assert pin(root, "cosign").version == "3.0.5"
 
 

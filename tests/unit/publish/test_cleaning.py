@@ -106,6 +106,7 @@ def test_a_digest_is_not_taken_for_a_run(tmp_path: Path) -> None:
 
 
 def test_without_files_of_deps_nothing_is_judged(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no \*\.conf") as caught:
+    (tmp_path / "resolv.conf").write_text("another folder\n")
+    with pytest.raises(UsageError, match=r"has no full-os\.conf or rootfs\.conf") as caught:
         Named.read(tmp_path)
     assert "--deps" in caught.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -122,8 +123,69 @@ def test_if_one_file_cannot_be_written_none_is(tmp_path: Path, first_is_new: boo
     assert first_is_new or (tmp_path / "a.conf").read_text() == "before"
 
 
+def test_an_interrupt_between_two_files_leaves_both_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.conf").write_text("before")
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if target.name == "b.conf":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        conf.write_all({tmp_path / "a.conf": "a", tmp_path / "b.conf": "b"})
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.conf": "before"}
+
+
 def test_a_file_that_is_not_text_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.conf").write_bytes(b"\xff")
     with pytest.raises(HarnessError, match=r"a\.conf cannot be read"):
         conf.read(tmp_path / "a.conf")
     assert conf.read(tmp_path / "b.conf") == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "finch-12.qcow2 # of Monday", "finch-12.qcow2; export X86_64_ARTIFACT", "'finch'-12.qcow2",
+        "finch-12.qcow2\t", "  # nothing", "", "finch\\-12.qcow2|:", "#finch", "finch#12 #",
+    ],
+)  # fmt: skip
+def test_a_value_is_what_a_shell_reads(tmp_path: Path, value: str) -> None:
+    (tmp_path / "it.conf").write_text(f"X86_64_ARTIFACT={value}\n")
+    script = '. ./it.conf; printf "%s" "$X86_64_ARTIFACT"'
+    told = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    is_lost = value.endswith("|:")  # a shell assigns it in a subshell only
+    wanted = "finch-12.qcow2" if is_lost else told.stdout
+    assert conf.values(conf.read(tmp_path / "it.conf")) == {"X86_64_ARTIFACT": wanted}
+
+
+def test_a_quotation_that_does_not_end_is_no_obstacle() -> None:
+    assert conf.values("X86_64_ARTIFACT='finch\n") == {"X86_64_ARTIFACT": "'finch"}
+
+
+def test_line_ends_that_a_shell_takes_for_part_of_a_value_are_renewed(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_bytes(
+        f"# kept\r\n{NEW}".replace("12.qcow2\n", "12.qcow2\r\n").encode()
+    )
+    assert conf.edited(conf.read(tmp_path / "a.conf"), URL, [ARM, AMD]) == f"# kept\r\n{NEW}"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "FIFO", "folder"])
+def test_only_a_regular_file_is_edited(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.conf"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        (tmp_path / "link").write_text("elsewhere")
+        path.symlink_to(tmp_path / kind)
+    with pytest.raises(HarnessError, match=r"a\.conf is not a regular file"):
+        conf.read(path)

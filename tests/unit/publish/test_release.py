@@ -90,6 +90,20 @@ def test_a_manifest_that_lists_nothing_is_of_no_run(text: str) -> None:
     assert announcement.newest_run(text.encode()) == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"artifacts": [{"url": "https://a.b/x-9.qcow2"}, {"url": "https://a.b/x-11.tar.gz"',
+        '{"artifacts": {"darwin/arm64": "https://a.b/x-11.qcow2"}}',
+        '{"artifacts": [{"name": "no address"}, {"url": "https://a.b/x-11.qcow2"}]}',
+        '{"images": ["a.b/c:2026.9.30-build-11-arm64-with-kernel"], "expires_at": "2027-01-01"}',
+    ],
+    ids=["cut off", "another form", "an entry without a name", "images alone"],
+)
+def test_the_run_of_a_manifest_in_another_form_is_known_all_the_same(text: str) -> None:
+    assert announcement.newest_run(text.encode()) == 11
+
+
 def test_the_newest_run_is_that_of_the_largest_number() -> None:
     told = {
         "artifacts": [{"url": "https://a.b/x-9.tar.gz"}, {"url": "https://a.b/x-10.qcow2"}],
