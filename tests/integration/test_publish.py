@@ -366,7 +366,7 @@ def test_a_registry_that_wants_a_password_is_named(
 
 def test_what_is_no_finished_build_is_refused(tell: Callable[..., None], out: Path) -> None:
     (out / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"there is no .*manifest\.json"):
+    with pytest.raises(UsageError, match=r"there is no build at .*manifest\.json"):
         tell()
 
 
@@ -537,13 +537,14 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
     ("argv", "expected"),
     [
         (["--run-id", "1"], "nowhere to publish"),
-        (["--bucket", "b"], "must be a number"),
+        (["--bucket", "b"], "the run ID is missing"),
         (["--bucket", "b", "--run-id", "v1"], "must be a number"),
         (["--bucket", "b", "--run-id", "1", "--distribution", "arch"], "unknown distribution"),
         (["--bucket", "b", "--run-id", "1", "--arch", "mips"], "unknown architecture"),
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "must be 1 to 183, not 0"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "184"], "must be 1 to 183, not 184"),
+        (["--bucket", "b", "--run-id", "1", "--allow-partial"], "--allow-partial is for --latest"),
         (["--repository", "finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "owner/finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "ghcr.io/", "--run-id", "1"], "does not name a registry"),
