@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 def container(pin: Mapping[str, str]) -> str:
     """The container image of the jobs, by its digest. Raises HarnessError if pin has none.
 
-    A tag can be moved, so whoever owns it would decide what a job runs.
+    A tag can be moved, so its owner would decide what a job runs.
     """
     if not DIGEST.fullmatch(pin["digest"]):
         raise HarnessError(
