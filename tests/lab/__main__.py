@@ -155,7 +155,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port",
         metavar="N",
-        type=int,
+        type=switches.port,
         default=8023,
         help="TCP port to listen on; 0 chooses a free one (default: 8023)",
     )
