@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts import arch as arches
 from scripts import catalog
 from scripts.publish import announcement, conf
-from scripts.publish.announcement import Announcement
+from scripts.publish.announcement import LARGEST, Announcement
 from scripts.publish.conf import Entry
 from scripts.publish.release import RUN_OF_NAME
 from scripts.publish.run import Run
@@ -28,9 +28,6 @@ from scripts.system.url import Url
 
 # By the platform that downloads them, in the words of Go's GOOS: the file that names its images.
 FILES: Mapping[str, str] = {"darwin": "full-os.conf", "windows": "rootfs.conf"}
-
-# A disk image has about half a gigabyte.
-LARGEST = 16 << 30  # bytes
 
 
 @dataclass(frozen=True)
