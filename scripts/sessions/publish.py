@@ -80,9 +80,9 @@ def parse_promotion(
     run = _run(given, environ)
     if not (given.latest and given.bucket):
         raise UsageError("--published needs --latest and --bucket: it makes a run the latest one")
-    of_builds = ("arch", "out", "allow-unbooted", "allow-altered")
-    if useless := [one for one in of_builds if getattr(given, one.replace("-", "_"))]:
-        raise UsageError(f"--published reads no build, so --{useless[0]} makes no sense")
+    for name in ("arch", "out", "allow-unbooted", "allow-altered"):
+        if getattr(given, name.replace("-", "_")):
+            raise UsageError(f"--published reads no build, so --{name} makes no sense")
     release_name = given.release or places.release_of(root, distribution)
     signing_ = _signing(given, environ)
     return Promotion(

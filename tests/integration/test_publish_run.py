@@ -463,7 +463,7 @@ def test_a_registry_that_moves_and_deletes_no_tag_is_named(
         (["--published"], "--published needs --latest and --bucket"),
         (["--published", "--latest", "--repository", "a.b/c"], "needs --latest and --bucket"),
         (["--published", "--latest", "--arch", "x86_64"], "so --arch makes no sense"),
-        (["--published", "--latest", "--allow-altered"], "so --allow-altered makes no sense"),
+        (["--published", "--latest", "--allow-unbooted"], "so --allow-unbooted makes no sense"),
     ],
 )
 def test_options_that_make_no_sense_for_a_published_run_are_refused(
