@@ -234,6 +234,57 @@ def ecr(tags: dict[str, str] | None) -> Iterator[Ecr]:
         yield state
 
 
+class _Immutable(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to the registry at upstream, but lets no tag move."""
+
+    upstream: str
+    protocol_version = "HTTP/1.1"
+
+    def forward(self) -> None:
+        url = f"http://{self.upstream}{self.path}"
+        names = {*self.headers} - {"Connection"}
+        body = self.body()
+        given = {name: ", ".join(self.headers.get_all(name, [])) for name in names}
+        _, kind, reference = self.path.rpartition("/manifests/")
+        is_tag = self.command == "PUT" and kind and not reference.startswith("sha256:")
+        accepted = {"Accept": given.get("Content-Type", "")}
+        if is_tag and requests.head(url, headers=accepted, timeout=60).ok:
+            self.answer(400, {"Content-Type": "application/json"}, json.dumps({"errors": [{
+                "code": "TAG_INVALID",
+                "message": f"The image tag '{reference}' already exists in the 'finch' "
+                "repository and cannot be overwritten because the tag is immutable.",
+            }]}).encode())  # fmt: skip
+            return
+        told = requests.request(self.command, url, headers=given, data=body, timeout=60)
+        self.answer(told.status_code, told.headers, told.content)
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        del self.headers["Transfer-Encoding"]
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
+
+    def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name not in {"Content-Length", "Date", "Connection", "Server"}:
+                self.send_header(name, value)
+        length = headers.get("Content-Length") if self.command == "HEAD" else len(body)
+        self.send_header("Content-Length", str(length or 0))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def immutable(upstream: str) -> Iterator[str]:
     """Run a registry in front of the one at upstream that lets no tag move; yields its host.
@@ -241,54 +292,8 @@ def immutable(upstream: str) -> Iterator[str]:
     It answers as ECR does if a repository's tags are immutable.
     """
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def forward(self) -> None:
-            url = f"http://{upstream}{self.path}"
-            names = {*self.headers} - {"Connection"}
-            body = self.body()
-            given = {name: ", ".join(self.headers.get_all(name, [])) for name in names}
-            _, kind, reference = self.path.rpartition("/manifests/")
-            is_tag = self.command == "PUT" and kind and not reference.startswith("sha256:")
-            accepted = {"Accept": given.get("Content-Type", "")}
-            if is_tag and requests.head(url, headers=accepted, timeout=60).ok:
-                self.answer(400, {"Content-Type": "application/json"}, json.dumps({"errors": [{
-                    "code": "TAG_INVALID",
-                    "message": f"The image tag '{reference}' already exists in the 'finch' "
-                    "repository and cannot be overwritten because the tag is immutable.",
-                }]}).encode())  # fmt: skip
-                return
-            told = requests.request(self.command, url, headers=given, data=body, timeout=60)
-            self.answer(told.status_code, told.headers, told.content)
-
-        def body(self) -> bytes:
-            if self.headers.get("Transfer-Encoding") != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            del self.headers["Transfer-Encoding"]
-            data = b""
-            while size := int(self.rfile.readline(), 16):
-                data += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return data
-
-        def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                if name not in {"Content-Length", "Date", "Connection", "Server"}:
-                    self.send_header(name, value)
-            length = headers.get("Content-Length") if self.command == "HEAD" else len(body)
-            self.send_header("Content-Length", str(length or 0))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with serving(Handler) as url:
+    handler = type("Handler", (_Immutable,), {"upstream": upstream})
+    with serving(handler) as url:
         yield url.removeprefix("http://")
 
 

@@ -262,7 +262,7 @@ class Manifest:
             return _parse(strict.loads(file.read_text()))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
-                f"there is no {file}",
+                f"there is no build at {file}",
                 hint=f"{catalog.command('build')} makes one in {catalog.OUT}/",
             ) from None
         except (OSError, *strict.ODDITIES, UsageError) as error:

@@ -31,7 +31,7 @@ def packages(opts: Options, place: Place) -> dict[str, str]:
     """Map each package to install from SPAL to what dnf is asked for: name, version and release.
 
     place is where the images are built. Raises UsageError if the pins make no sense, or if they
-    want a package from SPAL that place cannot have.
+    name SPAL as the source of a package, but the release of place has no SPAL.
     """
     if not opts.target.distribution.has_rpms:
         return {}
@@ -97,4 +97,5 @@ def _asked(nevra: str, opts: Options, place: Place) -> str:
 
 
 def _why_none(place: Place) -> str:
-    return f"the release {place.release} is older than {amazonlinux.FIRST_WITH_SPAL}, the first"
+    first = amazonlinux.FIRST_WITH_SPAL
+    return f"the release {place.release} is older than {first}, the first with SPAL"

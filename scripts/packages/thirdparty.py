@@ -214,11 +214,11 @@ def unverified(pin: PinnedFile, opts: Options, known: str = "") -> UsageError:
     known says in a few words what is known about the digest elsewhere.
     """
     is_ours = opts.sources.third_party_pins is None
-    adds = f"`{catalog.command('update-pins', pin.name)}` adds it" if is_ours else "add it there"
+    renew = f"`{catalog.command('update-pins', pin.name)}` adds it, with access to the internet"
     return UsageError(
         f"{pin.name} {pin.version} cannot be verified: {_path(opts)} has no sha256 for "
         f"{opts.target.arch}",
-        hint=f"{f'{known}; ' if known else ''}{adds}, "
+        hint=f"{f'{known}; ' if known else ''}{renew if is_ours else 'add it there'}; "
         f"{catalog.option('allow-missing', pin.name)} builds without {pin.name}",
     )
 

@@ -179,8 +179,8 @@ class Lookups:
     def third_party(self, pin: PinnedFile, *, computes: bool = True) -> Update:
         """Look up the newest release of pin, and digests that are missing.
 
-        computes says whether to compute digests that nobody publishes. Raises HarnessError if the
-        published digest of the pinned release has changed.
+        computes says whether to compute digests that the publisher does not list. Raises
+        HarnessError if the published digest of the pinned release has changed.
         """
         newest = self._newest_release(pin.releases)
         version = newest.version if _is_newer(newest.version, pin.version) else pin.version
@@ -228,7 +228,7 @@ class Lookups:
             digests = {arch: known[_file_name(file)] for arch, file in files.items()}
             return Published(digests, pin.releases)
         if not computes:
-            raise HarnessError(f"nobody publishes a sha256 of {pin.name} {version}")
+            raise HarnessError(f"its publisher lists no sha256 of {pin.name} {version}")
         return Published(
             {
                 arch: self._digest_of(address)

@@ -34,7 +34,7 @@ def find(opts: Options, *, settings: Settings = BRIEF) -> list[Offer]:
     """Return an offer for each pin of the checkout that lacks a digest for a build with opts.
 
     A source counts only if it is asked over TLS. Raises UsageError, as a build does, if a pin lacks
-    its digest and nobody publishes it, or the sources do not answer.
+    its digest and its publisher lists none, or if the sources do not answer.
     """
     return [_offer(pin, opts, settings) for pin in thirdparty.unpinned(opts)]
 
@@ -52,7 +52,7 @@ def _offer(pin: PinnedFile, opts: Options, settings: Settings) -> Offer:
 
 
 def refusal(offers: Sequence[Offer], opts: Options) -> HarnessError:
-    """Return the error for a build whose offers, at least one, nobody has accepted."""
+    """Return the error for a build with offers, at least one, that have not been accepted."""
     return thirdparty.unverified(offers[0].pin, opts, str(offers[0]))
 
 

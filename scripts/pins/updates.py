@@ -16,6 +16,11 @@ from scripts.system.fetch import Settings
 from scripts.system.terminal import Terminal
 
 
+def known(root: Path) -> list[str]:
+    """Return the names of all pins of the checkout root."""
+    return [name for name, _ in Lookups(root).each()]
+
+
 def update(
     root: Path,
     names: Collection[str] = (),

@@ -23,6 +23,9 @@ LATEST = "manifest.json"
 # Half a year, as for finch-core's releases; Finch tells users who have not updated by then.
 LONGEST = 183  # days
 
+# The most that a file has that people download; a disk image has about half a gigabyte.
+LARGEST = 16 << 30  # bytes
+
 # How far the clocks of two machines that publish may differ.
 SKEW = timedelta(minutes=10)
 

@@ -37,7 +37,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Named:
-    """What the files of a `deps` folder name: numbers of runs, and the whole text of the files."""
+    """What the files of a `deps` folder name: runs, and digests of images; and their whole text."""
 
     runs: frozenset[int]
     digests: frozenset[str]

@@ -15,12 +15,12 @@ from pathlib import Path
 from scripts import arch as arches
 from scripts import catalog
 from scripts.publish import announcement, conf
-from scripts.publish.announcement import Announcement
+from scripts.publish.announcement import LARGEST, Announcement
 from scripts.publish.conf import Entry
 from scripts.publish.release import RUN_OF_NAME
 from scripts.publish.run import Run
 from scripts.system import fetch, strict
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import MissingError
 from scripts.system.progress import Progress, Task
 from scripts.system.text import printable, say
@@ -28,9 +28,6 @@ from scripts.system.url import Url
 
 # By the platform that downloads them, in the words of Go's GOOS: the file that names its images.
 FILES: Mapping[str, str] = {"darwin": "full-os.conf", "windows": "rootfs.conf"}
-
-# A disk image has about half a gigabyte.
-LARGEST = 16 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,12 @@ def update(wanted: Wanted, progress: Progress, *, check: bool) -> None:
 
 def named_run(folder: Path, product: str) -> str:
     """Return the number of the run that all files in folder name. Raises HarnessError."""
+    if not any((folder / file).exists() for file in FILES.values()):
+        raise UsageError(
+            f"{folder} has no {' and no '.join(FILES.values())}",
+            hint=f"name finch-core's folder with {catalog.option('into')}, or write the files with "
+            f"`{_command()}`",
+        )
     names = [name for file in FILES.values() for name in conf.artifacts(conf.read(folder / file))]
     runs = {_run_of(name, product) for name in names}
     if len(names) < len(announcement.required()) or 0 in runs:

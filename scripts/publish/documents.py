@@ -27,7 +27,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True)
-class Page:
+class Document:
     """One document: its key, its new contents, and what is published under that key already.
 
     is_shared tells whether others have a part in it, so what is published must be signed.
@@ -45,8 +45,8 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where the documents of run are merged, signed and written before their upload.
+class SharedDocuments:
+    """Merges the documents of run with those that are published, signs them and writes them.
 
     folder is where they are written to. signer is None if nothing is signed. seen keeps the
     signatures that have been read, by key: a job that loses a race may have replaced the signature
@@ -60,7 +60,7 @@ class Desk:
     seen: dict[str, list[bytes]] = field(default_factory=dict)
     hashed: dict[str, str] = field(default_factory=dict)
 
-    def merge(self, own: Own, now: datetime) -> tuple[Announcement, list[Page]]:
+    def merge(self, own: Own, now: datetime) -> tuple[Announcement, list[Document]]:
         """Return the release manifest of the run with own in it, and the documents.
 
         Raises HarnessError if what is published already is not this run's, or says something else
@@ -81,66 +81,68 @@ class Desk:
             whole = run.merge_manifest(self.run, own, announced or own.announced)
         is_shared = merged.keys() != own.sums.keys()
         return whole, [
-            Page(self.run.sums, release.checksums(merged), sums, is_shared),
-            Page(self.run.manifest, whole.text(), manifest, is_shared=True),
+            Document(self.run.sums, release.checksums(merged), sums, is_shared),
+            Document(self.run.manifest, whole.text(), manifest, is_shared=True),
         ]
 
-    def uploads(self, pages: Sequence[Page]) -> list[Upload]:
-        """Write pages to files, sign them where needed, and return what must be uploaded.
+    def uploads(self, documents: Sequence[Document]) -> list[Upload]:
+        """Write documents to files, sign them where needed, and return what must be uploaded.
 
         Signatures come before what they sign, and the manifest comes last. Nothing is signed
         before all signatures that are published have been verified.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        bundles = {page.key: self.bucket.read(f"{page.key}.bundle") for page in pages}
-        good = {page.key: self._verified(page, bundles[page.key]) for page in pages}
+        bundles = {one.key: self.bucket.read(f"{one.key}.bundle") for one in documents}
+        good = {one.key: self._verified(one, bundles[one.key]) for one in documents}
         found: list[Upload] = []
-        for page in pages:
-            path = self.folder / page.key
-            path.write_bytes(page.text)
+        for document in documents:
+            path = self.folder / document.key
+            path.write_bytes(document.text)
             if self.signer:
-                found += self._signature(page, bundles[page.key], good[page.key])
-            if not page.is_there:
-                etag = page.there.etag if page.there else ""
-                found.append(Upload.of(path, page.key, replaces=etag))
+                found += self._signature(document, bundles[document.key], good[document.key])
+            if not document.is_there:
+                etag = document.there.etag if document.there else ""
+                found.append(Upload.of(path, document.key, replaces=etag))
         return found
 
-    def _signature(self, page: Page, there: Stored | None, good: bytes | None) -> list[Upload]:
-        """Write the signature of page, a new one unless good is one, and return its upload."""
+    def _signature(
+        self, document: Document, there: Stored | None, good: bytes | None
+    ) -> list[Upload]:
+        """Write the signature of document, a new one unless good is one, and return its upload."""
         assert self.signer
-        bundle = self.folder / f"{page.key}.bundle"
-        if page.is_there and good:
+        bundle = self.folder / f"{document.key}.bundle"
+        if document.is_there and good:
             bundle.write_bytes(good)
         else:
-            self.signer.sign(self.folder / page.key)
+            self.signer.sign(self.folder / document.key)
         if there and there.data == bundle.read_bytes():
             return []
         return [Upload.of(bundle, bundle.name, replaces=there.etag if there else "")]
 
-    def _verified(self, page: Page, bundle: Stored | None) -> bytes | None:
-        """Return a signature of what page repeats or replaces, None if there is none.
+    def _verified(self, document: Document, bundle: Stored | None) -> bytes | None:
+        """Return a signature of what document repeats or replaces, None if there is none.
 
         Raises HarnessError unless there is one where it is needed.
         """
-        where = f"s3://{self.bucket.name}/{page.key}"
+        where = f"s3://{self.bucket.name}/{document.key}"
         if not self.signer:
-            if bundle and not page.is_there:
+            if bundle and not document.is_there:
                 raise unsigned(where, f"with another {catalog.flag('run-id')}")
             return None
-        known = self.seen.setdefault(page.key, [])
+        known = self.seen.setdefault(document.key, [])
         if bundle and bundle.data not in known:
             known.insert(0, bundle.data)
-        if not page.there:  # an upload may have been interrupted between signature and document
+        if not document.there:  # an upload may have been interrupted after the signature
             return None
         # Our own documents are never published without their signatures, which are uploaded first.
         # To sign this one would vouch for what somebody else has chosen, if only its dates.
-        if page.is_shared and not bundle:
+        if document.is_shared and not bundle:
             raise HarnessError(
                 f"{where} is published without a signature, so it cannot be signed any more",
                 hint=s3.OTHER_RUN,
             )
-        is_changed = not page.is_there
-        return self._first_good(page.key, page.there.data, known, others=is_changed)
+        is_changed = not document.is_there
+        return self._first_good(document.key, document.there.data, known, others=is_changed)
 
     def _first_good(
         self, key: str, text: bytes, bundles: Iterable[bytes], *, others: bool

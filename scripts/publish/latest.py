@@ -14,7 +14,7 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.arch import Arch
 from scripts.publish import announcement, push, s3
-from scripts.publish.announcement import LATEST, Announcement, Pushed, Validity
+from scripts.publish.announcement import LARGEST, LATEST, Announcement, Pushed, Validity
 from scripts.publish.documents import unpublishable, unsigned
 from scripts.publish.registry import Registry
 from scripts.publish.release import Upload
@@ -24,9 +24,6 @@ from scripts.publish.signing import Signer
 from scripts.system import fetch, strict
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Task
-
-# A disk image has about half a gigabyte.
-LARGEST = 16 << 30  # bytes
 
 
 def check_whole(announced: Announcement) -> None:

@@ -70,7 +70,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
     debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
     try:
         extract_packages(debian.download_all(source.packages, [SUITE], debs), partial)
-        partial.replace(root)
+        _put(partial, root)
     except CommandError as error:
         raise MachineError(
             f"{name} cannot be downloaded from Debian: {last_line(error.output) or error}",
@@ -79,3 +79,12 @@ def _unpack(name: str, source: Source, root: Path) -> None:
     finally:
         shutil.rmtree(debs, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, root: Path) -> None:
+    """Rename partial to root, unless another session has put the same there in the meantime."""
+    try:
+        partial.replace(root)
+    except OSError:
+        if not root.is_dir():
+            raise

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts import catalog
 from scripts.arch import Arch
-from scripts.publish import latest, programs, push, registry
+from scripts.publish import latest, programs, push, registry, release
 from scripts.publish.announcement import LATEST, Announcement
 from scripts.publish.latest import Published
 from scripts.publish.registry import Registry
@@ -45,13 +45,20 @@ class Promotion:
 
 def promote(wanted: Promotion, progress: Progress) -> None:
     """Make the run the latest release, or only show what would be written. Raises HarnessError."""
-    for suffix in ["", ".bundle"] if wanted.signing.is_possible else [""]:
-        source = f"s3://{wanted.bucket}/{wanted.run.manifest}"
-        say(f"made from {source} → s3://{wanted.bucket}/{LATEST}{suffix}")
-    if not wanted.signing.is_possible:
-        say(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
+    _show(wanted)
     if not wanted.dry_run:
         _promote(wanted, progress)
+
+
+def _show(wanted: Promotion) -> None:
+    for suffix in ["", ".bundle"] if wanted.signing.is_possible else [""]:
+        source = f"s3://{wanted.bucket}/{wanted.run.manifest}"
+        say(f"{source}, with new dates → s3://{wanted.bucket}/{LATEST}{suffix}")
+    if wanted.run.repository:
+        tags = release.MOVING_TAG.format(arch="*")
+        say(f"images of run {wanted.run.number} → {wanted.run.repository}:{tags}")
+    if not wanted.signing.is_possible:
+        say(f"nothing is signed: there is no {catalog.flag('key')} and no identity of a CI job")
 
 
 def _promote(wanted: Promotion, progress: Progress) -> None:

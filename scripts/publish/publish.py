@@ -28,7 +28,7 @@ from scripts.publish import (
     release,
 )
 from scripts.publish.announcement import Announcement, Pushed, Validity
-from scripts.publish.documents import Desk, Page
+from scripts.publish.documents import Document, SharedDocuments
 from scripts.publish.registry import Registry
 from scripts.publish.release import Allowed, Build, Image, Upload
 from scripts.publish.run import Own, Run
@@ -175,13 +175,13 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         new_files = [one for one in with_sums if bucket and not bucket.check(one)]
         about = _About.prepared(plan, wanted, bucket, progress) if bucket else None
         moved = _moved(plan, about, place) if place and wanted.latest else {}
-        documents = about.desk.uploads(about.pages) if about else []
+        uploads = about.shared.uploads(about.documents) if about else []
         _send(_copies(plan, new_images, wanted, stack), new_files, bucket, place, task)
         # The release manifest names the images by their digests and by their tags.
         if place:
             for image in plan.images:
                 push.confirm(place, image.tag, image.digest)
-        new = about.send(documents, task) if about else 0
+        new = about.send(uploads, task) if about else 0
         for arch, digest in moved.items():
             assert place
             push.move(place, arch, digest)
@@ -261,54 +261,53 @@ def _send(
 class _About:
     """The files about the whole release.
 
-    images are all container images of the run, and pages its documents. etags are those of what
+    images are all container images of the run. etags are those of what
     manifest.json and its signature replace (none, if they are to stay); see `latest.replaced`.
     """
 
-    desk: Desk
+    shared: SharedDocuments
     own: Own
     images: Sequence[Pushed]
-    pages: Sequence[Page]
+    documents: Sequence[Document]
     etags: Mapping[str, str]
 
     @classmethod
     def prepared(cls, plan: Plan, wanted: Wanted, bucket: Bucket, progress: Progress) -> _About:
         """Make the files, unsigned. Raises HarnessError if one of them must not be published."""
         signer = wanted.signing.signer(wanted.work, progress)
-        desk = Desk(plan.run, bucket, wanted.folder, signer)
+        shared = SharedDocuments(plan.run, bucket, wanted.folder, signer)
         now = datetime.now(UTC)
         own = plan.own(Validity.starting(now, wanted.days))
-        announced, pages = desk.merge(own, now)
+        announced, documents = shared.merge(own, now)
         etags: Mapping[str, str] = {}
         if wanted.latest:
             if not wanted.partial:
                 latest.check_whole(announced)
             etags = latest.replaced(bucket, wanted.run, is_signed=signer is not None)
-        return cls(desk, own, announced.images, pages, etags)
+        return cls(shared, own, announced.images, documents, etags)
 
-    def send(self, documents: Sequence[Upload], task: Task) -> int:
+    def send(self, uploads: Sequence[Upload], task: Task) -> int:
         """Upload the files, and return how many were new. Raises HarnessError.
 
-        documents are the uploads of pages, in which everything is signed.
+        uploads are those of documents, in which everything is signed.
         """
-        new = self._send_documents(documents, task)
-        manifest = self.desk.folder / self.desk.run.manifest
-        pointers = [
-            one for one in latest.pointers(manifest, self.etags) if not self.desk.bucket.check(one)
-        ]
-        _send([], pointers, self.desk.bucket, None, task)
+        new = self._send_documents(uploads, task)
+        manifest = self.shared.folder / self.shared.run.manifest
+        bucket = self.shared.bucket
+        pointers = [one for one in latest.pointers(manifest, self.etags) if not bucket.check(one)]
+        _send([], pointers, bucket, None, task)
         return new + len(pointers)
 
     def _send_documents(self, uploads: Sequence[Upload], task: Task) -> int:
         """Upload the run's documents. If another job has just changed them, add to its own."""
         for left in reversed(range(ATTEMPTS)):
             try:
-                _send([], uploads, self.desk.bucket, None, task)
+                _send([], uploads, self.shared.bucket, None, task)
             except LostError:
                 if not left:
                     raise
-                _, pages = self.desk.merge(self.own, datetime.now(UTC))
-                uploads = self.desk.uploads(pages)
+                _, documents = self.shared.merge(self.own, datetime.now(UTC))
+                uploads = self.shared.uploads(documents)
             else:
                 break
         return len(uploads)

@@ -25,6 +25,7 @@ from scripts.system import strict
 from scripts.system.digests import file_digest, text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, CommandError, run
+from scripts.system.url import shown
 
 # A repository of Amazon's Elastic Container Registry.
 ECR = re.compile(
@@ -60,6 +61,17 @@ MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 # The media types of an image in OCI's image specification.
 MEDIA = "application/vnd.oci.image"
+
+
+def checked_repository(text: str) -> str:
+    """Return text, HOST/NAME, without a final slash. Raises UsageError if it is another thing."""
+    option = catalog.flag("repository")
+    if not REPOSITORY.fullmatch(text):
+        raise UsageError(
+            f"{option} {shown(text)} does not name a registry" if text else f"{option} is missing",
+            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
+        )
+    return text.rstrip("/")
 
 
 class ImmutableError(HarnessError):

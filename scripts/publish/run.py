@@ -15,9 +15,21 @@ from scripts.arch import Arch
 from scripts.publish import release
 from scripts.publish.announcement import Announcement
 from scripts.stages.artifacts import CHECKSUMS
+from scripts.system.errors import UsageError
 
 # A line of SHA512SUMS, as sha512sum(1) writes it.
 LINE = re.compile(r"(?P<sha512>[0-9a-f]{128})  (?P<key>[^\n]+)\n")
+
+
+def checked_number(text: str, hint: str) -> str:
+    """Return text, the number of a run. Raises UsageError with hint if it is none, or missing."""
+    if not text:
+        raise UsageError("the run ID is missing", hint=hint)
+    if not release.RUN_ID.fullmatch(text):
+        raise UsageError(
+            f"the run ID must be a number without leading zeros, not {text!r}", hint=hint
+        )
+    return text
 
 
 class ClashError(Exception):

@@ -35,7 +35,7 @@ CREDENTIALS = r"(COSIGN|SIGSTORE|TUF|ACTIONS_ID_TOKEN_REQUEST)_\w+"
 
 @dataclass(frozen=True)
 class Signer:
-    """Somebody whose signatures are made and accepted.
+    """Makes signatures, and verifies those that are published already.
 
     cosign is the command that starts cosign, and key the private key; None means signing with an
     identity. identity is the URL of the workflow whose signatures are accepted then; "" means that
@@ -72,7 +72,7 @@ class Signer:
     def check(self, path: Path, bundle: Path, *, is_needed: bool) -> None:
         """Raise HarnessError unless bundle is a signature of the file at path that is accepted.
 
-        is_needed tells whether it must be verified: whoever adds to a file and signs it vouches
+        is_needed tells whether it must be verified: a job that adds to a file and signs it vouches
         for the rest. Otherwise, a signature by an identity that is unknown here is left to the
         people who download the file.
         """

@@ -20,6 +20,9 @@ from scripts.system.text import say
 
 CONTAINER = Path(__file__).with_name("container.toml")
 
+# What update-pins calls it.
+PIN = "ci-container"
+
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 RUNNERS = Path(__file__).with_name("runners.toml")
@@ -63,12 +66,12 @@ def main(argv: Sequence[str]) -> None:
 def container(pin: Mapping[str, str]) -> str:
     """The container image of the jobs, by its digest. Raises HarnessError if pin has none.
 
-    A tag can be moved, so whoever owns it would decide what a job runs.
+    A tag can be moved, so its owner would decide what a job runs.
     """
     if not DIGEST.fullmatch(pin["digest"]):
         raise HarnessError(
             f"{CONTAINER.name} has no digest of {pin['name']}:{pin['tag']}",
-            hint=f"{catalog.command('update-pins')} adds it, with access to the internet",
+            hint=f"`{catalog.command('update-pins', PIN)}` adds it, with access to the internet",
         )
     return f"{pin['name']}:{pin['tag']}@{pin['digest']}"
 

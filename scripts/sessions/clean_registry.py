@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from scripts.sessions.arguments import Group, Parser
 from scripts.system import errors
 from scripts.system.errors import UsageError
 from scripts.system.progress import Progress
-from scripts.system.url import shown
 
 # A week of releases, one a day.
 KEEP = 7
@@ -28,25 +26,16 @@ def main(argv: Sequence[str]) -> None:
     if given.prepare:
         programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
         return
-    _check(given)
+    if given.keep < 1:
+        raise UsageError(f"--keep must be 1 or more, not {given.keep}")
+    repository = registry.checked_repository(given.repository)
     named = Named.read((given.deps or ROOT / "deps").absolute())
     skopeo = programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
     with (
-        registry.opened(skopeo, given.repository.rstrip("/")) as place,
+        registry.opened(skopeo, repository) as place,
         progress.task("registry") as task,
     ):
         cleaning.clean(place, named, given.keep, task, dry_run=given.dry_run)
-
-
-def _check(given: Namespace) -> None:
-    """Raise UsageError unless given names a repository and keeps something."""
-    if not registry.REPOSITORY.fullmatch(given.repository):
-        raise UsageError(
-            f"--repository {shown(given.repository)} does not name a registry",
-            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
-        )
-    if given.keep < 1:
-        raise UsageError(f"--keep must be 1 or more, not {given.keep}")
 
 
 def _parser(root: Path) -> Parser:
@@ -56,7 +45,7 @@ def _parser(root: Path) -> Parser:
         " deps names it, or if another tag that stays, such as latest-arm64, refers to it.",
     )
     group = Group(parser.add_argument_group("what to delete"), root)
-    group.add("repository", "the registry's repository", default="")
+    group.add("repository", "the repository to clean, for example in ECR", default="")
     group.add("keep", f"releases to keep for each architecture (default: {KEEP})",
               type=int, default=KEEP)  # fmt: skip
     group.add("deps", f"folder with finch-core's *.conf (default: {root / 'deps'})", type=Path)

@@ -12,7 +12,7 @@ from scripts import catalog
 from scripts.catalog import ROOT
 from scripts.publish import deps, release
 from scripts.publish.deps import Wanted
-from scripts.publish.run import Run
+from scripts.publish.run import Run, checked_number
 from scripts.sessions import arguments
 from scripts.sessions.arguments import Group, Parser
 from scripts.stages import places
@@ -46,12 +46,8 @@ def main(argv: Sequence[str]) -> None:
 def _run(given: Namespace, folder: Path, product: str) -> str:
     if given.check and not given.run_id:
         return deps.named_run(folder, product)
-    if not release.RUN_ID.fullmatch(given.run_id):
-        raise UsageError(
-            f"the run ID must be a number without leading zeros, not {given.run_id!r}",
-            hint=f"name the run that published the release: {catalog.option('run-id')}",
-        )
-    return str(given.run_id)
+    hint = f"name the run that published the release: {catalog.option('run-id')}"
+    return checked_number(given.run_id, hint)
 
 
 def _product(given: Namespace, root: Path) -> str:
@@ -95,8 +91,8 @@ def _parser(root: Path) -> Parser:
               default="")  # fmt: skip
     group = Group(parser.add_argument_group("what to do"), root)
     group.add("into", f"folder of the two files (default: {root / 'deps'})", type=Path)
-    group.add("check", "change nothing; the exit status is 1 if a file differs (without "
-              "--run-id: from what the run that the files name has published)")  # fmt: skip
+    group.add("check", "change nothing; the exit status is 1 if a file differs from the release "
+              "(default: that of the run that the files name)")  # fmt: skip
     group.add("show-run", "only print the number of the run that the files name")
     return parser
 

@@ -147,7 +147,11 @@ def check_upstream(using: Mkosi, opts: Options, progress: Progress) -> None:
     for result in results:
         progress.say(_sentence(result))
     if failed := [result.tool for result in results if result.added]:
-        raise HarnessError(f"our patches add findings to checks of mkosi's: {', '.join(failed)}")
+        raise HarnessError(
+            f"our patches add findings to the checks of mkosi's CI: {', '.join(failed)}",
+            hint="the lines above list them; after a change to a patch, pin it: "
+            f"{catalog.command('patch-check', catalog.flag('pin'))}",
+        )
 
 
 def _patched_copy(tree: Path, folder: Path, copy: Path) -> Path:

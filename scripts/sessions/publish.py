@@ -11,12 +11,12 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import programs, registry, release, signing
+from scripts.publish import programs, registry, signing
 from scripts.publish.announcement import LONGEST
 from scripts.publish.promote import Promotion, promote
 from scripts.publish.publish import Wanted, publish
 from scripts.publish.release import Allowed
-from scripts.publish.run import Run
+from scripts.publish.run import Run, checked_number
 from scripts.publish.signing import Signing
 from scripts.sessions import arguments
 from scripts.sessions.arguments import Group, Parser
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, root: Path = ROOT)
         outs=tuple(path.absolute() for path in outs or folders),
         run=run,
         bucket=given.bucket,
-        repository=given.repository.rstrip("/"),
+        repository=_repository(given),
         base_url=_address(given),
         days=given.expires_days,
         signing=_signing(given, environ),
@@ -90,7 +90,7 @@ def parse_promotion(
             release.product(distribution, release_name),
             run,
             _address(given),
-            given.repository.rstrip("/"),
+            _repository(given),
         ),
         bucket=given.bucket,
         days=given.expires_days,
@@ -106,20 +106,17 @@ def _run(given: argparse.Namespace, environ: Mapping[str, str]) -> str:
     """Return the number of the run, after checking what both kinds of publishing need."""
     if not (given.bucket or given.repository):
         raise UsageError("neither --bucket nor --repository is given: there is nowhere to publish")
-    if given.repository and not registry.REPOSITORY.fullmatch(given.repository):
-        raise UsageError(
-            f"--repository {shown(given.repository)} does not name a registry",
-            hint="write HOST/NAME, such as 123456789012.dkr.ecr.us-west-2.amazonaws.com/finch",
-        )
-    run: str = given.run_id or environ.get("GITHUB_RUN_ID", "")
-    if not release.RUN_ID.fullmatch(run):
-        raise UsageError(
-            f"the run ID must be a number without leading zeros, not {run!r}",
-            hint="pass a number that is larger than the last release's: -- --run-id NUMBER",
-        )
+    hint = f"pass a number that is larger than the last release's: {catalog.option('run-id')}"
+    run = checked_number(given.run_id or environ.get("GITHUB_RUN_ID", ""), hint)
+    if given.allow_partial and not given.latest:
+        raise UsageError("--allow-partial is for --latest only")
     if not 1 <= given.expires_days <= LONGEST:
         raise UsageError(f"--expires-days must be 1 to {LONGEST}, not {given.expires_days}")
     return run
+
+
+def _repository(given: argparse.Namespace) -> str:
+    return registry.checked_repository(given.repository) if given.repository else ""
 
 
 def _signing(given: argparse.Namespace, environ: Mapping[str, str]) -> Signing:

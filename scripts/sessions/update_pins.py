@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.catalog import ROOT
-from scripts.pins.updates import update
+from scripts.pins.updates import known, update
 from scripts.sessions.arguments import Parser
 from scripts.system import errors
 from scripts.system.terminal import Terminal
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
         "names",
         metavar="NAME",
         nargs="*",
-        help="a pin to look up, as the table calls it (default: all of them)",
+        help=f"a pin to look up: {', '.join(known(ROOT))} (default: all of them)",
     )
     given = parser.parse_args(argv)
     update(ROOT, given.names, check=given.check, console=Terminal())

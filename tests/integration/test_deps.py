@@ -331,13 +331,20 @@ def test_files_of_two_runs_name_none(write: Callable[..., None], folder: Path) -
         deps.main(["--show-run", "--into", os.fspath(folder)])
 
 
-@pytest.mark.parametrize("texts", [{}, EARLIER, {"full-os.conf": EARLIER["full-os.conf"]}])
+@pytest.mark.parametrize("texts", [EARLIER, {"full-os.conf": EARLIER["full-os.conf"]}])
 def test_files_without_a_release_of_ours_name_none(folder: Path, texts: dict[str, str]) -> None:
     folder.mkdir()
     for name, text in texts.items():
         (folder / name).write_text(text)
     with pytest.raises(HarnessError, match="does not name a whole release of al2023"):
         deps.main(["--show-run", "--into", os.fspath(folder)])
+
+
+@pytest.mark.parametrize("option", ["--show-run", "--check"])
+def test_a_folder_without_the_files_is_not_finch_core_s(folder: Path, option: str) -> None:
+    with pytest.raises(UsageError, match=r"has no full-os\.conf and no rootfs\.conf") as caught:
+        deps.main([option, "--into", os.fspath(folder)])
+    assert "-- --into FOLDER" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -355,10 +362,16 @@ def test_an_address_that_no_one_should_download_from_is_refused(address: str, me
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("run", ["", "latest", "-1", "1; id", "007", "0", "1" * 19])
+@pytest.mark.parametrize("run", ["latest", "-1", "1; id", "007", "0", "1" * 19])
 def test_a_run_is_a_number(run: str) -> None:
     with pytest.raises(UsageError, match="the run ID must be a number"):
         deps.main([f"--run-id={run}"])
+
+
+def test_without_a_run_it_says_which_option_names_one() -> None:
+    with pytest.raises(UsageError, match="the run ID is missing") as caught:
+        deps.main([])
+    assert "-- --run-id NUMBER" in caught.value.hint
 
 
 def test_a_failure_is_one_sentence_and_status_1(folder: Path, url: str) -> None:

@@ -84,6 +84,28 @@ def test_patches_name_no_author_as_the_proposer_is_the_author(checkout: Path) ->
         assert not re.search(r"^(From: |Author|Signed-off-by)|@", header, re.MULTILINE), patch
 
 
+def test_the_commands_of_hacking_write_the_same_patches_again(
+    checkout: Path, unpatched: Path, tmp_path: Path
+) -> None:
+    text = (checkout / "HACKING.md").read_text().partition("## The patches on mkosi")[2]
+    commands = text.partition("```sh\n")[2].partition("```")[0]
+    clone, rest = commands.split("\n", 1)
+    tag = clone.removeprefix("git clone --branch ").split()[0]
+    ours, theirs = tmp_path / "checkout", tmp_path / "mkosi"
+    shutil.copytree(checkout / "mkosi", ours / "mkosi")
+    shutil.copytree(unpatched, theirs)
+    settings = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.fspath(tmp_path / "gitconfig")}
+    (tmp_path / "gitconfig").write_text("[user]\nname = A\nemail = a@b.c\n")
+    for script, folder in {
+        f"git init -q && git add --all && git commit -qm mkosi && git tag {tag}": theirs,
+        rest.partition("./nox")[0]: ours,
+    }.items():
+        subprocess.run(["bash", "-euc", script], cwd=folder, env=settings, check=True)
+
+    for patch in (checkout / "mkosi").glob("*.patch"):
+        assert (ours / "mkosi" / patch.name).read_bytes() == patch.read_bytes(), patch.name
+
+
 def test_every_file_that_a_patch_adds_names_its_licence(checkout: Path) -> None:
     """As `reuse lint` of upstream's CI asks."""
     added = [

@@ -366,7 +366,7 @@ def test_a_registry_that_wants_a_password_is_named(
 
 def test_what_is_no_finished_build_is_refused(tell: Callable[..., None], out: Path) -> None:
     (out / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"there is no .*manifest\.json"):
+    with pytest.raises(UsageError, match=r"there is no build at .*manifest\.json"):
         tell()
 
 
@@ -537,7 +537,7 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
     ("argv", "expected"),
     [
         (["--run-id", "1"], "nowhere to publish"),
-        (["--bucket", "b"], "must be a number"),
+        (["--bucket", "b"], "the run ID is missing"),
         (["--bucket", "b", "--run-id", "v1"], "must be a number"),
         (["--bucket", "b", "--run-id", "007"], "without leading zeros, not '007'"),
         (["--bucket", "b", "--run-id", "0"], "without leading zeros, not '0'"),
@@ -551,6 +551,7 @@ def test_a_file_that_somebody_wrote_to_is_refused(tell: Callable[..., None], out
         (["--bucket", "b", "--run-id", "1", "--key", "/no/key"], "there is no key"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "0"], "must be 1 to 183, not 0"),
         (["--bucket", "b", "--run-id", "1", "--expires-days", "184"], "must be 1 to 183, not 184"),
+        (["--bucket", "b", "--run-id", "1", "--allow-partial"], "--allow-partial is for --latest"),
         (["--repository", "finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "owner/finch", "--run-id", "1"], "does not name a registry"),
         (["--repository", "ghcr.io/", "--run-id", "1"], "does not name a registry"),

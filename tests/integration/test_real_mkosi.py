@@ -102,6 +102,15 @@ def test_mkosi_reads_a_stage_without_complaint_and_without_the_others(
 
 
 @pytest.mark.parametrize(("distribution", "arch_name", "image"), TARGETS)
+def test_no_image_gets_a_door_for_logins_from_mkosi(
+    root: Path, site: Path, distribution: str, arch_name: str, image: str
+) -> None:
+    """For systemd before 256 mkosi adds a socket that takes logins over VSOCK."""
+    summary = summarize(root, site, distribution, arch_name, image, "--profile", "staged")
+    assert summary[image]["Ssh"] == "never"
+
+
+@pytest.mark.parametrize(("distribution", "arch_name", "image"), TARGETS)
 def test_plain_mkosi_builds_what_the_image_stands_on_too(
     root: Path, site: Path, distribution: str, arch_name: str, image: str
 ) -> None:

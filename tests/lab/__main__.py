@@ -119,11 +119,19 @@ def _parser() -> argparse.ArgumentParser:
         "and serves it on 127.0.0.1 until Ctrl-C.",
         allow_abbrev=False,
     )
+    _add_contents(parser)
+    _add_serving(parser)
+    _add_faults(parser)
+    return parser
+
+
+def _add_contents(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what the lab consists of."""
     parser.add_argument(
         "--arch",
         metavar="NAME",
-        default="x86_64",
-        help="architecture of the lab's packages (default: x86_64)",
+        default=arches.native().name,
+        help="architecture of the lab's packages (default: this machine's)",
     )
     parser.add_argument(
         "--era",
@@ -134,9 +142,20 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: {eras.AMAZON.name})",
     )
     parser.add_argument(
+        "--work",
+        metavar="FOLDER",
+        type=Path,
+        default=catalog.ROOT / ".work/lab",
+        help="folder to keep the lab in (default: .work/lab)",
+    )
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs."""
+    parser.add_argument(
         "--port",
         metavar="N",
-        type=int,
+        type=switches.port,
         default=8023,
         help="TCP port to listen on; 0 chooses a free one (default: 8023)",
     )
@@ -146,6 +165,13 @@ def _parser() -> argparse.ArgumentParser:
         help="do not start a Docker engine, which needs root; builds from the lab then leave out "
         "our own packages",
     )
+    parser.add_argument(
+        "--make-only", action="store_true", help="make the lab, but do not serve it"
+    )
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make the lab fail."""
     parser.add_argument(
         "--fault",
         metavar="KIND=REGEX[:TIMES]",
@@ -164,17 +190,6 @@ def _parser() -> argparse.ArgumentParser:
         help="lead builds to a repository where PACKAGE is not what it should be; KIND is one of "
         f"{', '.join(switches.TAMPERINGS)}; {tampering.METADATA} stands for the metadata",
     )
-    parser.add_argument(
-        "--make-only", action="store_true", help="make the lab, but do not serve it"
-    )
-    parser.add_argument(
-        "--work",
-        metavar="FOLDER",
-        type=Path,
-        default=catalog.ROOT / ".work/lab",
-        help="folder to keep the lab in (default: .work/lab)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

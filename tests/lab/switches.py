@@ -1,4 +1,4 @@
-"""Parses the options of `./nox -s lab` that make the lab fail: --fault and --tamper.
+"""Parses what options of `./nox -s lab` take: --port, and --fault and --tamper, which spoil things.
 
 A wrong value raises ArgumentTypeError, which argparse reports together with the option's name.
 """
@@ -22,6 +22,17 @@ TAMPERINGS: Mapping[str, Tampering] = {each.name.lower(): each for each in Tampe
 Name = TypeVar("Name", bound=Enum)
 
 TIMED = re.compile(r"(.*):(\d+)", re.DOTALL)
+
+
+# The largest TCP port.
+LARGEST_PORT = 65_535
+
+
+def port(text: str) -> int:
+    """Return the TCP port that text names, 0 for any free one."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= LARGEST_PORT):
+        raise argparse.ArgumentTypeError(f"must be 0 to {LARGEST_PORT}, not {text!r}")
+    return int(text)
 
 
 def fault(text: str) -> Fault:

@@ -114,14 +114,7 @@ def _make(work: Path, arch: Arch, era: Era, say: Say, names: Sequence[str]) -> W
     recipes = [recipe for recipe in all_recipes if recipe.is_packed]
     common = maker.make([recipe for recipe in recipes if not _dated(recipe, names)])
     dated = {
-        release: maker.make(
-            [
-                recipe
-                for recipe in Tables(arch, release, era).recipes(packages)
-                if _dated(recipe, names)
-            ],
-            {"/etc/os-release": release},
-        )
+        release: _make_dated(maker, Tables(arch, release, era).recipes(packages), release, names)
         for release in names
     }
     say(f"the RPMs of {len(common)} packages are built after {time.monotonic() - began:.0f} s")
@@ -130,29 +123,15 @@ def _make(work: Path, arch: Arch, era: Era, say: Say, names: Sequence[str]) -> W
     foreign = keys.obtain(work / "keys", "Fedora")
     sources = {
         owner: [
-            source.make(recipe, work, maker.programs, foreign if owner == FEDORA else key)
+            source.make(recipe, work, maker.programs, signer)
             for recipe in all_recipes
             if recipe.source == owner
         ]
-        for owner in (AMAZON, FEDORA)
+        for owner, signer in {AMAZON: key, FEDORA: foreign}.items()
     }
     say(f"source RPMs are built after {time.monotonic() - began:.0f} s")
-    world = repository.publish(
-        work,
-        arch,
-        {
-            release: [
-                path
-                for made in (*common, *dated[release])
-                if made.recipe.since <= release.rpartition(".")[2]
-                for path in signed[made.folder]
-            ]
-            for release in names
-        },
-        key,
-        sources[AMAZON],
-        era=era,
-    )
+    packed = {release: _signed_of([*common, *dated[release]], signed, release) for release in names}
+    world = repository.publish(work, arch, packed, key, sources[AMAZON], era=era)
     repository.publish_fedora(world, sources[FEDORA], foreign)
     spal = maker.sign(maker.make(_of_spal(tables, all_recipes)))
     repository.publish_spal(world, [path for paths in spal.values() for path in paths])
@@ -162,6 +141,22 @@ def _make(work: Path, arch: Arch, era: Era, say: Say, names: Sequence[str]) -> W
     third_party.publish(world, released.paths[0], others)
     say(f"{len(names)} releases are complete after {time.monotonic() - began:.0f} s")
     return world
+
+
+def _make_dated(
+    maker: Maker, recipes: Iterable[Recipe], release: str, names: Iterable[str]
+) -> list[Made]:
+    """Make the packages of release that differ from those of the other releases called names."""
+    dated = [recipe for recipe in recipes if _dated(recipe, names)]
+    return maker.make(dated, {"/etc/os-release": release})
+
+
+def _signed_of(
+    packages: Iterable[Made], signed: Mapping[Path, Sequence[Path]], release: str
+) -> list[Path]:
+    """Return the signed RPMs of those packages that Amazon Linux had at the time of release."""
+    date = release.rpartition(".")[2]
+    return [path for made in packages if made.recipe.since <= date for path in signed[made.folder]]
 
 
 def archive_of(work: Path, era: Era, arch: Arch, say: Say) -> debs.Archive:

@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from scripts import catalog
+from scripts.publish import s3
 
 HOOKS = ".pre-commit-config.yaml"
 
@@ -177,6 +178,15 @@ def test_the_messages_of_troubleshooting_are_ones_that_the_harness_says(checkout
 
     assert len(messages) > 50
     assert not unknown
+
+
+def test_the_page_about_releases_lists_every_permission_that_publishing_needs(
+    checkout: Path,
+) -> None:
+    page = (checkout / "docs/release.md").read_text()
+    needed = re.findall(r"(?:s3|ecr):\w+", s3.PERMISSIONS)
+    assert len(needed) > 5
+    assert [one for one in needed if f"`{one}`" not in page] == []
 
 
 def test_codespell_s_exceptions_are_in_order(checkout: Path) -> None:

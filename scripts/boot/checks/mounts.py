@@ -74,18 +74,27 @@ def root_grown(_facts: Facts, first: Answers, root: Partition) -> Verdict:
 def esp_mounted(_facts: Facts, first: Answers) -> Verdict:
     """Only root can read the ESP, where a new kernel would be put."""
     mount = _mount(first, "/boot/efi")
+    elsewhere = [
+        str(other.get("target"))
+        for other in _mounts(first)
+        if other != mount and other.get("source") == mount.get("source")
+    ]
     missing = ESP_OPTIONS - set(str(mount.get("options", "")).split(","))
     problems = {
         "nothing is mounted at /boot/efi": not mount,
         f"/boot/efi is {mount.get('fstype')}, not vfat": mount and mount.get("fstype") != "vfat",
+        f"the ESP is also mounted at {', '.join(elsewhere)}": mount and elsewhere,
         f"/boot/efi is mounted without {', '.join(sorted(missing))}": mount and missing,
     }
     return failed_if(problems, str(mount))
 
 
+def _mounts(answers: Answers) -> list[Mapping[str, Any]]:
+    return list(as_objects(json_object(answers["mounts"].text).get("filesystems", [])))
+
+
 def _mount(answers: Answers, target: str) -> Mapping[str, Any]:
-    mounts = as_objects(json_object(answers["mounts"].text).get("filesystems", []))
-    return next((mount for mount in mounts if mount.get("target") == target), {})
+    return next((mount for mount in _mounts(answers) if mount.get("target") == target), {})
 
 
 def _block(answers: Answers, path: str) -> Mapping[str, Any]:

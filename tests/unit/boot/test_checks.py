@@ -192,6 +192,8 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
      "root-grown", "the root partition did not grow"),
     (in_first(mounts=mounts(ROOT_MOUNT | {"size": ROOT.size}, ESP_MOUNT)),
      "root-grown", "the root file system did not grow"),
+    (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"target": "/boot"}, ESP_MOUNT)),
+     "esp-mounted", "also mounted at /boot"),
     (in_first(mounts=mounts(ROOT_MOUNT)), "esp-mounted", "nothing is mounted at /boot/efi"),
     (in_first(mounts=mounts(ROOT_MOUNT, ESP_MOUNT | {"options": "rw,fmask=0077,dmask=0022"})),
      "esp-mounted", "without dmask=0077, shortname=winnt"),

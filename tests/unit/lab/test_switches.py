@@ -45,6 +45,16 @@ def test_a_fault_is_written_as_kind_pattern_and_times(text: str, fault: Fault) -
     assert switches.fault(text) == fault
 
 
+def test_a_port_is_one_of_tcp_or_0() -> None:
+    assert [switches.port(text) for text in ("0", "8023", "65535")] == [0, 8023, 65535]
+
+
+@pytest.mark.parametrize("text", ["65536", "-1", "http", "", "²"])
+def test_any_other_port_is_a_wrong_option(text: str) -> None:
+    with pytest.raises(UsageError, match="must be 0 to 65535"):
+        lab.main([f"--port={text}"])
+
+
 def test_each_kind_of_fault_has_a_name_on_the_command_line() -> None:
     assert set(switches.KINDS.values()) == set(Kind)
     assert set(switches.TAMPERINGS.values()) == set(Tampering)

@@ -80,7 +80,8 @@ def test_of_a_release_before_spal_a_build_without_our_packages_says_what_it_lack
     assert added == Additions()
     assert supplementary.repositories(given, place(tmp_path, release=OLD)) == ()
     said = " ".join(capsys.readouterr().err.split())
-    assert f"fuse-sshfs is left out: the release {OLD} is older than 2023.9.20251117" in said
+    reason = f"the release {OLD} is older than 2023.9.20251117, the first with SPAL"
+    assert f"fuse-sshfs is left out: {reason}" in said
 
 
 def test_where_there_is_no_spal_a_package_that_must_come_from_it_is_refused(

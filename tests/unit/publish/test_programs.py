@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,24 @@ def test_where_there_is_no_debian_the_program_on_path_is_taken(elsewhere: Path) 
 def test_a_program_that_is_nowhere_is_named(elsewhere: Path) -> None:
     with pytest.raises(MachineError, match="skopeo is not installed"):
         programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
+
+
+def test_two_sessions_may_obtain_the_same_program_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unpack(_debs: Sequence[Path], partial: Path) -> None:
+        root = partial.with_name(re.sub(r"^\.(.*)\.\d+$", r"\1", partial.name))
+        for folder in (partial, root):  # the other session is a little faster
+            (folder / "usr/lib/any-linux-gnu").mkdir(parents=True)
+            (folder / "usr/lib/any-linux-gnu/ld-linux-any.so.2").touch()
+
+    monkeypatch.setattr(debian, "find", lambda: "apt")
+    monkeypatch.setattr(debian, "download_all", lambda *_: [])
+    monkeypatch.setattr(programs, "extract_packages", unpack)
+
+    command = programs.obtain("skopeo", SOURCE, tmp_path, Progress(live=False))
+    [root] = (tmp_path / "programs").iterdir()
+    assert command[-1] == root / SOURCE.path
 
 
 def test_the_package_of_a_program_comes_with_it() -> None:

@@ -71,7 +71,7 @@ def test_a_container_that_only_a_tag_names_stops_every_job(digest: str) -> None:
     with pytest.raises(HarnessError, match="has no digest of registry") as caught:
         ci_matrix.container({**PIN, "digest": digest})
 
-    assert "update-pins" in caught.value.hint
+    assert "`./nox -s update-pins -- ci-container`" in caught.value.hint
 
 
 def test_the_pin_of_the_container_is_one_that_can_be_read() -> None:

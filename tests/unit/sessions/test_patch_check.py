@@ -135,7 +135,7 @@ def test_a_tool_that_is_not_run_is_not_said_to_pass_and_what_patches_add_is_an_e
     monkeypatch.setattr(upstream, "TOOLS", tools)
     sources = replace(checkout_of_patches.sources, mkosi_source=tree)
     opts = replace(checkout_of_patches, sources=sources)
-    with pytest.raises(HarnessError, match=r"add findings to checks of mkosi's: lint$"):
+    with pytest.raises(HarnessError, match=r"add findings to the checks of mkosi's CI: lint$"):
         patch_check.check_upstream(
             Mkosi(tree, "27.1", "given", "digest"), opts, Progress(live=False)
         )
