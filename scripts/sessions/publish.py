@@ -11,7 +11,7 @@ from scripts import arch as arches
 from scripts import catalog
 from scripts.build import manifest
 from scripts.catalog import ROOT
-from scripts.publish import programs, registry, signing
+from scripts.publish import programs, registry, release, signing
 from scripts.publish.announcement import LONGEST
 from scripts.publish.promote import Promotion, promote
 from scripts.publish.publish import Wanted, publish
