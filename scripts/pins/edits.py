@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tomlkit.exceptions import TOMLKitError
 
 from scripts.system import strict
 from scripts.system.errors import HarnessError
@@ -25,11 +28,10 @@ class Edit:
     key: str
     value: str
 
-    def apply(self) -> None:
-        """Write the value to the file. Comments and everything else stay."""
-        text = self.file.read_text()
+    def edited(self, text: str) -> str:
+        """Return text with the value. Comments and everything else stay."""
         is_toml = self.file.suffix == ".toml"
-        write_text(self.file, self._edited_toml(text) if is_toml else self._edited_conf(text))
+        return self._edited_toml(text) if is_toml else self._edited_conf(text)
 
     def _edited_toml(self, text: str) -> str:
         document = tomlkit.parse(text)
@@ -46,6 +48,31 @@ class Edit:
     def _edited_conf(self, text: str) -> str:
         pattern = re.compile(rf"^{re.escape(self.key)}=.*$", re.MULTILINE)
         return pattern.sub(lambda _: f"{self.key}={self.value}", text, count=1)
+
+
+def apply(changes: Iterable[Edit]) -> None:
+    """Write the values of changes to their files, to each file all at once. Raises HarnessError.
+
+    No file has changed yet if one of them cannot be read.
+    """
+    texts: dict[Path, str] = {}
+    for one in changes:
+        with _named(one.file):
+            texts[one.file] = one.edited(texts.get(one.file) or one.file.read_text())
+    for path, text in texts.items():
+        with _named(path):
+            write_text(path, text)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn an error about the file at path into a HarnessError."""
+    try:
+        yield
+    except OSError as error:
+        raise HarnessError(f"{path} cannot be changed: {error.strerror}") from error
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path} cannot be changed: {error}") from error
 
 
 def value(file: Path, key: str) -> Any:

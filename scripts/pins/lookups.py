@@ -182,6 +182,8 @@ class Lookups:
         computes says whether to compute digests that the publisher does not list. Raises
         HarnessError if the published digest of the pinned release has changed.
         """
+        if not pin.releases:
+            raise HarnessError(f"{pin.name} in {thirdparty.PINS} does not say where releases are")
         newest = self._newest_release(pin.releases)
         version = newest.version if _is_newer(newest.version, pin.version) else pin.version
         published = self._published(pin, version, newest, computes=computes)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from scripts.options import Options
 from scripts.packages import thirdparty
 from scripts.packages.thirdparty import PinnedFile
+from scripts.pins import edits
 from scripts.pins.lookups import Lookups, Update
 from scripts.system.errors import HarnessError
 from scripts.system.fetch import BRIEF, Settings
@@ -25,9 +26,8 @@ class Offer:
         return f"{self.update.source} lists the sha256 of {self.pin.name} {self.update.newest}"
 
     def accept(self) -> None:
-        """Pin the digest in the checkout."""
-        for edit in self.update.edits:
-            edit.apply()
+        """Pin the digest in the checkout. Raises HarnessError."""
+        edits.apply(self.update.edits)
 
 
 def find(opts: Options, *, settings: Settings = BRIEF) -> list[Offer]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from scripts import catalog
 from scripts.packages import thirdparty
+from scripts.pins import edits
 from scripts.pins.lookups import ADDRESSES, LOOK, Lookups
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.fetch import Settings
@@ -54,8 +55,7 @@ def update(
             outdated.append(name)
         table.add_row(name, found.pinned, found.newest, found.note)
         if not check:
-            for edit in found.edits:
-                edit.apply()
+            edits.apply(found.edits)
     console.print(table)
     _require_answers(failed, table.row_count, console)
     if check and outdated:

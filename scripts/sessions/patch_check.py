@@ -28,6 +28,7 @@ from scripts.mkosi.source import Mkosi
 from scripts.mkosi.unpacking import unpack
 from scripts.mkosi.upstream import Result
 from scripts.options import Folders, Options, Sources
+from scripts.pins import edits
 from scripts.pins.edits import Edit
 from scripts.sessions import arguments
 from scripts.stages import places
@@ -83,7 +84,7 @@ def pin_digests(folder: Path, progress: Progress) -> None:
             cause = last_line(getattr(error, "output", "")) or str(error)
             failures.append(f"{name}: {cause}")
             continue
-        Edit(folder / "pin.toml", f"{name}.patched", made.digest).apply()
+        edits.apply([Edit(folder / "pin.toml", f"{name}.patched", made.digest)])
         progress.say(f"mkosi {made.version} from {made.source} is pinned: {made.digest}")
     for failure in failures:
         progress.say(f"not pinned: {failure}")

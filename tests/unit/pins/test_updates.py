@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,12 @@ def test_a_version_of_thousands_of_digits_is_compared_like_any_other(
     with pytest.raises(HarnessError, match=said) if said else contextlib.nullcontext():
         run(root)
     assert pin(root, "cosign").version == "3.0.5"
+
+
+def test_a_pin_without_an_address_of_its_releases_is_named(root: Path) -> None:
+    pinned = replace(pin(root, "cosign"), releases="")
+    with pytest.raises(HarnessError, match=r"^cosign in .* does not say where releases are$"):
+        lookups.Lookups(root, QUICK).third_party(pinned)
 
 
 def test_a_release_whose_published_digest_changed_is_refused(root: Path, server: Server) -> None:
