@@ -165,12 +165,13 @@ def _files(folder: _Folder, path: Path, above: tuple[Path, ...]) -> Iterator[Fil
 
 
 def _recorded(root: Path) -> dict[str, bool]:
-    """Whether git records that a file may be executed, by name; nothing if root has no .git.
+    """Whether git records that a file may be executed, by name; nothing outside a repository.
 
     Raises UsageError if git cannot read it.
     https://git-scm.com/docs/git-ls-files: MODE, OBJECT and STAGE, a tab, the path.
     """
-    if not (root / ".git").exists():
+    # The checkout may be a folder of a larger one.
+    if not any((folder / ".git").exists() for folder in (root, *root.absolute().parents)):
         return {}
     try:
         listed = git.read(root, "ls-files", "--stage", "-z", "--", f"{PREFIX}*")

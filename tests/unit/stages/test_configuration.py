@@ -93,6 +93,14 @@ def test_a_file_system_on_which_everything_is_executable_changes_nothing(root: P
     assert (key(root), copied(root)) == expected
 
 
+def test_git_says_what_may_be_executed_in_a_folder_of_a_larger_checkout(root: Path) -> None:
+    commit(root.parent)
+    expected = key(root)
+    (root / "mkosi.images/base/mkosi.extra/etc/motd").chmod(0o777)
+
+    assert key(root) == expected
+
+
 def test_without_git_the_file_system_says_what_may_be_executed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
