@@ -59,7 +59,7 @@ class Package:
 
     def __post_init__(self) -> None:
         # rpm lists the keys that it trusts as packages without an architecture.
-        own = tuple(filter(None, (self.architecture, self.repository)))
+        own = tuple(word for word in (self.architecture, self.repository) if word != "")
         for word in (self.name, self.version, *own):
             if not WORD.fullmatch(word):  # a TypeError if it is not even a string
                 raise ValueError(f"{word!r} is not the name, version or architecture of a package")

@@ -59,6 +59,15 @@ def test_a_package_called_with_a_line_break_or_worse_is_refused(tmp_path: Path, 
         Installed("deb", name, "1", "amd64", "")
 
 
+@pytest.mark.parametrize("architecture", [False, 0, None, [], {}])
+def test_a_package_with_an_architecture_that_is_no_text_is_refused(
+    tmp_path: Path, architecture: object
+) -> None:
+    listed = {"packages": [{"name": "bash", "version": "1", "architecture": architecture}]}
+    with pytest.raises(HarnessError, match="is not a manifest of mkosi"):
+        records.packages_of(put(tmp_path / "base.manifest", json.dumps(listed)), {})
+
+
 def test_a_record_with_a_package_that_has_no_name_counts_as_none(tmp_path: Path) -> None:
     Record("k", (), 1, (), (Package("bash", "5", "amd64"),)).write(tmp_path)
     text = (tmp_path / records.NAME).read_text()
