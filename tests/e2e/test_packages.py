@@ -115,7 +115,7 @@ def test_cold_warm_and_from_the_registry(place: Place, shop: Workshop) -> None:
     cold_seconds = time.monotonic() - began
     assert cold.returncode == 0, cold.stderr
     names = {name.split("-[0-9]")[0] for name in place.rpms if name.endswith(".rpm")}
-    assert any(name.startswith("cloud-init-25.") and ".finch1." in name for name in names)
+    assert any(re.match(r"cloud-init-[0-9].*\.finch1\.", name) for name in names)
     assert any(name.startswith("fuse-sshfs-3.7.3-") and ".finch1." in name for name in names)
     first = place.rpms
 
@@ -151,7 +151,7 @@ def test_the_rebuilt_cloud_init_wins_and_lacks_amazons_patch(built: Place, tmp_p
     assert b"sanitized_devname_is_valid" in source
     assert b"not mounted" not in source
     release = rpm.name.split("-")[3]
-    assert release.startswith("1+deb13u1.amzn2023.finch1.")
+    assert re.match(r"1\+deb[0-9u]+\.amzn2023\.finch1\.", release)
 
 
 def test_what_is_built_of_a_source_beside_what_is_wanted_is_there_for_whoever_requires_it(
@@ -327,7 +327,7 @@ def test_the_last_lines_of_the_step_that_failed_are_shown(
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Kind.TRUNCATED, "bytes missing"),
+        (Kind.TRUNCATED, "bytes (missing|remaining)"),  # in the words of curl 8 and 7
         (Kind.WRONG_DIGEST, r"Calculated: [0-9a-f]{64}\(sha256\) +Expected: [0-9a-f]{64}"),
         (Kind.NOT_FOUND, "404"),
         (Kind.UNAVAILABLE, "503"),
