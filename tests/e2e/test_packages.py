@@ -148,7 +148,7 @@ def test_the_rebuilt_cloud_init_wins_and_lacks_amazons_patch(built: Place, tmp_p
         member = archive.extractfile(path)
         assert member
         source = member.read()
-    assert b"sanitized_devname_is_valid" in source
+    assert b"def sanitize_devname(" in source
     assert b"not mounted" not in source
     release = rpm.name.split("-")[3]
     assert re.match(r"1\+deb[0-9u]+\.amzn2023\.finch1\.", release)
