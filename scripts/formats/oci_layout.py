@@ -1,4 +1,4 @@
-"""Reads OCI image layouts, and packs them as tar archives.
+"""Reads, labels and writes OCI image layouts, and packs them as tar archives.
 
 The formats are those of the OCI image specification: image-layout, descriptor, manifest.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tarfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,31 @@ def pack_oci(layout: Path) -> Path:
         for path in sorted({"oci-layout", *blobs, *texts, *folders}):
             _add(tar, path, texts.get(path), None if path in folders else layout / path)
     return archive
+
+
+def write_placeholder(layout: Path) -> None:
+    """Write an OCI layout with an image without layers, which is different each time."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+    own = {"created_by": f"a placeholder, {uuid.uuid4()}", "empty_layer": True}
+    config = {
+        "architecture": "unknown",
+        "os": "unknown",
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [own],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFESTS[0],
+        "config": {"mediaType": CONFIGS[0], **_write_blob(layout, config)},
+        "layers": [],
+    }
+    entry = {
+        "mediaType": MANIFESTS[0],
+        **_write_blob(layout, manifest),
+        "annotations": {"org.opencontainers.image.ref.name": layout.name},
+    }
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
 
 
 def image_name(layout: Path) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import re
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from typing import Any
 import boto3
 
 from scripts import catalog
+from scripts.formats import oci_layout
 from scripts.publish import s3
 from scripts.system import strict
-from scripts.system.digests import file_digest, text_digest
+from scripts.system.digests import text_digest
 from scripts.system.errors import HarnessError, UsageError
 from scripts.system.process import Arg, CommandError, run
 from scripts.system.url import shown
@@ -58,9 +58,6 @@ ABSENT = re.compile(
 IMMUTABLE = re.compile(r"TAG_INVALID|ImageTagAlreadyExists|immutable", re.IGNORECASE)
 
 MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
-
-# The media types of an image in OCI's image specification.
-MEDIA = "application/vnd.oci.image"
 
 
 def checked_repository(text: str) -> str:
@@ -151,25 +148,21 @@ class Registry:
         Raises ImmutableError if tag is another image's and the registry does not let it move.
         """
         # Relative, because skopeo takes what follows a colon in a path for the image's name.
-        source = f"oci:{layout.name}:{name}"
-        try:
-            self._skopeo(
-                "copy", "--preserve-digests", "--retry-times", "3",
-                self._plain("dest-"), source, self._reference(tag), cwd=layout.parent,
-            )  # fmt: skip
-        except CommandError as error:
-            raise self._explain(error) from error
+        self._copy(f"oci:{layout.name}:{name}", tag, cwd=layout.parent)
 
     def name_image(self, digest: str, tag: str) -> None:
         """Give the image with digest, which is there already, another tag.
 
         Raises ImmutableError if tag is another image's and the registry does not let it move.
         """
-        source = f"docker://{self.repository}@{digest}"
+        self._copy(f"docker://{self.repository}@{digest}", tag, self._plain("src-"))
+
+    def _copy(self, source: str, tag: str, *options: str, cwd: Path | None = None) -> None:
+        """Copy the image at source, in skopeo's words, into the repository, and call it tag."""
         try:
             self._skopeo(
                 "copy", "--preserve-digests", "--retry-times", "3",
-                self._plain("src-"), self._plain("dest-"), source, self._reference(tag),
+                *options, self._plain("dest-"), source, self._reference(tag), cwd=cwd,
             )  # fmt: skip
         except CommandError as error:
             raise self._explain(error) from error
@@ -207,7 +200,7 @@ class Registry:
         Registries delete an image with all its tags, and few can delete one tag.
         """
         with tempfile.TemporaryDirectory() as folder:
-            write_placeholder(Path(folder, "placeholder"))
+            oci_layout.write_placeholder(Path(folder, "placeholder"))
             self.copy(Path(folder, "placeholder"), "placeholder", tag)
 
     def _delete_image(self, tag: str) -> None:
@@ -271,35 +264,3 @@ def opened(skopeo: Sequence[Arg], repository: str) -> Iterator[Registry]:
         auth = {"auth": data["authorizationToken"]}  # user and password, in the file's format
         path.write_text(json.dumps({"auths": {match[0]: auth}}))
         yield Registry(skopeo, repository, path, client)
-
-
-def write_placeholder(layout: Path) -> None:
-    """Write an OCI layout with an image without layers, which is different each time."""
-    own = {"created_by": f"a placeholder, {uuid.uuid4()}", "empty_layer": True}
-    config = {
-        "architecture": "unknown",
-        "os": "unknown",
-        "rootfs": {"type": "layers", "diff_ids": []},
-        "history": [own],
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": f"{MEDIA}.manifest.v1+json",
-        "config": _blob(layout, f"{MEDIA}.config.v1+json", config),
-        "layers": [],
-    }
-    entry = _blob(layout, f"{MEDIA}.manifest.v1+json", manifest)
-    named = {**entry, "annotations": {"org.opencontainers.image.ref.name": layout.name}}
-    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
-
-
-def _blob(layout: Path, media: str, data: object) -> dict[str, Any]:
-    """Write data as a blob of layout, and return its descriptor."""
-    text = json.dumps(data).encode()
-    folder = layout / "blobs/sha256"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "new").write_bytes(text)
-    digest = file_digest(folder / "new")
-    (folder / "new").rename(folder / digest)
-    return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(text)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scripts.formats import oci_layout
 from scripts.publish import promote as promotion
 from scripts.publish import registry
 from scripts.publish.registry import Registry
@@ -413,7 +414,7 @@ def test_the_moving_tag_follows_the_latest_release_and_never_goes_back(
     assert place.digest("latest-x86-64") == digest
 
     layout = tmp_path / "newer/container-with-kernel"
-    registry.write_placeholder(layout)
+    oci_layout.write_placeholder(layout)
     newer = tag(run="5000")
     place.copy(layout, "container-with-kernel", newer)
     place.copy(layout, "container-with-kernel", "latest-x86-64")
@@ -430,7 +431,7 @@ def test_a_moving_tag_moves_in_a_registry_whose_tags_are_immutable(
     host, _, name = repository.partition("/")
     behind = Registry(skopeo, repository)
     older = tmp_path / "older/container-with-kernel"
-    registry.write_placeholder(older)
+    oci_layout.write_placeholder(older)
     for one in (tag(run="4000"), "latest-x86-64"):
         behind.copy(older, "container-with-kernel", one)
     with services.immutable(host) as front, services.ecr(services.Tags(behind)) as ecr:
@@ -446,7 +447,7 @@ def test_a_registry_that_moves_and_deletes_no_tag_is_named(
 ) -> None:
     host, _, name = repository.partition("/")
     older = tmp_path / "older/container-with-kernel"
-    registry.write_placeholder(older)
+    oci_layout.write_placeholder(older)
     for one in (tag(run="4000"), "latest-x86-64"):
         Registry(skopeo, repository).copy(older, "container-with-kernel", one)
     with (
