@@ -205,14 +205,12 @@ def _add_boot(group: Group) -> None:
         "contract",
         "try what Lima, Finch and others ask of a guest (docs/guest.md) instead of the ordinary "
         "checks",
-        action="store_true",
     )
     group.add(
         "scenario",
         "try this part of the contract only, a file in tests/contract; may be repeated",
         action="append",
         default=[],
-        metavar="NAME",
     )
 
 
