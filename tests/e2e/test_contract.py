@@ -22,7 +22,7 @@ def test_amazon_linux_keeps_the_contract(amazon_images: Path, amazon_copy: Copy)
     assert run.wait(within=2400) == 0, run.output
 
     results = amazon_images / "contract"
-    suite = ElementTree.parse(results / "junit.xml").getroot()
+    suite = ElementTree.fromstring((results / "junit.xml").read_text())
     assert suite.get("failures") == "0"
     tried = [case for case in suite.iter("testcase") if case.find("skipped") is None]
     scenarios = {case.get("name", "").partition(".")[0] for case in tried}
