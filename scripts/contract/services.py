@@ -26,8 +26,8 @@ ADDRESS = "127.0.0.1"
 # The names that the resolver knows. As in Lima, the first one is the host, seen from the guest.
 NAMES = {"host.lima.internal": "10.0.2.2", "registry.contract.test": "192.0.2.7"}
 
-# The tags of the folders that each service shares. In every folder is a file `said`, a script `run`,
-# and a folder `deep er` with a file `said`.
+# The tags of the folders that each service shares. Each has a file `said`, a script `run`, and a
+# folder `deep er` with a file `said`.
 TAGS = {
     "virtiofs": ("virtiofs-0", "virtiofs-1", "virtiofs-2"),
     "9p": ("9p-0",),
@@ -137,9 +137,7 @@ def virtiofs(host: Host) -> Iterator[Offer]:
                 "--log-level", "warn",
             ]  # fmt: skip
             command = host.command("virtiofsd", options, [folder, sockets[tag].parent])
-            stack.enter_context(
-                _kept_up(command, host.work / f"{tag}.log", sockets[tag].is_socket)
-            )
+            stack.enter_context(_kept_up(command, host.work / f"{tag}.log", sockets[tag].is_socket))
         yield Offer(sockets=sockets, control=Shares(folders))
 
 
@@ -157,7 +155,9 @@ class ReverseSshfs(Shares):
     reach the host.
     """
 
-    def __init__(self, host: Host, folders: Mapping[str, Path], stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, host: Host, folders: Mapping[str, Path], stack: contextlib.ExitStack
+    ) -> None:
         """End with stack all that `mount` starts."""
         super().__init__(folders)
         self.host, self.stack = host, stack
@@ -171,16 +171,19 @@ class ReverseSshfs(Shares):
         remote = ["sshfs", f":{folder}", point, "-o", "slave", "-o", "allow_other"]
         ours, theirs = socket.socketpair()
         log = self.host.work / f"{tag}.log"
+        server = self.host.command("sftp-server", ["-e"], [folder])
         with ours, theirs, log.open("wb") as errors:
-            for command, end in (
-                (self.host.command("sftp-server", ["-e"], [folder]), ours),
-                (login(shlex.join(remote)), theirs),
-            ):
-                started = process.start(
-                    command, stdin=end.fileno(), stdout=end.fileno(), stderr=errors
+            _, session = (
+                self.stack.enter_context(
+                    process.running(
+                        process.start(
+                            command, stdin=end.fileno(), stdout=end.fileno(), stderr=errors
+                        )
+                    )
                 )
-                self.stack.enter_context(process.running(started))
-        return Mounting(started, log)
+                for command, end in ((server, ours), (login(shlex.join(remote)), theirs))
+            )
+        return Mounting(session, log)
 
 
 @dataclass(frozen=True)
@@ -201,9 +204,8 @@ class Mounting:
 @contextlib.contextmanager
 def sftp(host: Host) -> Iterator[Offer]:
     """Share folders by reverse-sshfs; the control mounts each when the guest is ready for it."""
-    folders = {tag: host.folder(tag) for tag in TAGS["sftp"]}
     with contextlib.ExitStack() as stack:
-        yield Offer(control=ReverseSshfs(host, folders, stack))
+        yield Offer(control=ReverseSshfs(host, stack))
 
 
 class Clock:
