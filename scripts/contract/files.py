@@ -7,8 +7,8 @@ The guest runs this module's source text, so it needs nothing but the standard l
 from __future__ import annotations
 
 import hashlib
-import os
 import time
+from pathlib import Path
 
 
 def content(salt: str, number: int) -> bytes:
@@ -26,17 +26,15 @@ def write(folder: str, salt: str, rate: float, seconds: float) -> tuple[int, flo
     written = 0
     while written < wanted and time.monotonic() - started < seconds:
         time.sleep(max(0.0, started + written / rate - time.monotonic()))
-        with open(os.path.join(folder, f"{written:06}"), "wb") as file:
-            file.write(content(salt, written))
+        Path(folder, f"{written:06}").write_bytes(content(salt, written))
         written += 1
     return written, time.monotonic() - started
 
 
 def digest(folder: str) -> tuple[int, str]:
     """Return how many files are in folder, and one SHA-256 of their names and contents."""
-    names = sorted(os.listdir(folder))
+    paths = sorted(Path(folder).iterdir())
     total = hashlib.sha256()
-    for name in names:
-        with open(os.path.join(folder, name), "rb") as file:
-            total.update(f"{name} {hashlib.sha256(file.read()).hexdigest()}\n".encode())
-    return len(names), total.hexdigest()
+    for path in paths:
+        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return len(paths), total.hexdigest()

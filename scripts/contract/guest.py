@@ -91,9 +91,13 @@ class Guest:
         settings replace those of the scenario's seed; every start has a seed of its own, as Lima
         writes one.
         """
-        self.starts += 1
-        self.seed = self.make_seed(self.starts, settings)
+        self.seed = self.make_seed(self.starts + 1, settings)
         write_seed(self.machine.seed, self.seed.files)
+        return self.start()
+
+    def start(self) -> float:
+        """Start the machine with the seed that it has, as after a reboot, and do as `boot`."""
+        self.starts += 1
         console = self.results / f"console-{self.name}-{self.starts}.log"
         errors = self.work / f"qemu-{self.starts}.log"
         running = Machine(self.machine, self.tools, self.accelerator, console, errors)

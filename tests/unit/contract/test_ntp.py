@@ -33,7 +33,7 @@ def ask(server: TimeServer, *packets: bytes) -> bytes:
 def seconds(answer: bytes, position: int) -> float:
     """The timestamp at position of a packet, in seconds since Unix's epoch."""
     whole, fraction = struct.unpack_from("!II", answer, position)
-    return float(whole) - 2_208_988_800 + fraction / 2**32
+    return float(whole - 2_208_988_800 + fraction / 2**32)
 
 
 @pytest.fixture
