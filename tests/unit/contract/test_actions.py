@@ -159,7 +159,7 @@ def test_sessions_that_sshd_refuses_fail_with_ssh_s_words(fake: Fake) -> None:
 
 def test_sessions_that_only_come_one_after_the_other_fail(fake: Fake) -> None:
     write_ssh(fake, 'exec flock "$0" timeout 1 bash -c "${!#}"')
-    with pytest.raises(StepFailure, match="0 of 2 sessions succeeded"):
+    with pytest.raises(StepFailure, match=r"[01] of 2 sessions succeeded"):
         actions.parallel_sessions(guest(fake), count=2, within=4)
 
 
