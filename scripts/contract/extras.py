@@ -8,6 +8,11 @@ from scripts.arch import Arch
 from scripts.mkosi.sandbox import Tools
 
 
+def names() -> list[str]:
+    """Return the names of all disks."""
+    return []
+
+
 def build(name: str, arch: Arch, tools: Tools, kept: Path) -> Path:
     """Return the image of the disk called name, for guests of arch."""
     raise NotImplementedError(name, arch, tools, kept)
