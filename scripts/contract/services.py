@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import socket
+import socketserver
 import struct
 import subprocess
 import threading
@@ -155,11 +156,9 @@ class ReverseSshfs(Shares):
     reach the host.
     """
 
-    def __init__(
-        self, host: Host, folders: Mapping[str, Path], stack: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, host: Host, stack: contextlib.ExitStack) -> None:
         """End with stack all that `mount` starts."""
-        super().__init__(folders)
+        super().__init__({tag: host.folder(tag) for tag in TAGS["sftp"]})
         self.host, self.stack = host, stack
 
     def mount(self, login: Callable[[str], list[str]], tag: str, point: str) -> Mounting:
@@ -208,43 +207,38 @@ def sftp(host: Host) -> Iterator[Offer]:
         yield Offer(control=ReverseSshfs(host, stack))
 
 
-class Clock:
-    """A time server (SNTP, RFC 5905), whose clock can be shifted."""
+class Clock(socketserver.UDPServer):
+    """A time server (SNTP, RFC 5905), whose clock is `offset` seconds ahead of the host's."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        """Answer what comes to listener until it is closed; `offset` is in seconds."""
-        self.offset = 0.0
-        self.listener = listener
+    offset = 0.0
 
-    def serve(self) -> None:
-        """Answer until the listener is closed."""
-        with contextlib.suppress(OSError):
-            while True:
-                asked, client = self.listener.recvfrom(512)
-                if len(asked) >= 48:
-                    self.listener.sendto(self._answer(asked), client)
 
-    def _answer(self, asked: bytes) -> bytes:
-        """Return the answer: version 4, from a server of stratum 1, precise to a microsecond."""
-        now = round((time.time() + self.offset + NTP_EPOCH) * 2**32)
+class _Question(socketserver.BaseRequestHandler):
+    """Answers one question for the time: version 4, from a server of stratum 1."""
+
+    def handle(self) -> None:
+        """Send the time, with the transmit timestamp of the question, if it is one."""
+        asked, listener = self.request
+        if len(asked) < 48:
+            return
+        assert isinstance(self.server, Clock)
+        now = round((time.time() + self.server.offset + NTP_EPOCH) * 2**32)
         head = struct.pack(">BBbbII4s", 0b00_100_100, 1, 4, -20, 0, 0, b"LOCL")
-        return head + struct.pack(">Q8sQQ", now, asked[40:48], now, now)
+        listener.sendto(
+            head + struct.pack(">Q8sQQ", now, asked[40:48], now, now), self.client_address
+        )
 
 
 @contextlib.contextmanager
 def clock(_host: Host) -> Iterator[Offer]:
     """Tell the time at $TIME_PORT; the control is the `Clock`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind((ADDRESS, 0))
-        server = Clock(listener)
-        thread = threading.Thread(target=server.serve, daemon=True)
+    with Clock((ADDRESS, 0), _Question) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[TICK], daemon=True)
         thread.start()
         try:
-            yield Offer({"TIME_PORT": str(listener.getsockname()[1])}, control=server)
+            yield Offer({"TIME_PORT": str(server.server_address[1])}, control=server)
         finally:
-            # close() alone would leave the thread waiting for a message.
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
+            server.shutdown()
             thread.join()
 
 
