@@ -20,7 +20,8 @@ from scripts.boot import ssh
 from scripts.boot.monitor import MonitorError
 from scripts.contract import files, journal
 from scripts.contract.guest import OFF, Guest, StepFailure
-from scripts.contract.services import Clock, ReverseSshfs, Shares
+from scripts.contract.ntp import TimeServer
+from scripts.contract.services import ReverseSshfs, Shares
 from scripts.system import process
 
 # Seconds that a guest has to end the session which told it to reboot.
@@ -88,16 +89,16 @@ def shift_clock(guest: Guest, *, hours: float, within: float = 60.0) -> str:
     so many seconds of going on. The service `time` tells it the host's time.
     """
     clock = guest.controls["time"]
-    assert isinstance(clock, Clock)
+    assert isinstance(clock, TimeServer)
     monitor = guest.running.monitor
     monitor.execute("stop")
     clock.offset = hours * 3600
     monitor.execute("cont")
     began = time.monotonic()
     while True:
-        before = time.time() + clock.offset
+        before = clock.now()
         said = guest.ssh("date +%s.%N").text
-        after = time.time() + clock.offset
+        after = clock.now()
         late = min(0.0, float(said) - before) or max(0.0, float(said) - after)
         seconds = time.monotonic() - began
         if abs(late) <= CLOCK_TOLERANCE:
