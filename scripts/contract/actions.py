@@ -157,14 +157,16 @@ def _sessions(guest: Guest, folder: Path, count: int, within: float, *, multiple
     options = ["-o", f"ConnectTimeout={within:.0f}"]
     master = ""
     if multiplexed:
-        options += ["-S", str(folder / "master")]
+        # A path from the root may be too long for a socket (unix(7)).
+        options += ["-S", "master"]
         first = [*client[:1], *options, "-f", "-N", "-M", *client[1:-1]]
         master = f"{shlex.join(first)}\n"
     one = shlex.join([*client[:1], *options, *client[1:]])
     close = f"{shlex.join([*client[:1], *options, '-O', 'exit', *client[1:-1]])}\n"
     return (
-        f"{master}for n in $(seq 0 {count - 1}); do\n"
-        f"    {one} </dev/null >{shlex.quote(str(folder))}/$n 2>&1 &\n"
+        f"cd {shlex.quote(str(folder))}\n{master}"
+        f"for n in $(seq 0 {count - 1}); do\n"
+        f"    {one} </dev/null >$n 2>&1 &\n"
         f'    all="$all $!"\n'
         f"done\nwait $all\n{close if multiplexed else ''}"
     )
