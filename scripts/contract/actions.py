@@ -25,7 +25,7 @@ from scripts.contract.services import ReverseSshfs, Shares
 from scripts.system import process
 
 # Seconds that a guest has to end the session which told it to reboot.
-FAREWELL = 5
+FAREWELL = 10
 
 # Seconds between two looks at a guest that switches off.
 LOOK = 0.2
