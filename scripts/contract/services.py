@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.boot.machine import free_port
 from scripts.distributions import programs
@@ -133,9 +134,9 @@ def virtiofs(host: Host) -> Iterator[Offer]:
     standard input, and QEMU may connect to that before it does.
     """
     folders = {tag: host.folder(tag) for tag in TAGS["virtiofs"]}
-    sockets = {tag: host.work / "virtiofs" / tag for tag in folders}
-    (host.work / "virtiofs").mkdir()
-    with contextlib.ExitStack() as stack:
+    # A path below a checkout may be too long for a socket (unix(7)).
+    with contextlib.ExitStack() as stack, TemporaryDirectory(prefix="finch-") as short:
+        sockets = {tag: Path(short, tag) for tag in folders}
         for tag, folder in folders.items():
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(str(sockets[tag]))

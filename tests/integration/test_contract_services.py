@@ -52,7 +52,9 @@ class Unconfined(Tools):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(tmp_path, WORK, Progress(live=False), Unconfined(tmp_path, tmp_path))
+    work = tmp_path / ("a checkout deep in a home folder, " * 4)
+    work.mkdir()
+    return Host(work, WORK, Progress(live=False), Unconfined(tmp_path, tmp_path))
 
 
 def question(name: str) -> bytes:
@@ -116,5 +118,5 @@ def test_sshfs_and_the_sftp_server_hear_each_other_through_the_session(
         mounting = shares.mount(login, "sftp-0", "/mnt/a blank")
         mounting.session.wait(timeout=30)
 
-    assert remotes == [f"sshfs :{folder} '/mnt/a blank' -o slave -o allow_other"]
+    assert remotes == [f"sshfs ':{folder}' '/mnt/a blank' -o slave -o allow_other"]
     assert str(folder).encode() in noted.read_bytes()
