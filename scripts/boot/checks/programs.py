@@ -36,27 +36,6 @@ def expected(distribution: Distribution) -> Mapping[str, str]:
     return _table().get(distribution.name, {})
 
 
-@cache
-def commands(distribution: Distribution) -> Mapping[str, str]:
-    """The commands that scripts in an image of distribution may run: path → why."""
-    table = tomllib.loads(Path(__file__).with_name("commands.toml").read_text())
-    return {**table["every"], **table.get(distribution.name, {})}
-
-
-@check(
-    "commands",
-    "the commands that the scripts of Lima and Finch run are there",
-    needs=["first"],
-    probes=["commands"],
-)
-def commands_there(facts: Facts, first: Answers) -> Verdict:
-    """Lima would install some of them at boot, which fails without a network."""
-    wanted = commands(facts.distribution)
-    there = {*first["commands"].text.splitlines()}
-    missing = [f"{path} ({why})" for path, why in wanted.items() if path not in there]
-    return failed_if({f"missing: {', '.join(missing)}": missing}, "\n".join(wanted))
-
-
 @check("programs", "the programs that Finch uses run", needs=["first"], probes=["programs"])
 def programs(facts: Facts, first: Answers) -> Verdict:
     """Each program is installed and can tell its version, unless it was left out on purpose."""

@@ -80,7 +80,6 @@ FIRST = {
     "clock": "active chrony.service\nsources 1\nmakestep 1 -1",
     "dhcp": "eth0 52:54:00:12:34:56 01525400123456",
     "host-keys": "/etc/ssh/ssh_host_ecdsa_key\n/etc/ssh/ssh_host_ed25519_key",
-    "commands": "\n".join(programs.commands(DEBIAN)),
     "apt-sources": "trixie\nPackages trixie\nPackages trixie-security\nPackages trixie-updates",
     "superblock": "Filesystem features:      has_journal ext_attr extent 64bit",
     "cloud-init": cloud_init(errors=[]),
@@ -107,7 +106,6 @@ MACHINE_ID = "8a67b8a2b0d94ba7a1ad1ed35a8d4a5c"
 AMAZON = FIRST | {
     "machine-id": MACHINE_ID,
     "clock": "active chronyd.service\nsources 1\nmakestep 1 -1",
-    "commands": "\n".join(programs.commands(AMAZON_LINUX)),
     "os-release": 'NAME="Amazon Linux"\nID="amzn"\nVERSION_ID="2023"',
     "rpm-packages": "\n".join(f"package-{number}" for number in range(180))
     + "\ncosign-3.0.5-1.x86_64\ncloud-init-22.2.2-1.amzn2023.finch1.noarch",
@@ -240,8 +238,6 @@ FAULTS: list[tuple[Callable[[Facts], Facts], str, str]] = [
      "lima0 is known as ff5cbbeb5e0002"),
     (in_first(dhcp=""), "dhcp-by-mac", "no card has a lease"),
     (in_first(host_keys="ls: no such file"), "host-keys", "no unit made an ed25519 host key"),
-    (in_first(commands=FIRST["commands"].replace("/usr/bin/rsync\n", "")), "commands",
-     "missing: /usr/bin/rsync (30-install-packages"),
     (in_first(apt_sources=FIRST["apt-sources"] + "\nSources trixie\nPackages trixie-debug"),
      "apt-sources", "apt also fetches Packages trixie-debug, Sources trixie"),
     (in_first(apt_sources="trixie\nPackages trixie"), "apt-sources",
@@ -431,11 +427,6 @@ def test_an_image_whose_manifest_says_nothing_has_to_hold_everything() -> None:
     )
     failed = {check.name for check in checks.check_all(facts) if not check.passed}
     assert failed == {"programs", "credentials", "sshfs", "mounts", "rpm-knows"}
-
-
-def test_only_amazon_linux_needs_a_program_that_labels_files() -> None:
-    found = {check.name: check for check in checks.check_all(amazon(commands=FIRST["commands"]))}
-    assert found["commands"].reason.startswith("missing: /usr/sbin/restorecon")
 
 
 def test_a_rolling_release_has_one_suite() -> None:

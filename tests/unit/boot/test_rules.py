@@ -42,7 +42,6 @@ NAMES = [
     "cloud-init",
     "clock",
     "dhcp-by-mac",
-    "commands",
     "programs",
     "credentials",
     "mounts",
