@@ -115,7 +115,7 @@ def test_every_card_that_cloud_init_configured_gives_its_mac_address_to_dhcp_ser
     etc, drop_ins = tmp_path / "etc", tmp_path / "run"
     for name in ("10-cloud-init-eth0", "10-cloud-init-lima0", "50-other"):
         write(etc / f"{name}.network", "[Match]\n")
-    script = (checkout / "mkosi.images/base/mkosi.extra/usr/lib/finch/dhcp-by-mac").read_text()
+    script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
     script = script.replace("/etc/systemd/network", str(etc))
     script = script.replace("/run/systemd/network", str(drop_ins))
     for _ in range(2):
