@@ -169,6 +169,19 @@ def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site:
 
 
 @pytest.mark.parametrize("arch_name", ARCHES)
+def test_debian_has_one_kernel_that_of_clouds_unless_the_full_one_is_asked_for(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    name, debian = catalog.KERNEL, arch.parse(arch_name).debian
+    for profiles, kernel in (
+        ("staged", "linux-image-cloud"),
+        ("staged,full-kernel", "linux-image"),
+    ):
+        summary = summarize(root, site, "debian", arch_name, name, "--profile", profiles)
+        assert summary[name]["Packages"] == [f"{kernel}-{debian}"]
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
 def test_amazon_linux_comes_from_a_dated_release(root: Path, site: Path, arch_name: str) -> None:
     summary = summarize(root, site, "amazonlinux", arch_name, "base", "--profile", "staged")
 
