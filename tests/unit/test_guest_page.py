@@ -30,28 +30,31 @@ def page(checkout: Path) -> str:
 
 def table(kind: str) -> str:
     """The table of a kind of needs, as the page has it."""
-    return "\n".join(
-        [f"| {HEADS[kind]} | who needs it | what for |", "| --- | --- | --- |", *rows(kind)]
-    )
+    found = needs.table()[kind]
+    heads = [HEADS[kind], "who needs it", "what for"]
+    heads += ["where it may be missing"] if any(need.optional for need in found) else []
+    rows = [row(names)[: len(heads)] for names in together(found)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
 
 
-def rows(kind: str) -> Iterator[str]:
-    for (client, reason), group in itertools.groupby(
-        needs.table()[kind], lambda need: (need.client, need.reason)
+def together(found: Sequence[Need]) -> Iterator[list[Need]]:
+    """The needs that share a row."""
+    for _, group in itertools.groupby(
+        found, lambda need: (need.client, need.reason, need.optional)
     ):
-        found = list(group)
-        names = ", ".join(map(named, found))
-        yield f"| {names} | {client} | {reason}{excuses(found)} |"
+        yield list(group)
+
+
+def row(group: Sequence[Need]) -> list[str]:
+    first = group[0]
+    excuses = (f"{catalog.DISTRIBUTIONS[key].title}: {why}" for key, why in first.optional.items())
+    return [", ".join(map(named, group)), first.client, first.reason, "; ".join(excuses)]
 
 
 def named(need: Need) -> str:
     if need.least:
         return f"`{need.name}` ≥ {need.least}"
     return f"`{need.name}` = {need.accepts}" if need.accepts else f"`{need.name}`"
-
-
-def excuses(found: Sequence[Need]) -> str:
-    return "".join(f". Not in {name}: {why}" for name, why in found[0].optional.items())
 
 
 @pytest.mark.parametrize("kind", needs.table())
