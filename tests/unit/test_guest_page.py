@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from scripts import arch, catalog
+from scripts import arch, catalog, options
 from scripts.boot import needs
 from scripts.boot.needs import Need
 
@@ -102,6 +102,14 @@ def test_the_page_sends_those_who_want_9p_to_the_profile(page: str, checkout: Pa
     assert f"`{profile}`" in row
     assert "(customise.md#build-with-a-profile)" in row
     assert "\n## Build with a profile\n" in (checkout / "docs/customise.md").read_text()
+
+
+def test_every_profile_that_users_can_choose_is_described(checkout: Path) -> None:
+    made = {path.stem for path in (checkout / "mkosi.profiles").glob("*.conf")}
+    text = (checkout / "docs/customise.md").read_text()
+    part = text.partition("\n## Build with a profile\n")[2].partition("\n## ")[0]
+    described = set(re.findall(r"^\| `([\w-]+)` \|", part, re.MULTILINE))
+    assert described == made - options.OWN_PROFILES
 
 
 def test_artifacts_and_uki_have_the_names_that_a_build_gives_them(page: str) -> None:

@@ -56,7 +56,7 @@ def test_profiles_of_mkosi_are_kept_in_their_order_each_once(tmp_path: Path) -> 
 def test_a_profile_that_there_is_not_or_that_the_harness_chooses_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="unknown profile") as caught:
         arguments.parse(["--profile", name], {})
-    assert caught.value.hint == "use one of full-kernel"
+    assert caught.value.hint.startswith("use one of full-kernel")
 
 
 def test_the_harness_has_the_profiles_that_it_chooses_itself(checkout: Path) -> None:
