@@ -100,6 +100,14 @@ def test_an_image_with_the_full_kernel_must_have_9p() -> None:
     assert found["kernel-modules"].reason.startswith("9p is not there (Lima: ")
 
 
+def test_the_image_delegates_the_controllers_that_users_need(checkout: Path) -> None:
+    drop_ins = (checkout / "mkosi.images/base/mkosi.extra").glob("**/user@.service.d/*.conf")
+    [setting] = re.findall(
+        r"^Delegate=(.*)$", "\n".join(p.read_text() for p in drop_ins), re.MULTILINE
+    )
+    assert setting.split() == [need.name for need in needs.table()["delegated"]]
+
+
 def test_a_distribution_that_no_excuse_names_must_have_everything() -> None:
     third = dataclasses.replace(test_checks.DEBIAN, name="third")
     facts = dataclasses.replace(test_checks.good(), distribution=third)
