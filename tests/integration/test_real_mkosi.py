@@ -200,6 +200,19 @@ def test_programs_for_xfs_are_in_the_base_for_those_who_ask(
 
 
 @pytest.mark.parametrize("arch_name", ARCHES)
+def test_debian_has_one_kernel_that_of_clouds_unless_the_full_one_is_asked_for(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    name, debian = catalog.KERNEL, arch.parse(arch_name).debian
+    for profiles, kernel in (
+        ("staged", "linux-image-cloud"),
+        ("staged,full-kernel", "linux-image"),
+    ):
+        summary = summarize(root, site, "debian", arch_name, name, "--profile", profiles)
+        assert summary[name]["Packages"] == [f"{kernel}-{debian}"]
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
 def test_amazon_linux_comes_from_a_dated_release(root: Path, site: Path, arch_name: str) -> None:
     summary = summarize(root, site, "amazonlinux", arch_name, "base", "--profile", "staged")
 

@@ -208,6 +208,17 @@ def test_mkosi_is_told_its_target_and_profiles(checkout: Path, tmp_path: Path) -
     assert made.tools.arguments()[6:8] == ["--profile", "aarch64"]
 
 
+def test_mkosi_builds_images_with_the_profiles_that_were_asked_for_and_the_tools_without(
+    checkout: Path, tmp_path: Path
+) -> None:
+    made = make(checkout, tmp_path, "--distribution", "debian", "--profile", "full-kernel")
+
+    where = made.images.arguments().index("--profile")
+    assert made.images.arguments()[where + 1] == "full-kernel"
+    assert made.plain(tmp_path)[0].count("full-kernel") == 1
+    assert "full-kernel" not in made.tools.arguments()
+
+
 @pytest.mark.parametrize(
     ("given", "release"), [([], None), (["--release", "2023.12.20260831"], "2023.12.20260831")]
 )
