@@ -242,12 +242,12 @@ def expected(
         for name, value in first.pax_headers.items()
         if name.startswith(prefix) and "posix_acl" not in name
     }
-    content = tar.extractfile(first)
+    content = tar.extractfile(first) if first.isreg() else None
     return (
         kinds.get(first.type, stat.S_IFREG), 0o777 if first.issym() else first.mode, first.uid,
         first.gid, attributes, int(first.mtime) if first.isreg() else 0,
         len(names) + 1 if first.isreg() else 0,
-        sha256(content.read()).digest() if content and first.isreg() else b"",
+        sha256(content.read()).digest() if content else b"",
         first.linkname if first.issym() else "",
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ from scripts.system.process import running, start
 from tests.lab import debs
 from tests.lab.eras import NEWEST
 
-PACKAGES = ("iproute2", "libarchive-tools", "openssh-client", "systemd-container")
+PACKAGES = ("iproute2", "libarchive-tools", "libc-bin", "openssh-client", "systemd-container")
 
 # Where the programs see what they are given.
 SHOWN = "/shown"
@@ -113,7 +113,7 @@ find "$1/$2" -depth -type d -exec rmdir {} +
 # systemd-nspawn's /tmp would be a file system of its own, which Microsoft's rules are against.
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-    "LC_ALL": "C",
+    "LC_ALL": "C.UTF-8",
     "SYSTEMD_NSPAWN_TMPFS_TMP": "0",
 }
 
@@ -168,7 +168,7 @@ class Windows:
         group = f"finch-wsl-{root.name}-{time.time_ns()}"
         command = [
             "systemd-nspawn", f"--directory={SHOWN}", "--boot", "--register=no", "--keep-unit",
-            "--console=passive", f"--machine={root.name}", f"--hostname={NAME}",
+            "--console=read-only", f"--machine={root.name}", f"--hostname={NAME}",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             f"--bind-ro={HOST}/init:/init",
             *(f"--bind={HOST}/{name}:/mnt/{name}" for name in SHARES),
@@ -187,7 +187,7 @@ class Windows:
             )  # fmt: skip
             try:
                 with running(process):
-                    yield Distro(root, process, log)
+                    yield Distro(root, process, group, log)
             finally:
                 process.wait()
                 with contextlib.suppress(subprocess.CalledProcessError):
@@ -210,10 +210,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class Distro:
-    """A distribution that runs: its root, the process that keeps it, and systemd-nspawn's log."""
+    """A distribution that runs: its root, what keeps it, its control group, and its console."""
 
     root: Path
     process: subprocess.Popen[bytes]
+    group: str
     log: Path
     started: float = field(default_factory=time.monotonic)
 
@@ -235,10 +236,15 @@ class Distro:
     def run(
         self, script: str, *, env: Mapping[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script of bash as root, as `wsl.exe -d NAME bash -c` does."""
+        """Run a script of bash as root, as `wsl.exe -d NAME bash -c` does.
+
+        WSL's processes are in the group of systemd itself. logind answers none from outside.
+        """
+        outer, inner = self.pids
+        group = f"/proc/{outer}/root/sys/fs/cgroup/{self.group}/payload/init.scope/cgroup.procs"
         variables = [f"{name}={value}" for name, value in (env or {}).items()]
         return self._enter(
-            [*IN_DISTRO, *variables, "bash", "-euc", script], self.pids[1], ["--all"], check=check
+            [*IN_DISTRO, *variables, "bash", "-euc", script], inner, ["--all"], group, check=check
         )
 
     def ssh(self, user: str, key: str, script: str) -> subprocess.CompletedProcess[str]:
@@ -255,12 +261,16 @@ class Distro:
         argv: Sequence[str],
         pid: int,
         namespaces: Sequence[str],
+        group: str = "/dev/null",
         *,
         stdin: str = "",
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["nsenter", "--target", str(pid), *namespaces, "--root", "--wd", *argv],
+            [
+                "sh", "-euc", 'echo $$ >"$0"; exec nsenter "$@"', group,
+                "--target", str(pid), *namespaces, "--root", "--wd", *argv,
+            ],
             input=stdin, env=ENVIRONMENT, capture_output=True, text=True, check=False,
             timeout=PATIENCE,
         )  # fmt: skip
