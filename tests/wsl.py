@@ -29,6 +29,7 @@ from scripts.emulation.elf import EM_X86_64, IDENT
 # document speaks of units of the system and of users. The consoles are those of the one virtual
 # machine that all distributions share: github.com/microsoft/WSL/issues/13595 for the first getty,
 # and github.com/microsoft/azurelinux/pull/18140 for what WSL's maintainers said of the other two.
+# WSL's kernel has no auditing, so that its daemon fails (github.com/runfinch/finch-core/issues/553).
 UNITS = (
     "systemd-resolved.service",
     "systemd-networkd.service",
@@ -46,6 +47,8 @@ UNITS = (
     "console-getty.service",
     "getty@tty1.service",
     "systemd-vconsole-setup.service",
+    "auditd.service",
+    "audit-rules.service",
 )
 
 # systemd-getty-generator(8) starts this one in every container, whether it is enabled or not.
