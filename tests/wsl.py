@@ -29,7 +29,7 @@ from scripts.emulation.elf import EM_X86_64, IDENT
 # document speaks of units of the system and of users. The consoles are those of the one virtual
 # machine that all distributions share: github.com/microsoft/WSL/issues/13595 for the first getty,
 # and github.com/microsoft/azurelinux/pull/18140 for what WSL's maintainers said of the other two.
-# WSL's kernel has no auditing, so that its daemon fails (github.com/runfinch/finch-core/issues/553).
+# WSL's kernel has no auditing, so that its units fail: github.com/runfinch/finch-core/issues/553.
 UNITS = (
     "systemd-resolved.service",
     "systemd-networkd.service",
