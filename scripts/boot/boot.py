@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from scripts.boot import probes, ssh
+from scripts.boot import cidata, probes, ssh
 from scripts.boot.machine import MachineSpec
 from scripts.boot.monitor import MonitorError
-from scripts.boot.watch import Watch
+from scripts.boot.watch import EXPLAIN_SECONDS, BootFailure, Greeter, Watch
 from scripts.mkosi.sandbox import Tools
 
 KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
@@ -71,6 +71,46 @@ class Boot:
                 self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-SAID:]}")
             self._pause()
 
+    def explain(self, failure: BootFailure) -> BootFailure:
+        """Return failure with the reason that names its cause, as far as the guest tells it.
+
+        While only symptoms are known, this waits for more on the console, for the guest's report
+        there, and for sshd, which is asked for the same report. It raises nothing.
+        """
+        watch, scanner = self.watch, self.watch.scanner
+        if not scanner.findings:
+            if "sshd" not in scanner.milestones:
+                return failure
+            self._ask_for_report(EXPLAIN_SECONDS)
+            waiting = f"; {scanner.waiting}" if scanner.jobs and not scanner.failed else ""
+            failed = "".join(f"; {unit}" for unit in scanner.failed.values())
+            return BootFailure(f"{failure.reason}{failed or waiting}", scanner.tail)
+        if scanner.is_hopeless:
+            return failure
+        before, end = scanner.reported_at, watch.seconds + EXPLAIN_SECONDS
+
+        def explained() -> bool:
+            return scanner.is_hopeless or scanner.reported_at != before or watch.seconds > end
+
+        with contextlib.closing(Greeter(self.spec.port)) as greeter:
+            while not (explained() or watch.is_over):
+                watch.linger(explained, SSH_RETRY_SECONDS)
+                if not explained() and greeter.greeted():
+                    self._ask_for_report(end - watch.seconds)
+        return BootFailure(scanner.reason, scanner.tail, flaky=failure.flaky)
+
+    def _ask_for_report(self, seconds: float) -> None:
+        """Have the guest report over SSH, if it does so within seconds."""
+        script, output = self._file("report.sh"), self._file("report")
+        script.write_text(cidata.REPORT)
+        asked = ssh.start_script(self.tools, self.key, self.spec.port, script, output)
+        try:
+            self.watch.linger(lambda: asked.poll() is not None, seconds)
+        finally:
+            asked.kill()
+            asked.wait()
+        self.watch.scanner.hear(output.read_text(errors="replace"), self.watch.seconds)
+
     def log_in_without_key(self) -> dict[str, str]:
         """Try each way to log in without a key, and return ssh's answer to each.
 
@@ -99,6 +139,7 @@ class Boot:
     def _pause(self) -> None:
         retry = self.watch.seconds + SSH_RETRY_SECONDS
         self.watch.until(lambda: self.watch.seconds > retry)
+        self.watch.check_cloud_init()
 
     def _finish(self, process: subprocess.Popen[bytes], output: Path) -> None:
         """Watch until process ends. Output that grows is a sign of life."""

@@ -129,7 +129,7 @@ def test_a_guest_that_reports_no_sshd_is_given_up_soon(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "NO_SSH_GRACE_SECONDS", 0.0)
-    over = watching(f"{BOOTED}\r\n{REPORT_MARK} sshd.service disabled inactive\r\n"
+    over = watching(f"{BOOTED}\r\n{REPORT_MARK} ssh sshd.service disabled inactive\r\n"
                     f"{REPORT_MARK} end\r\n")  # fmt: skip
     assert reason(over) == ("sshd does not run in the guest: sshd.service is disabled and inactive")
 
@@ -140,7 +140,7 @@ def test_a_guest_whose_sshd_runs_is_given_more_time(
     monkeypatch.setattr(watch, "NO_SSH_GRACE_SECONDS", 0.0)
     monkeypatch.setattr(watch, "SSH_GRACE_SECONDS", 0.3)
     started = time.monotonic()
-    over = watching(f"{BOOTED}\r\n{REPORT_MARK} sshd.service enabled active\r\n"
+    over = watching(f"{BOOTED}\r\n{REPORT_MARK} ssh sshd.service enabled active\r\n"
                     f"{REPORT_MARK} end\r\n")  # fmt: skip
     assert "sshd runs in the guest but cannot be reached" in reason(over)
     assert time.monotonic() - started > 0.3
