@@ -220,6 +220,8 @@ class Scanner:
         unit = self.failed.get(cause.unit) or next(iter(self.failed.values()), None)
         if cause.failure.symptom and self._never_ran_cloud_init:
             return f"{why_no_ssh(self)}; then {cause.line}"
+        if unit and cause is symptom:
+            return str(unit)
         if unit and (cause.unit or cause.failure.symptom):
             return f"{cause.failure.cause}: {unit}"
         if symptom and symptom is not cause:
