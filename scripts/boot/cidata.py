@@ -25,7 +25,7 @@ MAC_ADDRESS = "52:54:00:12:34:56"
 # written no lines, so systemd's lines about it are reported.
 REPORT_MARK = "boot-test-report:"
 REPORT = rf"""
-say() {{ echo "{REPORT_MARK} $*"; }}
+say() {{ printf '{REPORT_MARK} %s\n' "$*"; }}
 for unit in ssh.service ssh.socket sshd.service sshd.socket; do
   test "$(systemctl show -P LoadState "$unit")" = not-found && continue
   say ssh "$unit" "$(systemctl is-enabled "$unit")" "$(systemctl is-active "$unit")"
