@@ -72,32 +72,37 @@ class Boot:
             self._pause()
 
     def explain(self, failure: BootFailure) -> BootFailure:
-        """Return failure with the reason that names its cause, as far as the guest tells it.
+        """Return failure with a reason that names its cause, as far as the guest tells it.
 
-        While only symptoms are known, this waits for more on the console, for the guest's report
-        there, and for sshd, which is asked for the same report. It raises nothing.
+        This takes up to EXPLAIN_SECONDS, unless the console has shown the cause already.
         """
+        scanner = self.watch.scanner
+        # Of a guest that floods its console, no more is read.
+        with contextlib.suppress(BootFailure):
+            if scanner.findings:
+                self._await_explanation()
+                return BootFailure(scanner.reason, scanner.tail, flaky=failure.flaky)
+            if "sshd" in scanner.milestones:
+                self._ask_for_report(EXPLAIN_SECONDS)
+                more = [*map(str, scanner.failed.values())] or [scanner.waiting]
+                parts = [failure.reason, *(one for one in more if one not in failure.reason)]
+                return BootFailure("; ".join(parts), scanner.tail)
+        return failure
+
+    def _await_explanation(self) -> None:
+        """Wait for more than symptoms: on the console, in the guest's report there, or over SSH."""
         watch, scanner = self.watch, self.watch.scanner
-        if not scanner.findings:
-            if "sshd" not in scanner.milestones:
-                return failure
-            self._ask_for_report(EXPLAIN_SECONDS)
-            waiting = f"; {scanner.waiting}" if scanner.jobs and not scanner.failed else ""
-            failed = "".join(f"; {unit}" for unit in scanner.failed.values())
-            return BootFailure(f"{failure.reason}{failed or waiting}", scanner.tail)
-        if scanner.is_hopeless:
-            return failure
         before, end = scanner.reported_at, watch.seconds + EXPLAIN_SECONDS
 
-        def explained() -> bool:
-            return scanner.is_hopeless or scanner.reported_at != before or watch.seconds > end
+        def is_done() -> bool:
+            reported = scanner.reported_at != before
+            return reported or scanner.is_hopeless or watch.is_over or watch.seconds > end
 
         with contextlib.closing(Greeter(self.spec.port)) as greeter:
-            while not (explained() or watch.is_over):
-                watch.linger(explained, SSH_RETRY_SECONDS)
-                if not explained() and greeter.greeted():
+            while not is_done():
+                watch.linger(is_done, SSH_RETRY_SECONDS)
+                if not is_done() and greeter.greeted():
                     self._ask_for_report(end - watch.seconds)
-        return BootFailure(scanner.reason, scanner.tail, flaky=failure.flaky)
 
     def _ask_for_report(self, seconds: float) -> None:
         """Have the guest report over SSH, if it does so within seconds."""

@@ -215,6 +215,7 @@ class Watch:
         try:
             while not ("kernel" in self.scanner.milestones and greeter.greeted()):
                 self.tick()
+                self._check_sshd()
                 self.check_cloud_init()
         finally:
             greeter.close()
@@ -270,19 +271,20 @@ class Watch:
         self.fail(reason)
 
     def check_cloud_init(self) -> None:
-        """Give up early if the console shows that sshd will never know our key, or never answer."""
-        milestones = self.scanner.milestones
-        if self.scanner.reported_at is not None:
-            runs = self.scanner.sshd_runs
-            grace = SSH_GRACE_SECONDS if runs else NO_SSH_GRACE_SECONDS
-            gave_up = self.seconds - self.scanner.reported_at > grace
-        else:
-            waited = self.seconds - milestones.get("login", self.seconds)
-            off = self.scanner.cloud_init_off
-            grace = CLOUD_INIT_OFF_GRACE_SECONDS if off else CLOUD_INIT_GRACE_SECONDS
-            gave_up = "cloud-init" not in milestones and waited > grace
-        if gave_up:
-            self.fail(why_no_ssh(self.scanner))
+        """Give up early if the console shows that cloud-init will never install our key."""
+        scanner = self.scanner
+        grace = CLOUD_INIT_OFF_GRACE_SECONDS if scanner.cloud_init_off else CLOUD_INIT_GRACE_SECONDS
+        waited = self.seconds - scanner.milestones.get("login", self.seconds)
+        started = "cloud-init" in scanner.milestones or scanner.reported_at is not None
+        if not started and waited > grace:
+            self.fail(why_no_ssh(scanner))
+
+    def _check_sshd(self) -> None:
+        """Give up early if the guest has reported on sshd, and sshd does not answer."""
+        scanner = self.scanner
+        grace = SSH_GRACE_SECONDS if scanner.sshd_runs else NO_SSH_GRACE_SECONDS
+        if scanner.reported_at is not None and self.seconds - scanner.reported_at > grace:
+            self.fail(why_no_ssh(scanner))
 
     def _check_time(self) -> None:
         now = time.monotonic()
