@@ -100,16 +100,24 @@ def files(instance: str, public_key: str) -> dict[str, str]:
 
 
 def write_seed(path: Path, files: Mapping[str, str]) -> None:
-    """Write a seed with files, a mapping of names to texts, to path."""
+    """Write a seed with files, a mapping of names to texts, to path.
+
+    A file may be in a folder, which its name tells; folders have none in them.
+    """
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    folders = {"": ""}
+    for folder in sorted({name.rpartition("/")[0] for name in files} - {""}):
+        folders[folder] = f"/FOLDER{len(folders)}"
+        iso.add_directory(folders[folder], rr_name=folder, joliet_path=f"/{folder}")
     for number, (name, text) in enumerate(files.items()):
         data = text.encode()
+        folder, _, base = name.rpartition("/")
         iso.add_fp(
             io.BytesIO(data),
             len(data),
-            f"/FILE{number}.;1",
-            rr_name=name,
+            f"{folders[folder]}/FILE{number}.;1",
+            rr_name=base,
             joliet_path=f"/{name}",
         )
     iso.write(str(path))

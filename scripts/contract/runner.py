@@ -160,7 +160,7 @@ class _Attempt:
 
     def _guest(self, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Guest:
         scenario, run, tools = self.scenario, self.run_, self.contract.tools
-        host = Host(self.work, self.contract.kept, self.contract.progress)
+        host = Host(self.work, self.contract.kept, self.contract.progress, tools)
         offers = {name: stack.enter_context(SERVICES[name](host)) for name in scenario.services}
         base = self.contract.subject.disk.resolve()
         built = ContractMachine(
