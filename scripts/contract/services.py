@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import socket
-import socketserver
-import struct
 import subprocess
 import threading
 import time
@@ -16,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.boot.machine import free_port
+from scripts.contract.ntp import TimeServer
 from scripts.distributions import programs
 from scripts.mkosi.sandbox import Tools
 from scripts.system import process
@@ -42,9 +41,6 @@ OWNER = 501
 
 READY = 20.0  # seconds until a service must be up
 TICK = 0.05  # seconds between two looks at a server
-
-# Seconds from 1900, where NTP begins, to 1970 (RFC 5905).
-NTP_EPOCH = 2_208_988_800
 
 
 @dataclass(frozen=True)
@@ -207,39 +203,11 @@ def sftp(host: Host) -> Iterator[Offer]:
         yield Offer(control=ReverseSshfs(host, stack))
 
 
-class Clock(socketserver.UDPServer):
-    """A time server (SNTP, RFC 5905), whose clock is `offset` seconds ahead of the host's."""
-
-    offset = 0.0
-
-
-class _Question(socketserver.BaseRequestHandler):
-    """Answers one question for the time: version 4, from a server of stratum 1."""
-
-    def handle(self) -> None:
-        """Send the time, with the transmit timestamp of the question, if it is one."""
-        asked, listener = self.request
-        if len(asked) < 48:
-            return
-        assert isinstance(self.server, Clock)
-        now = round((time.time() + self.server.offset + NTP_EPOCH) * 2**32)
-        head = struct.pack(">BBbbII4s", 0b00_100_100, 1, 4, -20, 0, 0, b"LOCL")
-        listener.sendto(
-            head + struct.pack(">Q8sQQ", now, asked[40:48], now, now), self.client_address
-        )
-
-
 @contextlib.contextmanager
 def clock(_host: Host) -> Iterator[Offer]:
-    """Tell the time at $TIME_PORT; the control is the `Clock`."""
-    with Clock((ADDRESS, 0), _Question) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[TICK], daemon=True)
-        thread.start()
-        try:
-            yield Offer({"TIME_PORT": str(server.server_address[1])}, control=server)
-        finally:
-            server.shutdown()
-            thread.join()
+    """Tell the time at $TIME_PORT; the control is the `TimeServer`."""
+    with contextlib.closing(TimeServer()) as server:
+        yield Offer({"TIME_PORT": str(server.port)}, control=server)
 
 
 # Each starts its service for the length of a with block.
