@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.contract import web
 from scripts.system.progress import Progress
 
 
@@ -33,5 +34,12 @@ class Offer:
     control: object = None
 
 
+@contextmanager
+def _web(_: Host) -> Iterator[Offer]:
+    """Serve a page, which guests reach at 10.0.2.2 and the port $WEB_PORT."""
+    with web.serving() as port:
+        yield Offer({"WEB_PORT": str(port)})
+
+
 # Each starts its service for the length of a with block.
-SERVICES: Mapping[str, Callable[[Host], AbstractContextManager[Offer]]] = {}
+SERVICES: Mapping[str, Callable[[Host], AbstractContextManager[Offer]]] = {"web": _web}

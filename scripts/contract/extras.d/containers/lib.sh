@@ -79,17 +79,33 @@ plugin() {
         "$CNI/$3" <<< "{\"cniVersion\": \"1.0.0\", \"name\": \"contract\", \"type\": \"$3\", $4}"
 }
 
-# connect NAME [PORTS]: makes a network namespace and connects it to a bridge as nerdctl does. PORTS is
-# the JSON of CNI's portMappings.
+BRIDGE='"bridge": "contract0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": {
+    "type": "host-local", "ranges": [[{"subnet": "10.4.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}'
+
+# portmap PORTS: the plugin's configuration. PORTS is the JSON of CNI's portMappings.
+portmap() {
+    echo "\"capabilities\": {\"portMappings\": true}, \"runtimeConfig\": {\"portMappings\": $1}"
+}
+
+# connect NAME [PORTS]: makes a network namespace and connects it to a bridge, as nerdctl does.
 connect() {
-    local name=$1 ports=${2:-} result
+    local name=$1 ports=${2:-[]} result
     ip netns add "$name"
-    result=$(plugin ADD "$name" bridge '"bridge": "contract0", "isGateway": true, "ipMasq": true,
-        "hairpinMode": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.4.0.0/24"}]],
-        "routes": [{"dst": "0.0.0.0/0"}]}') || fail "bridge: $result"
-    [ -z "$ports" ] || plugin ADD "$name" portmap "\"capabilities\": {\"portMappings\": true},
-        \"runtimeConfig\": {\"portMappings\": $ports}, \"prevResult\": $result" > /dev/null
-    plugin ADD "$name" firewall "\"prevResult\": $result" > /dev/null
+    result=$(plugin ADD "$name" bridge "$BRIDGE") || fail "$result"
+    plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
+        fail "$(cat "/run/$name.json")"
+    plugin ADD "$name" firewall "\"prevResult\": $result" > "/run/$name.json" ||
+        fail "$(cat "/run/$name.json")"
+}
+
+# disconnect NAME [PORTS]: undoes what connect has done.
+disconnect() {
+    local name=$1 ports=${2:-[]} result
+    result=$(cat "/run/$name.json")
+    plugin DEL "$name" firewall "\"prevResult\": $result"
+    plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
+    plugin DEL "$name" bridge "$BRIDGE"
+    ip netns delete "$name"
 }
 
 # address NAME: the IPv4 address of a connected container.
