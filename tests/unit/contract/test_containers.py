@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from scripts.contract import extras
+from scripts.system.process import run
 
 LIB = extras.OWN / "containers/lib.sh"
 
 
 def bash(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run script as a step is run, with a ctr that prints its arguments."""
-    return subprocess.run(
-        ["bash", "-c", f"set -eu -o pipefail\n. {LIB}\nctr() {{ echo ctr \"$@\"; }}\n{script}"],
-        capture_output=True, text=True, cwd=cwd,
-    )  # fmt: skip
+    """Run script as a guest runs a step, with a ctr that prints its arguments."""
+    whole = f'set -eu -o pipefail\n. {LIB}\nctr() {{ echo ctr "$@"; }}\n{script}'
+    return run(["bash", "-c", whole], cwd=cwd, check=False)
 
 
 def test_await_repeats_a_command_until_it_succeeds(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class HostTools(Tools):
         network: bool = False,
     ) -> list[str]:
         del read, write, network
-        return ["env", "PATH=/usr/sbin:/sbin:/usr/bin:/bin", *map(os.fspath, argv)]
+        return ["env", "PATH=/usr/sbin:/sbin:/usr/bin:/bin", *(os.fspath(arg) for arg in argv)]
 
 
 TOOLS = HostTools(Path("/"), Path("/nowhere"))
@@ -111,7 +111,7 @@ def test_a_container_image_has_the_program_of_every_architecture(
     archive: Debian, tmp_path: Path
 ) -> None:
     image = tmp_path / "box.tar"
-    dump = ["debugfs", "-R", f"dump /images/box.tar {image}", build(tmp_path)]
+    dump: list[Arg] = ["debugfs", "-R", f"dump /images/box.tar {image}", build(tmp_path)]
     run(TOOLS.command(dump))
     programs = set()
     with tarfile.open(image) as tar:
