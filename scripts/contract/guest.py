@@ -163,7 +163,7 @@ class Guest:
             )
             if not self._finish(asked, output, end):
                 said = output.read_text(errors="replace").strip("\n")
-                return Answer(f"{said}\nnot done within {seconds:.0f} s".strip(), KILLED)
+                return Answer(f"{said}\nnot done within {seconds:g} s".strip(), KILLED)
             if asked.returncode != SSH_FAILED or attempt == LOGINS:
                 said = output.read_text(errors="replace").strip("\n")
                 return Answer(said, asked.returncode)

@@ -102,7 +102,7 @@ class _Run:
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
 
-        QEMU's TCG makes good guests panic now and then (shared facts in HACKING.md).
+        The consoles of the boot that ended in a panic are kept.
         """
         repeated = False
         while True:
@@ -111,17 +111,25 @@ class _Run:
                 checks, panic = _Attempt(self, scenario, accelerator).run()
             except AcceleratorFailure as error:
                 self._give_up(accelerator, str(error))
+                for console in self._consoles(scenario):
+                    console.unlink()
                 continue
             if not panic or repeated or accelerator != "tcg":
                 return checks
             repeated = True
+            for console in self._consoles(scenario):
+                console.rename(console.with_stem(f"panicked-{console.stem}"))
             self.notes.append(f"{scenario.name}: second attempt after {panic}")
+
+    def _consoles(self, scenario: Scenario) -> list[Path]:
+        """Return the consoles of the boots in a scenario so far."""
+        return list(results(self.work).glob(f"console-{scenario.name}-[0-9]*.log"))
 
     def _give_up(self, accelerator: str, reason: str) -> None:
         """Have no other scenario try accelerator. Raises MachineError if it was the last."""
         with contextlib.suppress(ValueError):
             self.accelerators.remove(accelerator)
-            self.reason = f"{accelerator} does not work here: {reason}"
+            self.reason = f"{accelerator} does not work here: {reason.partition(chr(10))[0]}"
         if not self.accelerators:
             raise machine.no_accelerator(self.reason, [accelerator])
 

@@ -86,6 +86,7 @@ def _try_contract(subject: Subject, shop: Workshop, progress: Progress) -> None:
     chosen = [one for one in scenarios if one.name in (opts.boot.scenarios or names)]
     contract = Contract(subject, chosen, shop.tools, opts.folders.work, progress, opts.build.jobs)
     result = contract.run(opts.artifacts / "contract", accel=opts.boot.accel)
+    report.write(opts.artifacts)
     failed = [check.name.partition(".")[0] for check in result.failures]
     again = [arg for name in dict.fromkeys(failed) for arg in ("--scenario", name)]
     _judge(result, opts.target, "the contract", *(again or ["--contract"]), log=result.logs)
