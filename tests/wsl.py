@@ -171,9 +171,10 @@ class Root:
         assert file
         return file.read()
 
-    def text(self, name: str) -> str:
-        """Return the content of the file called name, "" if it is not there."""
-        return self.bytes(self.members[name]).decode() if name in self.members else ""
+    def text(self, path: str) -> str:
+        """Return the content of the file at path, as `find` does; "" if there is none."""
+        member = self.find(path)
+        return self.bytes(member).decode() if member and member.isreg() else ""
 
     def ini(self, name: str) -> configparser.ConfigParser:
         """Read the file called name. The parser knows keys by their small letters."""

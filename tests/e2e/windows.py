@@ -103,11 +103,17 @@ chroot "$root" ip link set eth0 up
 
 EXEC = 'exec chroot "$root" "$@"\n'
 
-# Removes the groups that a container has left behind.
+# Ends what is left of a container, and removes its groups, which are empty only after a moment.
 CLEAN = """
 set -eu
 mount -t cgroup2 cgroup2 "$1"
-find "$1/$2" -depth -type d -exec rmdir {} +
+test -d "$1/$2" || exit 0
+echo 1 >"$1/$2/cgroup.kill"
+for _ in $(seq 100); do
+    if find "$1/$2" -depth -type d -exec rmdir {} + 2>/dev/null; then exit; fi
+    sleep 0.1
+done
+exit 1
 """
 
 # systemd-nspawn's /tmp would be a file system of its own, which Microsoft's rules are against.
@@ -185,16 +191,14 @@ class Windows:
                 ],
                 stdout=file, stderr=file, env=ENVIRONMENT,
             )  # fmt: skip
-            try:
-                with running(process):
+            with running(process):
+                try:
                     yield Distro(root, process, group, log)
-            finally:
-                process.wait()
-                with contextlib.suppress(subprocess.CalledProcessError):
+                finally:
                     subprocess.run(
                         ["unshare", "--mount", "sh", "-c", CLEAN, "sh", self.work / "group", group],
-                        check=True, capture_output=True,
-                    )  # fmt: skip
+                        check=True,
+                    )
 
     def _configure(self, root: Path) -> None:
         """Write to a distribution what WSL writes at each start."""

@@ -116,6 +116,19 @@ def test_glibc_asks_no_masked_daemon_for_addresses(
     assert file.read_text() == f"hosts:\t{after}\n{rest}"
 
 
+def test_authselects_file_is_changed_in_its_place(image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "etc/authselect/nsswitch.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
+    link = tmp_path / "etc/nsswitch.conf"
+    link.symlink_to("/etc/authselect/nsswitch.conf")
+    subprocess.run(
+        [image / "mkosi.finalize"], check=True, env={**os.environ, "BUILDROOT": str(tmp_path)}
+    )
+    assert file.read_text() == "hosts: files dns\n"
+    assert link.is_symlink()
+
+
 def test_programs_of_masked_daemons_are_removed_and_stay_away_when_packages_are_upgraded(
     image: Path,
 ) -> None:

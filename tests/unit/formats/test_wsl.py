@@ -189,10 +189,13 @@ def test_a_program_whose_daemon_never_runs_is_named(tree: Path, unit: str, progr
 
 
 def test_a_name_service_whose_daemon_never_runs_is_named(tree: Path) -> None:
-    (tree / "etc/nsswitch.conf").write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
-    assert complaints(tree) == [
-        f"resolve in /etc/nsswitch.conf expects {RESOLVED}, which never runs"
-    ]
+    file = tree / "etc/nsswitch.conf"
+    expects = f"resolve in /etc/nsswitch.conf expects {RESOLVED}, which never runs"
+    file.write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
+    assert complaints(tree) == [expects]
+    file.rename(tree / "etc/authselected")
+    file.symlink_to("/etc/authselected")
+    assert complaints(tree) == [expects]
 
 
 def test_a_pam_module_whose_daemon_never_runs_is_named(tree: Path) -> None:
