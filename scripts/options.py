@@ -132,9 +132,15 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BootOptions:
-    """How the boot test runs: accel is one of ACCELERATORS."""
+    """How the boot test runs.
+
+    accel is one of ACCELERATORS. contract tells whether the guest's contract is tried instead, and
+    scenarios names the parts of it that are meant, which are all if it is empty.
+    """
 
     accel: str = "auto"
+    contract: bool = False
+    scenarios: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

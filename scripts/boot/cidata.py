@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,17 @@ def network_config() -> str:
     return json.dumps({"version": 2, "ethernets": {"eth0": card}}) + "\n"
 
 
-def write_seed(path: Path, instance: str, public_key: str) -> None:
-    """Write the seed of the instance to path."""
-    files = {
+def files(instance: str, public_key: str) -> dict[str, str]:
+    """Return the files of the seed of the instance."""
+    return {
         "user-data": user_data(public_key),
         "meta-data": meta_data(instance),
         "network-config": network_config(),
     }
+
+
+def write_seed(path: Path, files: Mapping[str, str]) -> None:
+    """Write a seed with files, a mapping of names to texts, to path."""
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for number, (name, text) in enumerate(files.items()):

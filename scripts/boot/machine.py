@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64, Arch
@@ -16,10 +17,12 @@ from scripts.boot.firmware import Firmware
 from scripts.boot.monitor import Event, Monitor, MonitorError
 from scripts.mkosi.sandbox import Tools
 from scripts.system import process
-from scripts.system.errors import MachineError
+from scripts.system.errors import MachineError, UsageError
 
 MEMORY_MIB = 2048
 CPUS = 2
+
+KVM = Path("/dev/kvm")
 
 # Bytes that the guest's disk has more than the image: enough to tell growth from rounding.
 ROOM = 2 << 30
@@ -47,6 +50,39 @@ MODELS = {
 ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 
 
+class Hardware(Protocol):
+    """A machine to start: its command line, and the files that QEMU reads and writes for it."""
+
+    @property
+    def arch(self) -> Arch:
+        """Its architecture."""
+
+    @property
+    def firmware(self) -> Firmware:
+        """The firmware, inside the tools tree."""
+
+    @property
+    def base(self) -> Path:
+        """The built image, which is only read."""
+
+    @property
+    def overlay(self) -> Path:
+        """The qcow2 over the image, for what the guest writes."""
+
+    @property
+    def variables(self) -> Path:
+        """The firmware's variables."""
+
+    def command(self, accelerator: str, console: Path) -> list[str]:
+        """The command line of QEMU, which appends what the guest's console says to console."""
+
+    def reads(self) -> Sequence[Path]:
+        """The files and folders that QEMU reads."""
+
+    def writes(self) -> Sequence[Path]:
+        """The files and folders that QEMU writes."""
+
+
 @dataclass(frozen=True)
 class MachineSpec:
     """The parts of one instance: its own overlay, firmware variables and seed, and a shared base.
@@ -71,46 +107,72 @@ class MachineSpec:
         network: `restrict` leaves it DHCP and the forwarded port. Only the disk has a boot index,
         so the firmware tries nothing else.
         """
-        model = MODELS[self.arch]
-        network = f"user,id=network,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"
         return [
-            model.program,
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display", "none",
-            "-machine", f"{model.machine},pflash0=code,pflash1=variables",
-            "-accel", ACCELERATORS[accelerator],
-            "-cpu", model.cpu[accelerator],
-            "-smp", str(CPUS),
-            "-m", str(MEMORY_MIB),
-            "-chardev", "stdio,id=monitor,signal=off",
-            "-mon", "chardev=monitor,mode=control",
-            "-chardev", f"file,id=console,append=on,path={_escaped(console)}",
+            *core(self, accelerator, console),
             "-serial", "chardev:console",
-            "-blockdev", _blockdev("code", "raw", self.firmware.code, read_only=True),
-            "-blockdev", _blockdev("variables", "raw", self.variables),
-            "-blockdev", _blockdev("base", "raw", self.base, read_only=True),
-            "-blockdev", _blockdev("disk", "qcow2", self.overlay, backing="base"),
-            "-device", "virtio-blk-pci,drive=disk,bootindex=1",
-            "-blockdev", _blockdev("seed", "raw", self.seed, read_only=True),
+            "-blockdev", blockdev("seed", "raw", self.seed, read_only=True),
             "-device", "virtio-blk-pci,drive=seed",
-            "-fsdev", f"local,id=share,security_model=none,readonly=on,path={_escaped(self.share)}",
+            "-fsdev", f"local,id=share,security_model=none,readonly=on,path={escaped(self.share)}",
             "-device", f"virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG}",
-            "-netdev", network,
+            "-netdev", f"{forwarding(self.port)},restrict=on",
             "-device", f"virtio-net-pci,netdev=network,mac={MAC_ADDRESS},romfile=",
-            "-device", "virtio-rng-pci",
         ]  # fmt: skip
 
+    def reads(self) -> Sequence[Path]:
+        """The image, the seed and the shared folder."""
+        return [self.base, self.seed, self.share]
 
-def _escaped(path: Path) -> str:
+    def writes(self) -> Sequence[Path]:
+        """The folder of this instance."""
+        return [self.overlay.parent]
+
+
+def core(
+    spec: Hardware, accelerator: str, console: Path, *, memory: int = MEMORY_MIB, options: str = ""
+) -> list[str]:
+    """The part of QEMU's command line that all machines share, up to their system disk.
+
+    The chardev called console appends to the file console; memory is in MiB, and options are more
+    properties of the machine.
+    """
+    model = MODELS[spec.arch]
+    return [
+        model.program,
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display", "none",
+        "-machine", f"{model.machine},pflash0=code,pflash1=variables{options}",
+        "-accel", ACCELERATORS[accelerator],
+        "-cpu", model.cpu[accelerator],
+        "-smp", str(CPUS),
+        "-m", str(memory),
+        "-chardev", "stdio,id=monitor,signal=off",
+        "-mon", "chardev=monitor,mode=control",
+        "-chardev", f"file,id=console,append=on,path={escaped(console)}",
+        "-blockdev", blockdev("code", "raw", spec.firmware.code, read_only=True),
+        "-blockdev", blockdev("variables", "raw", spec.variables),
+        "-blockdev", blockdev("base", "raw", spec.base, read_only=True),
+        "-blockdev", blockdev("disk", "qcow2", spec.overlay, backing="base"),
+        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
+        "-device", "virtio-rng-pci",
+    ]  # fmt: skip
+
+
+def forwarding(port: int) -> str:
+    """QEMU's user network, which forwards the loopback port to the guest's sshd."""
+    return f"user,id=network,hostfwd=tcp:127.0.0.1:{port}-:22"
+
+
+def escaped(path: Path) -> str:
     """A path as QEMU reads it in a comma-separated list of options."""
     return os.fspath(path).replace(",", ",,")
 
 
-def _blockdev(
+def blockdev(
     name: str, driver: str, path: Path, *, read_only: bool = False, backing: str = ""
 ) -> str:
+    """QEMU's option for a block device, as JSON, because a path may hold any character."""
     file = {"driver": "file", "filename": os.fspath(path)}
     node = {"node-name": name, "driver": driver, "read-only": read_only, "file": file}
     if backing:
@@ -132,11 +194,34 @@ def free_port() -> int:
         return port
 
 
+def accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
+    """The accelerators to try in turn, and the reason for this choice."""
+    if accel in ACCELERATORS:
+        return [accel], "asked for"
+    if accel != "auto":
+        raise UsageError(f"unknown accelerator {accel!r}", hint="use one of auto, kvm, tcg")
+    if not arch.is_native:
+        return ["tcg"], f"{arch} is not this machine's architecture"
+    if not KVM.exists():
+        return ["tcg"], f"there is no {KVM}"
+    if not os.access(KVM, os.R_OK | os.W_OK):
+        return ["tcg"], f"this user may not open {KVM}"
+    return ["kvm", "tcg"], "KVM works"
+
+
+def no_accelerator(reason: str, tried: Sequence[str]) -> MachineError:
+    """Return the error that says why none of the accelerators tried can start a guest."""
+    doctor = catalog.command("doctor")
+    emulate = f"try {catalog.option('accel', 'tcg')}, or run {doctor}"
+    hint = f"run {doctor}" if "tcg" in tried else emulate
+    return MachineError(f"no guest can be started: {reason}", hint=hint)
+
+
 class Machine:
     """A running QEMU. End it with `close`, at any point of its life."""
 
     def __init__(
-        self, spec: MachineSpec, tools: Tools, accelerator: str, console: Path, errors: Path
+        self, spec: Hardware, tools: Tools, accelerator: str, console: Path, errors: Path
     ) -> None:
         """Start QEMU, whose own complaints go to the file errors.
 
@@ -150,8 +235,8 @@ class Machine:
             )
         command = tools.command(
             spec.command(accelerator, console),
-            read=[spec.base, spec.seed, spec.share],
-            write=[spec.overlay.parent, console.parent],
+            read=spec.reads(),
+            write=[*spec.writes(), console.parent],
             network=True,
         )
         self.errors = errors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -25,11 +24,9 @@ from scripts.boot.workspace import deliver, results, workspace
 from scripts.formats import disk, svg, uki
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
-from scripts.system.errors import HarnessError, MachineError, UsageError
+from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress, Task
 from scripts.system.text import cut, paragraph
-
-KVM = Path("/dev/kvm")
 
 # Limits in seconds. Under KVM, OVMF prints its first bytes after 2 s; if it has not done so after
 # 30 s, it never will.
@@ -85,7 +82,7 @@ def boot_test(
     _require(subject)
     with progress.task("boot-test") as task, workspace(out) as work:
         rehearsal = _Rehearsal(subject, tools, work, progress, task, silence or SILENCE)
-        result = rehearsal.run(*_accelerators(subject.arch, accel))
+        result = rehearsal.run(*machine.accelerators(subject.arch, accel))
         result = replace(result, logs=out)
         deliver(result, work, out)
     return result
@@ -95,21 +92,6 @@ def _require(subject: Subject) -> None:
     for path in (subject.disk, subject.uki):
         if not path.is_file():
             raise UsageError(f"there is no {path}", hint="build the os-image first")
-
-
-def _accelerators(arch: Arch, accel: str) -> tuple[list[str], str]:
-    """The accelerators to try in turn, and the reason for this choice."""
-    if accel in machine.ACCELERATORS:
-        return [accel], "asked for"
-    if accel != "auto":
-        raise UsageError(f"unknown accelerator {accel!r}", hint="use one of auto, kvm, tcg")
-    if not arch.is_native:
-        return ["tcg"], f"{arch} is not this machine's architecture"
-    if not KVM.exists():
-        return ["tcg"], f"there is no {KVM}"
-    if not os.access(KVM, os.R_OK | os.W_OK):
-        return ["tcg"], f"this user may not open {KVM}"
-    return ["kvm", "tcg"], "KVM works"
 
 
 class _Rehearsal:
@@ -187,10 +169,7 @@ class _Rehearsal:
                 self.facts.forget_boots()
             else:
                 return
-        doctor = catalog.command("doctor")
-        emulate = f"try {catalog.option('accel', 'tcg')}, or run {doctor}"
-        hint = f"run {doctor}" if "tcg" in accelerators else emulate
-        raise MachineError(f"no guest can be started: {reason}", hint=hint)
+        raise machine.no_accelerator(reason, accelerators)
 
     def _boot_again(self, panic: BootFailure) -> None:
         """Repeat all boots once, and keep the consoles of the attempt that ended in a panic."""
@@ -239,7 +218,7 @@ class _Rehearsal:
         (spec.share / "said").write_text(cidata.SHARED)
         machine.create_overlay(self.tools, spec.overlay, base.stat().st_size + machine.ROOM)
         firmware.copy_variables(self.tools, self.firmware, spec.variables)
-        cidata.write_seed(spec.seed, f"finch-{name}", self.key.public)
+        cidata.write_seed(spec.seed, cidata.files(f"finch-{name}", self.key.public))
         return spec
 
     @contextlib.contextmanager

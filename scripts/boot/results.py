@@ -13,11 +13,21 @@ from scripts.system.text import json_text, paragraph
 
 
 class Status(StrEnum):
-    """The outcome of a check, which is skipped if the test ended before it."""
+    """The outcome of a check.
+
+    It is skipped if the test ended before it, and not applicable if the image, for a reason that is
+    given, need not meet it.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
+    NOT_APPLICABLE = "not applicable"
+
+
+# The outcomes of checks that were not made, and the reason of those that give none.
+NOT_MADE = (Status.SKIPPED, Status.NOT_APPLICABLE)
+ENDED = "the test ended before this check"
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,9 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether there were checks and all of them passed."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether there were checks, and all that apply passed."""
+        statuses = {check.status for check in self.checks}
+        return Status.PASSED in statuses and statuses <= {Status.PASSED, Status.NOT_APPLICABLE}
 
     @property
     def reason(self) -> str:
@@ -92,7 +103,7 @@ def to_junit(result: Result) -> str:
         name=f"boot-test.{result.distribution}.{result.arch}",
         tests=str(len(statuses)),
         failures=str(statuses.count(Status.FAILED)),
-        skipped=str(statuses.count(Status.SKIPPED)),
+        skipped=str(sum(statuses.count(status) for status in NOT_MADE)),
         errors="0",
         time=f"{result.seconds:.1f}",
     )
@@ -121,7 +132,7 @@ def _add_case(suite: ET.Element, check: Check) -> None:
     if check.status is Status.FAILED:
         failure = ET.SubElement(case, "failure", message=paragraph(check.reason))
         failure.text = paragraph(check.evidence)
-    elif check.status is Status.SKIPPED:
-        ET.SubElement(case, "skipped", message="the test ended before this check")
+    elif check.status in NOT_MADE:
+        ET.SubElement(case, "skipped", message=paragraph(check.reason or ENDED))
     out = ET.SubElement(case, "system-out")
     out.text = paragraph("\n".join(filter(None, [check.title, check.evidence])))

@@ -55,10 +55,10 @@ def make_key(tools: Tools, folder: Path) -> Key:
     return Key(private, private.with_suffix(".pub").read_text().strip())
 
 
-def command(private: Path, port: int, remote: str) -> list[str]:
-    """The command line that runs the shell command remote in the guest."""
+def command(private: Path, port: int, remote: str, user: str = USER) -> list[str]:
+    """The command line that runs the shell command remote in the guest as user."""
     return ["ssh", "-F", "none", *_options(OPTIONS), "-i", str(private), "-p", str(port),
-            f"{USER}@{ADDRESS}", remote]  # fmt: skip
+            f"{user}@{ADDRESS}", remote]  # fmt: skip
 
 
 def start_login(tools: Tools, port: int, method: str, output: Path) -> subprocess.Popen[bytes]:
@@ -88,15 +88,17 @@ def _options(options: Mapping[str, str]) -> list[str]:
 
 
 def start_script(
-    tools: Tools, key: Key, port: int, script: Path, output: Path
-) -> subprocess.Popen[bytes]:
-    """Start a script as root in the guest. Whatever it and ssh print goes to the file output.
+    tools: Tools, key: Key, port: int, script: Path, output: Path, *,
+    user: str = USER, shell: str = "sudo -n sh -s",
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start a script in the guest: user logs in, and the command shell reads the script.
 
-    ssh is ended before that file exceeds OUTPUT_BYTES.
+    Whatever it and ssh print goes to the file output. ssh is ended before that file exceeds
+    OUTPUT_BYTES.
     """
     ssh = tools.command(
-        command(key.private, port, "sudo -n sh -s"), read=[key.private], network=True
-    )
+        command(key.private, port, shell, user), read=[key.private], network=True
+    )  # fmt: skip
     with script.open("rb") as stdin, output.open("wb") as out:
         return process.start(
             ssh, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, file_bytes=OUTPUT_BYTES

@@ -20,7 +20,7 @@ from scripts import catalog
 from scripts.build.manifest import BuiltImage, ListedFile, Manifest
 from scripts.description import sbom
 from scripts.formats import svg
-from scripts.stages.artifacts import BOOT_TEST, PROVENANCE, REPORT, SBOM
+from scripts.stages.artifacts import BOOT_TEST, CONTRACT, PROVENANCE, REPORT, SBOM
 from scripts.system import strict
 from scripts.system.errors import HarnessError
 from scripts.system.files import write_text
@@ -43,7 +43,7 @@ def write(out: Path) -> None:
     try:
         text = _page(out, manifest)
     except (TemplateError, *strict.ODDITIES) as error:
-        files = f"{PROVENANCE}, {SBOM}, {BOOT_TEST}"
+        files = f"{PROVENANCE}, {SBOM}, {BOOT_TEST}, {CONTRACT}"
         raise HarnessError(
             f"{out / REPORT} cannot be made from {files}: one of them is damaged ({error!r})",
             hint="remove them, then build and boot again",
@@ -53,7 +53,9 @@ def write(out: Path) -> None:
 
 def _page(out: Path, manifest: Manifest) -> str:
     """Return the report on the build in out. Raises one of `strict.ODDITIES` for damaged files."""
-    provenance, bom, result = (_read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST))
+    provenance, bom, result, contract = (
+        _read(out / name) for name in (PROVENANCE, SBOM, BOOT_TEST, CONTRACT)
+    )
     plot = (out / BOOT_TEST).with_name("boot.svg")
     definition = provenance.get("predicate", {}).get("buildDefinition", {})
     script = Path(__file__).with_name("report.js").read_text()
@@ -65,6 +67,7 @@ def _page(out: Path, manifest: Manifest) -> str:
         artifacts=_artifacts(manifest.artifacts),
         stages=_stages(manifest.images),
         boot=_boot(result, manifest, plot) if result else None,
+        contract={**contract, "stale": _is_stale(contract, manifest)} if contract else None,
         packages=_packages(bom),
         script=script,
         policy=POLICY.format(script=_hash(script)),
@@ -147,10 +150,15 @@ def _boot(result: Mapping[str, Any], manifest: Manifest, plot: Path) -> dict[str
         **result,
         "guest": {"os": "", "kernel": "", "time": "", "blame": "", **result["guest"]},
         "verdict": "passed" if result["passed"] else "failed",
-        "stale": result.get("disk") != manifest.sha512.get(catalog.DISK_IMAGE),
+        "stale": _is_stale(result, manifest),
         "timeline": _timeline(result["timings"]),
         "plot": _plot(plot),
     }
+
+
+def _is_stale(result: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Return whether the disk image has been rebuilt since the test with this result."""
+    return result.get("disk") != manifest.sha512.get(catalog.DISK_IMAGE)
 
 
 def _plot(path: Path) -> str:

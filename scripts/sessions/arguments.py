@@ -201,6 +201,17 @@ def _add_boot(group: Group) -> None:
         choices=ACCELERATORS,
         default="auto",
     )
+    group.add(
+        "contract",
+        "try what Lima, Finch and others ask of a guest (docs/guest.md) instead of the ordinary "
+        "checks",
+    )
+    group.add(
+        "scenario",
+        "try this part of the contract only, a file in tests/contract; may be repeated",
+        action="append",
+        default=[],
+    )
 
 
 def _add_folders(group: Group) -> None:
@@ -327,7 +338,9 @@ def options_of(
             buildx_builder=environ.get("BUILDX_BUILDER", ""),
         ),
         build=BuildOptions(given.force, given.jobs, not given.no_binfmt, _epoch(environ)),
-        boot=BootOptions(given.accel),
+        boot=BootOptions(
+            given.accel, given.contract or bool(given.scenario), tuple(given.scenario)
+        ),
         folders=Folders(
             root,
             work=folder(given.work, root, "work"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.table import Table
@@ -16,17 +17,23 @@ from scripts.boot.results import Status
 from scripts.build import build
 from scripts.build.manifest import Contents, Given, Manifest
 from scripts.build.workshop import Workshop
+from scripts.contract.actions import ACTIONS
+from scripts.contract.runner import Contract
+from scripts.contract.scenario import read_all
 from scripts.description import report
 from scripts.distributions import amazonlinux
 from scripts.emulation import emulators
 from scripts.options import BootOptions, BuildOptions, Folders, Options, Sources, Target
 from scripts.sessions import arguments
 from scripts.system import errors
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, UsageError
 from scripts.system.locks import only_build
 from scripts.system.progress import Progress
 from scripts.system.terminal import Terminal
 from scripts.system.url import Url
+
+# The folder with the contract's scenarios, in the checkout.
+CONTRACT = "tests/contract"
 
 SHOWN = (Target, Sources, BuildOptions, BootOptions, Folders)
 
@@ -34,6 +41,7 @@ MARKS = {
     Status.PASSED: Text("passed", "green"),
     Status.FAILED: Text("failed", "red"),
     Status.SKIPPED: Text("not made", "yellow"),
+    Status.NOT_APPLICABLE: Text("not asked", "yellow"),
 }
 
 
@@ -58,19 +66,43 @@ def run(opts: Options, progress: Progress) -> None:
         Contents.of(manifest),
         marks(shop, manifest),
     )
-    result = boot_test(
-        subject, shop.tools, opts.artifacts / "boot-test", progress, accel=opts.boot.accel
-    )
+    if opts.boot.contract:
+        _try_contract(subject, shop, progress)
+    else:
+        accel = opts.boot.accel
+        result = boot_test(subject, shop.tools, opts.artifacts / "boot-test", progress, accel=accel)
+        report.write(opts.artifacts)
+        _judge(result, target, "its boot test", log=result.logs / "console.log")
+
+
+def _try_contract(subject: Subject, shop: Workshop, progress: Progress) -> None:
+    """Try the scenarios that are asked for, or all. Raises HarnessError if a step fails."""
+    opts = shop.options
+    scenarios = read_all(opts.folders.root / CONTRACT, tuple(ACTIONS))
+    names = [one.name for one in scenarios]
+    for name in opts.boot.scenarios:
+        if name not in names:
+            raise UsageError(f"no scenario {name!r}", hint=f"there are {', '.join(names)}")
+    chosen = [one for one in scenarios if one.name in (opts.boot.scenarios or names)]
+    contract = Contract(subject, chosen, shop.tools, opts.folders.work, progress, opts.build.jobs)
+    result = contract.run(opts.artifacts / "contract", accel=opts.boot.accel)
     report.write(opts.artifacts)
+    failed = [check.name.partition(".")[0] for check in result.failures]
+    again = [arg for name in dict.fromkeys(failed) for arg in ("--scenario", name)]
+    _judge(result, opts.target, "the contract", *(again or ["--contract"]), log=result.logs)
+
+
+def _judge(result: Result, target: Target, test: str, *options: str, log: Path) -> None:
+    """Show the result of a test. Raises HarnessError if it failed; options repeat it."""
     _show(result)
     if not result.passed:
-        which = ("--distribution", target.distribution.name)
+        which = ("--distribution", target.distribution.name, *options)
         command = catalog.command("boot-test", *which, arch=target.arch.name)
         raise HarnessError(
-            f"the {catalog.DISK} of {target.distribution} {target.arch} failed its boot test: "
+            f"the {catalog.DISK} of {target.distribution} {target.arch} failed {test}: "
             f"{result.reason}",
             hint=f"to see it again: {command}",
-            log=result.logs / "console.log",
+            log=log,
         )
 
 

@@ -16,6 +16,7 @@ SBOM = "sbom.cdx.json"
 PROVENANCE = "provenance.intoto.json"
 REPORT = "report.html"
 BOOT_TEST = "boot-test/result.json"
+CONTRACT = "contract/result.json"
 
 # The files that describe a build as a whole. Each image also has a bill of materials of its own.
 DESCRIPTIONS = (SBOM, PROVENANCE, REPORT)

@@ -3,7 +3,7 @@
 They use the image from `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian`. They also
 start a build in which a package's script crashes, and build the base of Amazon Linux from the lab.
 This takes three minutes. With --full, they also build all images of both distributions from nothing
-and boot them, which takes twenty minutes.
+and boot them, with the contract too, which takes an hour.
 """
 
 from __future__ import annotations
@@ -187,14 +187,21 @@ def test_a_package_script_that_crashes_is_named_with_its_last_words(copied: Copy
 
 
 def build_and_boot(copied: Copy, distribution: str, *args: Arg) -> set[str]:
-    """Build all images with args, boot the disk, and return the names of the passed checks."""
+    """Build all images with args, and boot the disk with its checks and with the contract.
+
+    Returns the names of the checks that passed.
+    """
     build = copied.nox(f"build-3.12(arch='{FOREIGN}')", *args)
     assert build.wait(within=1800) == 0, build.output
     assert copied.leftovers(within=5) == []
 
     boot = copied.nox(f"boot-test(arch='{FOREIGN}')", "--distribution", distribution)
-
     assert boot.wait(within=1200) == 0, boot.output
+    contract = copied.nox(
+        f"boot-test(arch='{FOREIGN}')", "--distribution", distribution, "--contract"
+    )
+    assert contract.wait(within=3600) == 0, contract.output
+
     path = copied.root / f"out/{distribution}/{FOREIGN}/boot-test/result.json"
     outcomes = {check["name"]: check["status"] for check in json.loads(path.read_text())["checks"]}
     assert set(outcomes.values()) == {"passed"}

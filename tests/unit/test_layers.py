@@ -22,7 +22,7 @@ Sources = Mapping[str, str]
 ROOMS = (
     *("catalog", "bootstrap", "system", "arch", "origin", "options", "distributions", "mkosi"),
     *("formats", "stages", "packages", "emulation", "pins", "doctor", "build", "description"),
-    *("boot", "publish", "sessions"),
+    *("boot", "contract", "publish", "sessions"),
 )
 
 # What `./nox` and the noxfile import before anything has been installed.

@@ -87,9 +87,9 @@ def perform(play: str) -> None:
             console("Linux version 6.12")
             event("SHUTDOWN", guest=True, reason="guest-reset")
             sys.exit()
-        case "good" | "failing" | "hanging":
+        case "good" | "failing" | "hanging" | "stubborn":
             console("BdsDxe: starting Boot0001", "Linux version 6.12", "localhost login:")
-            if play != "good":
+            if play in ("failing", "hanging"):
                 console("         Starting wrong.service...")
             if play == "failing":
                 console("[FAILED] Failed to start wrong.service.")
@@ -114,7 +114,7 @@ def qemu() -> None:
         send({"return": answers.get(name, {}), **command})
         if name == "qmp_capabilities":
             perform(play)
-        if name == "system_powerdown":
+        if name == "system_powerdown" and play != "stubborn":
             event("SHUTDOWN", guest=True, reason="guest-shutdown")
             sys.exit()
 
@@ -135,6 +135,9 @@ def ssh() -> None:
     if play == "broken":
         print("sudo: a password is required")
         sys.exit(1)
+    if play == "shell":
+        # The script runs here, instead of in a guest.
+        os.execvp("bash", ["bash", "-s"])
     script = sys.stdin.read()
     if mark := re.search("boot-test-report:", script):
         for line in ("failed wrong.service exit-code 3", "said wrong.service it is so", "end"):

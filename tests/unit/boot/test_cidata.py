@@ -24,7 +24,7 @@ def read(seed: Path, name: str) -> str:
 
 
 def test_the_seed_has_the_label_that_cloud_init_looks_for(tmp_path: Path) -> None:
-    cidata.write_seed(tmp_path / "seed.iso", "finch-first", KEY)
+    cidata.write_seed(tmp_path / "seed.iso", cidata.files("finch-first", KEY))
     iso = pycdlib.PyCdlib()
     iso.open(str(tmp_path / "seed.iso"))
     assert iso.pvd.volume_identifier.strip() == b"cidata"
@@ -33,7 +33,7 @@ def test_the_seed_has_the_label_that_cloud_init_looks_for(tmp_path: Path) -> Non
 
 def test_the_seed_holds_key_instance_and_network(tmp_path: Path) -> None:
     seed = tmp_path / "seed.iso"
-    cidata.write_seed(seed, "finch-first", KEY)
+    cidata.write_seed(seed, cidata.files("finch-first", KEY))
 
     header, config = read(seed, "user-data").split("\n", 1)
     assert header == "#cloud-config"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scripts.arch import ARCHES, native
-from scripts.boot import Result, Subject, boot_test, ssh, watch
+from scripts.boot import Result, Subject, boot_test, machine, ssh, watch
 from scripts.boot import boot as guests
 from scripts.boot import rehearsal as under_test
 from scripts.boot.firmware import FIRMWARE
@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
 def boot(subject: Subject, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     """Boots the subject with a QEMU that acts as told, on a machine that has /dev/kvm."""
     (tmp_path / "kvm").touch()
-    monkeypatch.setattr(under_test, "KVM", tmp_path / "kvm")
+    monkeypatch.setattr(machine, "KVM", tmp_path / "kvm")
     monkeypatch.setattr(watch, "TICK", 0.02)
     monkeypatch.setattr(watch, "AFTERMATH_SECONDS", 0.3)
     monkeypatch.setattr(watch.Greeter, "RETRY_SECONDS", 0.1)
@@ -313,17 +313,17 @@ def test_the_choice_of_an_accelerator_has_a_reason(
     expected: tuple[list[str], str],
 ) -> None:
     kvm = tmp_path / "kvm"
-    monkeypatch.setattr(under_test, "KVM", kvm)
+    monkeypatch.setattr(machine, "KVM", kvm)
     monkeypatch.setattr(os, "access", lambda *_: may_open)
     if exists:
         kvm.touch()
-    accelerators, reason = under_test._accelerators(native(), accel)
+    accelerators, reason = machine.accelerators(native(), accel)
     assert (accelerators, reason.replace(str(kvm), "KVM")) == expected
 
 
 def test_a_guest_of_another_architecture_is_emulated() -> None:
     foreign = next(arch for arch in ARCHES if not arch.is_native)
-    assert under_test._accelerators(foreign, "auto") == (
+    assert machine.accelerators(foreign, "auto") == (
         ["tcg"],
         f"{foreign} is not this machine's architecture",
     )

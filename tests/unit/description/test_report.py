@@ -77,9 +77,17 @@ def out(tmp_path: Path) -> Path:
 
 
 def booted(out: Path, **changes: Any) -> None:
+    _write_result(out / artifacts.BOOT_TEST, out, changes)
+
+
+def write_contract(out: Path, **changes: Any) -> None:
+    _write_result(out / artifacts.CONTRACT, out, changes)
+
+
+def _write_result(path: Path, out: Path, changes: dict[str, Any]) -> None:
     disk = Artifact.of(out, "os-image.raw").sha512
-    (out / "boot-test").mkdir()
-    (out / artifacts.BOOT_TEST).write_text(json.dumps(RESULT | {"disk": disk} | changes))
+    path.parent.mkdir()
+    path.write_text(json.dumps(RESULT | {"disk": disk} | changes))
 
 
 def page(out: Path) -> Page:
@@ -142,6 +150,23 @@ def test_a_failure_is_shown_with_its_reason_and_the_last_words(out: Path) -> Non
 
     assert "boot test failed: it panicked" in text
     assert "login:" in text
+
+
+def test_the_contract_is_shown_beside_the_boot(out: Path) -> None:
+    left_out = {"name": "a.xfs", "title": "xfs is mounted (Lima)", "status": "not applicable",
+                "evidence": "", "reason": "the image has no mkfs.xfs"}  # fmt: skip
+    write_contract(out, checks=[*RESULT["checks"], left_out])
+    text = " ".join(page(out).text.split())
+
+    assert "2 demands, and all that apply are met" in text
+    assert "the image has no mkfs.xfs" in text
+    assert "not boot-tested" in text
+
+
+def test_a_broken_contract_is_shown_with_its_reason(out: Path) -> None:
+    write_contract(out, passed=False, reason="no mount")
+
+    assert "no mount" in page(out).text
 
 
 def test_a_boot_of_an_older_image_says_so(out: Path) -> None:

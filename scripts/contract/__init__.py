@@ -1,0 +1,1 @@
+"""The contract: what Lima, Finch and others ask of a guest, tried step by step in real machines."""

@@ -1,0 +1,192 @@
+"""The guest of a scenario: a machine that keeps its disks from one boot to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from scripts.boot import ssh
+from scripts.boot.cidata import write_seed
+from scripts.boot.machine import Machine
+from scripts.boot.monitor import MonitorError
+from scripts.boot.probes import Answer
+from scripts.boot.watch import AcceleratorFailure, Limits, Watch
+from scripts.contract.hardware import ContractMachine
+from scripts.contract.seeds import Seed
+from scripts.mkosi.sandbox import Tools
+
+# Seconds without a sign of life, until the first one, and until a guest that was told to is off.
+SILENCE = 240.0
+FIRST_SIGN = 30.0
+OFF = 90.0
+
+RETRY = 2.0  # seconds between two attempts to log in
+LOGINS = 20  # attempts: sshd answers before the seed's user exists
+SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
+KILLED = 137  # the status of a process that SIGKILL ended, as a shell gives it
+
+
+class StepFailure(Exception):
+    """The guest does not meet a demand; the message is one sentence that says how."""
+
+    def __init__(self, reason: str, evidence: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.evidence = reason, evidence
+
+
+@dataclass
+class Guest:
+    """A machine that can be switched on and off, and asked by SSH while it is on.
+
+    make_seed returns the guest's configuration for the nth start, with the settings that replace
+    those of the scenario. environment is given to each script, and controls maps each service to
+    what changes it. results is the folder for consoles, work a folder of the machine's own.
+    cancelled is set if nobody waits for the guest any more. Every method that waits raises
+    BootFailure, AcceleratorFailure and Cancelled as `Watch` does.
+    """
+
+    name: str
+    machine: ContractMachine
+    make_seed: Callable[[int, Mapping[str, object]], Seed]
+    tools: Tools
+    key: ssh.Key
+    accelerator: str
+    deadline: float
+    work: Path
+    results: Path
+    step: Callable[[str], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    environment: dict[str, str] = field(default_factory=dict)
+    controls: Mapping[str, object] = field(default_factory=dict)
+    starts: int = 0
+    seed: Seed = field(default_factory=Seed)
+    _running: Machine | None = None
+    _watch: Watch | None = None
+
+    @property
+    def running(self) -> Machine:
+        """QEMU, while the machine is on. Raises StepFailure if it is off."""
+        if self._running is None:
+            raise StepFailure("the machine is off")
+        return self._running
+
+    @property
+    def watch(self) -> Watch:
+        """What watches the machine while it is on. Raises StepFailure if it is off."""
+        if self._watch is None:
+            raise StepFailure("the machine is off")
+        return self._watch
+
+    def boot(self, **settings: object) -> float:
+        """Switch the machine on, and return the seconds until sshd greets.
+
+        settings replace those of the scenario's seed; every start has a seed of its own, as Lima
+        writes one.
+        """
+        self.starts += 1
+        self.seed = self.make_seed(self.starts, settings)
+        write_seed(self.machine.seed, self.seed.files)
+        console = self.results / f"console-{self.name}-{self.starts}.log"
+        errors = self.work / f"qemu-{self.starts}.log"
+        running = Machine(self.machine, self.tools, self.accelerator, console, errors)
+        self._running = running
+        if complaint := running.connect():
+            raise AcceleratorFailure(complaint)
+        limits = Limits(SILENCE, FIRST_SIGN, self.deadline)
+        self._watch = Watch(
+            running, console, limits, self.step,
+            accelerator=self.accelerator, cancelled=self.cancelled,
+        )  # fmt: skip
+        self._watch.until_sshd(self.machine.port)
+        return self._watch.seconds
+
+    def ssh(self, script: str, *, user: str = "root", seconds: float = 60.0) -> Answer:
+        """Run script with bash in the guest, as "root" or as the seed's "user".
+
+        Returns the status of the first command that fails, or 0, and everything that was printed.
+        After seconds, the status is 137 and the last line says so.
+        """
+        path, output = self.work / "script.sh", self.work / "answer"
+        exports = "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items()
+        )
+        path.write_text(f"set -eu -o pipefail\n{exports}{{\n{script}\n}} </dev/null\n")
+        shell = "sudo -n bash -s" if user == "root" else "bash -s"
+        return self._run(path, output, self.seed.user, shell, seconds)
+
+    def off(self, seconds: float = OFF) -> str:
+        """Wait until the guest is off, and return the reason that QEMU gives for its end.
+
+        Raises StepFailure if it is still up after seconds.
+        """
+        end = self.watch.until_power_off(seconds)
+        if not self.running.ended:
+            raise StepFailure(f"the guest is {end}")
+        self.close()
+        return end
+
+    def power_off(self, seconds: float = OFF) -> float:
+        """Press the power button, and return the seconds until the guest is off.
+
+        Raises StepFailure if it is still up after seconds.
+        """
+        began = time.monotonic()
+        with contextlib.suppress(MonitorError):
+            self.running.press_power_button()
+        self.off(seconds)
+        return time.monotonic() - began
+
+    def change(self, **parts: object) -> None:
+        """Give the machine, which must be off, other parts (fields of ContractMachine)."""
+        self.machine = replace(self.machine, **parts)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """End QEMU, whatever the guest does."""
+        running, self._running, self._watch = self._running, None, None
+        if running:
+            running.close()
+
+    def _run(self, path: Path, output: Path, user: str, shell: str, seconds: float) -> Answer:
+        """Run the script at path, and repeat that while ssh itself cannot log in."""
+        attempt = 0
+        while True:
+            attempt += 1
+            end = time.monotonic() + seconds
+            asked = ssh.start_script(
+                self.tools, self.key, self.machine.port, path, output, user=user, shell=shell
+            )
+            if not self._finish(asked, output, end):
+                said = output.read_text(errors="replace").strip("\n")
+                return Answer(f"{said}\nnot done within {seconds:g} s".strip(), KILLED)
+            if asked.returncode != SSH_FAILED or attempt == LOGINS:
+                said = output.read_text(errors="replace").strip("\n")
+                return Answer(said, asked.returncode)
+            self._pause()
+
+    def _pause(self) -> None:
+        end = time.monotonic() + RETRY
+        self.watch.until(lambda: time.monotonic() > end)
+
+    def _finish(self, process: subprocess.Popen[bytes], output: Path, end: float) -> bool:
+        """Watch until process ends, and return whether it did so before end."""
+        size = 0
+
+        def ended() -> bool:
+            nonlocal size
+            if output.stat().st_size > size:
+                size = output.stat().st_size
+                self.watch.sign_of_life()
+            return process.poll() is not None or time.monotonic() > end
+
+        try:
+            self.watch.until(ended)
+            return process.poll() is not None
+        finally:
+            process.kill()
+            process.wait()
