@@ -77,16 +77,19 @@ class Boot:
         This takes up to EXPLAIN_SECONDS, unless the console has shown the cause already.
         """
         scanner = self.watch.scanner
-        # Of a guest that floods its console, no more is read.
+        # No more is read of a guest that floods its console.
         with contextlib.suppress(BootFailure):
-            if scanner.findings:
+            if scanner.has_failed:
                 self._await_explanation()
                 return BootFailure(scanner.reason, scanner.tail, flaky=failure.flaky)
+            parts = [failure.reason]
             if "sshd" in scanner.milestones:
+                known = len(scanner.jobs)
                 self._ask_for_report(EXPLAIN_SECONDS)
-                more = [*map(str, scanner.failed.values())] or [scanner.waiting]
-                parts = [failure.reason, *(one for one in more if one not in failure.reason)]
-                return BootFailure("; ".join(parts), scanner.tail)
+                parts += map(str, scanner.failed.values())
+                parts += [scanner.waiting] if len(scanner.jobs) > known else []
+            cause = f"{scanner.cause.reason}; then " if scanner.cause else ""
+            return BootFailure(cause + "; ".join(parts), scanner.tail)
         return failure
 
     def _await_explanation(self) -> None:

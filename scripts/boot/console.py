@@ -42,13 +42,14 @@ _ENDS = re.compile(r"[\r\n]+")
 
 @dataclass(frozen=True)
 class Failure:
-    """A pattern that ends the test if a line matches it (see console.toml)."""
+    """A pattern that ends the test if a line matches it, unless harmless (see console.toml)."""
 
     kind: str
     pattern: re.Pattern[str]
     cause: str
     deterministic: bool = False
     symptom: bool = False
+    harmless: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,11 @@ class Scanner:
             missing = next(one for one in order if one.kind == DEVICE_MISSING)
             return Finding(missing, ", ".join(devices[:NAMED]))
         return found
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a finding ends the test."""
+        return any(not finding.failure.harmless for finding in self.findings.values())
 
     @property
     def is_explained(self) -> bool:

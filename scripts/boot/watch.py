@@ -188,7 +188,7 @@ class Watch:
                 self._shutdown = str(event["data"].get("reason", "unknown"))
             elif event["event"] == "STOP" and self.machine.status() == "internal-error":
                 self._broken("QEMU stopped the guest with an internal error")
-        if self.scanner.findings:
+        if self.scanner.has_failed:
             self._report_finding()
         if self._ended and not self._may_end:
             self._report_end()

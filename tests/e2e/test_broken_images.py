@@ -104,17 +104,19 @@ def results(
 ) -> Iterator[dict[str, Future[Result]]]:
     """The boots of the tests that were chosen, several at a time."""
 
-    def boot(name: str, case: Case) -> Result:
-        operation = operate(built, tools, tmp_path_factory.mktemp(name[:30]))
+    def boot(case: Case, folder: Path) -> Result:
+        operation = operate(built, tools, folder)
         try:
             case.breaks(operation.patient)
             return operation.boot(case.limit, silence=case.silence)
         finally:
             operation.patient.image.unlink()
 
-    chosen = [item.name for item in request.session.items if item.path == request.path]
+    names = [item.name for item in request.session.items if item.path == request.path]
+    # Made here, since pytest's factory is not for several threads.
+    chosen = {name: tmp_path_factory.mktemp(name[:30]) for name in names if name in CASES}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        yield {name: pool.submit(boot, name, CASES[name]) for name in chosen if name in CASES}
+        yield {name: pool.submit(boot, CASES[name], folder) for name, folder in chosen.items()}
         pool.shutdown(cancel_futures=True)
 
 

@@ -87,9 +87,11 @@ def perform(play: str) -> None:
             console("Linux version 6.12")
             event("SHUTDOWN", guest=True, reason="guest-reset")
             sys.exit()
-        case "good" | "stubborn" | "failing" | "hanging":
+        case "full":
+            console("Linux version 6.12", "a: No space left on device")
+        case "good" | "failing" | "hanging" | "stubborn":
             console("BdsDxe: starting Boot0001", "Linux version 6.12", "localhost login:")
-            if play in {"failing", "hanging"}:
+            if play in ("failing", "hanging"):
                 console("         Starting wrong.service...")
             if play == "failing":
                 console("[FAILED] Failed to start wrong.service.")

@@ -251,6 +251,16 @@ def test_a_failed_unit_that_nobody_explains_is_reported_as_the_console_shows_it(
     assert result.reason == ("first boot: a unit failed: [FAILED] Failed to start wrong.service.")
 
 
+def test_a_line_that_only_explains_is_the_cause_of_a_silence(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "SILENCE", 1.0)
+    assert boot("tcg", tcg=["full"]).reason == (
+        "first boot: a file system of the guest is full: a: No space left on device; "
+        "then no sign of life for 1 s after the step 'kernel' of the boot"
+    )
+
+
 def test_a_guest_that_falls_silent_after_sshd_is_asked_what_it_waits_for(
     boot: Boot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

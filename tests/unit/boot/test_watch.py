@@ -199,6 +199,24 @@ def test_a_cause_that_the_console_shows_after_the_first_symptom_is_reported(
     later.join()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[  127.1] systemd-journald[283]: Failed to open system journal: No space left on device",
+        "mount: /mnt/data: can't find LABEL=data.",
+        "sshd: no hostkeys available -- exiting.",
+        "Failed to start a.service: Unit b.service is masked.",
+    ],
+)
+def test_a_line_that_only_explains_a_failure_does_not_end_the_test(
+    watching: Watching, line: str
+) -> None:
+    over = watching(f"{line}\r\n")
+    over.tick()
+    assert over.scanner.cause
+    assert line in over.scanner.reason
+
+
 def test_lingering_ends_with_the_machine(watching: Watching) -> None:
     began = time.monotonic()
     watching(machine=FakeMachine(ended=True)).linger(lambda: False, 60)
