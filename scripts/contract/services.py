@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.boot.machine import free_port
 from scripts.contract import web
@@ -39,6 +41,9 @@ SAID = "the host says so\n"
 # The user who owns what the harness's user owns: on macOS, the first user is 501, and Lima gives
 # the guest's user the same number.
 OWNER = 501
+
+# What virtiofsd says when it is ready.
+WAITING = "Waiting for vhost-user socket connection"
 
 READY = 20.0  # seconds until a service must be up
 TICK = 0.05  # seconds between two looks at a server
@@ -122,20 +127,26 @@ def dns(host: Host) -> Iterator[Offer]:
 def virtiofs(host: Host) -> Iterator[Offer]:
     """Share folders by virtiofs: one virtiofsd each, as long as QEMU stays connected to it.
 
-    The harness's user, who is root in the sandbox, is OWNER in the guest.
+    The harness's user, who is root in the sandbox, is OWNER in the guest. virtiofsd listens on its
+    standard input, and QEMU may connect to that before it does.
     """
     folders = {tag: host.folder(tag) for tag in TAGS["virtiofs"]}
-    sockets = {tag: host.work / "virtiofs" / f"{tag}.sock" for tag in folders}
-    (host.work / "virtiofs").mkdir()
-    with contextlib.ExitStack() as stack:
+    # A path below a checkout may be too long for a socket (unix(7)).
+    with contextlib.ExitStack() as stack, TemporaryDirectory(prefix="finch-") as short:
+        sockets = {tag: Path(short, tag) for tag in folders}
         for tag, folder in folders.items():
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(sockets[tag]))
+            listener.listen()
             options: list[process.Arg] = [
-                "--socket-path", sockets[tag], "--shared-dir", folder, "--sandbox", "none",
+                "--fd", "0", "--shared-dir", folder, "--sandbox", "none", "--log-level", "info",
                 "--translate-uid", f"map:{OWNER}:0:1",
-                "--log-level", "warn",
+                "--translate-gid", f"squash-guest:0:0:{2**32 - 1}",
+                # It would not start, because the sandbox leaves it no right to make devices.
+                "--modcaps=-mknod",
             ]  # fmt: skip
-            command = host.command("virtiofsd", options, [folder, sockets[tag].parent])
-            stack.enter_context(_kept_up(command, host.work / f"{tag}.log", sockets[tag].is_socket))
+            log, command = host.work / f"{tag}.log", host.command("virtiofsd", options, [folder])
+            stack.enter_context(_kept_up(command, log, partial(_says, log, WAITING), listener))
         yield Offer(sockets=sockets, control=Shares(folders))
 
 
@@ -230,19 +241,32 @@ SERVICES: Mapping[str, Callable[[Host], AbstractContextManager[Offer]]] = {
 
 
 @contextlib.contextmanager
-def _kept_up(command: Sequence[str], log: Path, is_up: Callable[[], bool]) -> Iterator[None]:
+def _kept_up(
+    command: Sequence[str],
+    log: Path,
+    is_up: Callable[[], bool],
+    stdin: socket.socket | None = None,
+) -> Iterator[None]:
     """Run a server for the length of the with block, and start it again whenever it ends.
 
     virtiofsd ends when QEMU does, and a machine may be switched on again. Raises MachineError with
     the server's last words in log if it is not up in time.
     """
     closing = threading.Event()
+    log.touch()
 
     def serve() -> None:
         while not closing.is_set():
             with (
                 log.open("ab") as output,
-                process.running(process.start(command, stdout=output, stderr=output)) as server,
+                process.running(
+                    process.start(
+                        command,
+                        stdin=stdin.fileno() if stdin else subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                    )
+                ) as server,
             ):
                 while server.poll() is None and not closing.wait(TICK):
                     pass
@@ -267,3 +291,7 @@ def _kept_up(command: Sequence[str], log: Path, is_up: Callable[[], bool]) -> It
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex((ADDRESS, port)) == 0
+
+
+def _says(log: Path, words: str) -> bool:
+    return words in log.read_text(errors="replace")
