@@ -25,7 +25,7 @@ from scripts.contract.services import ReverseSshfs, Shares
 from scripts.system import process
 
 # Seconds that a guest has to end the session which told it to reboot.
-FAREWELL = 5
+FAREWELL = 10
 
 # Seconds between two looks at a guest that switches off.
 LOOK = 0.2
@@ -78,8 +78,12 @@ def grow_disk(guest: Guest, *, gib: int) -> str:
     """Enlarge the system disk of a guest that is off by so many GiB."""
     overlay = guest.machine.overlay
     grow: list[process.Arg] = ["qemu-img", "resize", "-f", "qcow2", overlay, f"+{gib}G"]
-    said = process.run(guest.tools.command(grow, write=[overlay.parent])).stdout
-    return said.strip()
+    try:
+        return process.run(guest.tools.command(grow, write=[overlay.parent])).stdout.strip()
+    except process.CommandError as error:
+        raise StepFailure(
+            f"the disk cannot be enlarged: {process.last_line(error.output)}"
+        ) from error
 
 
 def shift_clock(guest: Guest, *, hours: float, within: float = 60.0) -> str:
@@ -97,9 +101,11 @@ def shift_clock(guest: Guest, *, hours: float, within: float = 60.0) -> str:
     began = time.monotonic()
     while True:
         before = clock.now()
-        said = guest.ssh("date +%s.%N").text
+        said = guest.ssh("date +%s.%N")
         after = clock.now()
-        late = min(0.0, float(said) - before) or max(0.0, float(said) - after)
+        if said.status:
+            raise StepFailure(f"the guest does not tell the time: {process.last_line(said.text)}")
+        late = min(0.0, float(said.text) - before) or max(0.0, float(said.text) - after)
         seconds = time.monotonic() - began
         if abs(late) <= CLOCK_TOLERANCE:
             return f"after {seconds:.1f} s the guest's clock is the host's, {hours:+g} h from true"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -17,6 +18,7 @@ from scripts.boot import ssh
 from scripts.boot.probes import Answer
 from scripts.contract import actions
 from scripts.contract.guest import Guest, StepFailure
+from scripts.contract.ntp import TimeServer
 from scripts.contract.seeds import Seed
 from scripts.contract.services import Shares
 from scripts.mkosi.sandbox import Tools
@@ -38,6 +40,23 @@ class Here(Tools):
         del read, write, network
         path = f"PATH={self.tree}:{os.environ['PATH']}"
         return ["env", path, *(os.fspath(arg) for arg in argv)]
+
+
+class Monitor:
+    """A monitor that writes down what it is told."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def execute(self, command: str) -> None:
+        self.said.append(command)
+
+
+@dataclass
+class Running:
+    """A machine that is on."""
+
+    monitor: Monitor
 
 
 class Patient:
@@ -68,6 +87,7 @@ class Fake:
     seed: Seed = field(default_factory=Seed)
     machine: Place = field(default_factory=Place)
     watch: Patient = field(default_factory=Patient)
+    running: Running = field(default_factory=lambda: Running(Monitor([])))
 
     @property
     def key(self) -> ssh.Key:
@@ -161,6 +181,48 @@ def test_sessions_that_only_come_one_after_the_other_fail(fake: Fake) -> None:
     write_ssh(fake, 'exec flock "$0" timeout 1 bash -c "${!#}"')
     with pytest.raises(StepFailure, match=r"[01] of 2 sessions succeeded"):
         actions.parallel_sessions(guest(fake), count=2, within=4)
+
+
+@pytest.fixture
+def clock(fake: Fake) -> Iterator[TimeServer]:
+    with contextlib.closing(TimeServer()) as server:
+        fake.controls["time"] = server
+        yield server
+
+
+def write_date(fake: Fake, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have the guest's `date` be the script text."""
+    monkeypatch.setenv("PATH", f"{fake.tools.tree}:{os.environ['PATH']}")
+    for name in ("date", "chronyc"):
+        (fake.tools.tree / name).write_text(f"#!/bin/bash\n{text}\n")
+        (fake.tools.tree / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("hours", [8, -8])
+def test_a_guest_that_follows_the_host_s_clock_passes(
+    fake: Fake, clock: TimeServer, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    # It is one look late, as a guest whose chronyd has yet to ask.
+    once = 'if mkdir "$0.first" 2>/dev/null; then h=0; fi'
+    write_date(fake, monkeypatch, f'h={hours}; {once}; exec /bin/date -d "$h hours" "$@"')
+    said = actions.shift_clock(guest(fake), hours=hours)
+    assert f"the host's, {hours:+d} h from true" in said
+    assert clock.offset == hours * 3600
+    assert fake.running.monitor.said == ["stop", "cont"], "it stood still in the meantime"
+
+
+@pytest.mark.parametrize(("hours", "late"), [(8, "-2880"), (-8, "[+]2880")])
+def test_a_guest_that_stays_where_it_was_fails(
+    fake: Fake,
+    clock: TimeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    hours: int,
+    late: str,
+) -> None:
+    del clock
+    write_date(fake, monkeypatch, 'exec /bin/date "$@"')
+    with pytest.raises(StepFailure, match=rf"the guest's clock is still {late}[0-9] s from"):
+        actions.shift_clock(guest(fake), hours=hours, within=0.2)
 
 
 @pytest.fixture
