@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from scripts.boot.machine import free_port
+from scripts.contract import web
 from scripts.contract.ntp import TimeServer
 from scripts.distributions import programs
 from scripts.mkosi.sandbox import Tools
@@ -221,6 +222,13 @@ def clock(_host: Host) -> Iterator[Offer]:
         yield Offer({"TIME_PORT": str(server.port)}, control=server)
 
 
+@contextlib.contextmanager
+def page(_host: Host) -> Iterator[Offer]:
+    """Serve a page, which guests reach at 10.0.2.2 and the port $WEB_PORT."""
+    with web.serving() as port:
+        yield Offer({"WEB_PORT": str(port)})
+
+
 # Each starts its service for the length of a with block.
 SERVICES: Mapping[str, Callable[[Host], AbstractContextManager[Offer]]] = {
     "9p": plan9,
@@ -228,6 +236,7 @@ SERVICES: Mapping[str, Callable[[Host], AbstractContextManager[Offer]]] = {
     "sftp": sftp,
     "time": clock,
     "virtiofs": virtiofs,
+    "web": page,
 }
 
 
