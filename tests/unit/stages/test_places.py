@@ -307,4 +307,4 @@ def test_a_password_is_not_kept_for_a_build_without_it(checkout: Path, tmp_path:
 def secrets_below(folder: Path) -> set[int]:
     """The modes of the files below folder that have the password."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.stat().st_mode & 0o777 for path in files if "MARK" in path.read_text()}
+    return {path.stat().st_mode & 0o777 for path in files if b"MARK" in path.read_bytes()}

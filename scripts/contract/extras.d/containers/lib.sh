@@ -1,0 +1,122 @@
+# Shell functions for the steps of the scenario "containers". The disk is mounted at $EXTRA.
+
+EXTRA=/opt/containers
+export PATH=$EXTRA/usr/bin:$EXTRA/usr/sbin:$PATH
+CNI=$EXTRA/usr/lib/cni
+BUSYBOX=localhost/busybox:latest
+
+# await SECONDS COMMAND...: runs the command again and again until it succeeds.
+await() {
+    local end=$((SECONDS + $1)) said
+    shift
+    until said=$("$@" 2>&1); do
+        if [ $SECONDS -ge $end ]; then
+            echo "$said"
+            echo "gave up: $*"
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+# fail TEXT...: ends the step; the text is its reason.
+fail() {
+    echo "$*"
+    exit 1
+}
+
+# expect TEXT GOT: fails unless GOT contains TEXT. GOT is shown once, however often it is asked about.
+expect() {
+    [ "$2" = "${shown:-}" ] || echo "$2"
+    shown=$2
+    case $2 in
+        *"$1"*) ;;
+        *) fail "the answer lacks \"$1\"" ;;
+    esac
+}
+
+# run NAME [OPTION...] -- COMMAND...: runs a container in the foreground and removes it afterwards.
+run() {
+    local name=$1 options=()
+    shift
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    ctr run --rm "${options[@]}" "$BUSYBOX" "$name" "$@"
+}
+
+# start NAME [OPTION...] -- COMMAND...: starts a container in the background.
+start() {
+    local name=$1 options=()
+    shift
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    ctr run --detach "${options[@]}" "$BUSYBOX" "$name" "$@"
+}
+
+# inside NAME COMMAND...: runs a command in a running container.
+inside() {
+    local name=$1
+    shift
+    ctr task exec --exec-id "exec-$$-$RANDOM" "$name" "$@"
+}
+
+# remove NAME...: ends containers and removes them.
+remove() {
+    local name
+    for name in "$@"; do
+        ctr task delete --force "$name" || true # its status is that of the killed process
+        ctr container delete "$name"
+    done
+}
+
+# plugin ADD|DEL NAME PLUGIN CONFIG: calls a CNI plugin for the network namespace NAME.
+plugin() {
+    CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 CNI_PATH=$CNI \
+        "$CNI/$3" <<< "{\"cniVersion\": \"1.0.0\", \"name\": \"contract\", \"type\": \"$3\", $4}"
+}
+
+BRIDGE='"bridge": "contract0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": {
+    "type": "host-local", "ranges": [[{"subnet": "10.4.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}'
+
+# portmap PORTS: the plugin's configuration. PORTS is the JSON of CNI's portMappings.
+portmap() {
+    echo "\"capabilities\": {\"portMappings\": true}, \"runtimeConfig\": {\"portMappings\": $1}"
+}
+
+# connect NAME [PORTS]: makes a network namespace and connects it to a bridge, as nerdctl does.
+connect() {
+    local name=$1 ports=${2:-[]} result
+    ip netns add "$name"
+    result=$(plugin ADD "$name" bridge "$BRIDGE") || fail "$result"
+    plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
+        fail "$(cat "/run/$name.json")"
+    plugin ADD "$name" firewall "\"prevResult\": $result" > "/run/$name.json" ||
+        fail "$(cat "/run/$name.json")"
+}
+
+# disconnect NAME [PORTS]: undoes what connect has done.
+disconnect() {
+    local name=$1 ports=${2:-[]} result
+    result=$(cat "/run/$name.json")
+    plugin DEL "$name" firewall "\"prevResult\": $result"
+    plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
+    plugin DEL "$name" bridge "$BRIDGE"
+    ip netns delete "$name"
+}
+
+# address NAME: the IPv4 address of a connected container.
+address() {
+    ip -n "$1" -4 -oneline address show eth0 | sed 's/.*inet \([0-9.]*\).*/\1/'
+}
+
+# rootless COMMAND...: runs a command in the namespaces of the user's containerd, as their root.
+rootless() {
+    nsenter --preserve-credentials --user --mount --net --pid --cgroup \
+        --target "$(cat "$XDG_RUNTIME_DIR/rootlesskit/child_pid")" "$@"
+}
