@@ -27,6 +27,9 @@ DEBIAN, BAKE = EMULATORS = ("debian", "bake")
 # Says which packages are built in Docker; relative to the checkout.
 PACKAGES = "al2023-package-build/packages.toml"
 
+# The profiles of mkosi.profiles that the harness chooses by itself.
+OWN_PROFILES = frozenset({"aarch64", "foreign", "rpm", "staged"})
+
 # The variable that names hosts to reach without a proxy, and those that name a proxy; programs also
 # read them in capital letters.
 NO_PROXY = "no_proxy"
@@ -41,13 +44,14 @@ class Target:
     """What to build or boot.
 
     release is None for the pinned one. images are the names of the images asked for; none means
-    all that the architecture has.
+    all that the architecture has. profiles are those of mkosi.profiles to build with.
     """
 
     distribution: Distribution
     arch: Arch
     release: str | None = None
     images: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def skopeo() -> list[Any]:
-    return programs.obtain("skopeo", programs.known()["skopeo"], WORK, Progress(live=False))
+    return programs.obtain("skopeo", WORK, Progress(live=False))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def built_from(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def qemu_img() -> list[Any]:
-    return programs.obtain("qemu-img", programs.known()["qemu-img"], WORK, Progress(live=False))
+    return programs.obtain("qemu-img", WORK, Progress(live=False))
 
 
 OUTPUTS = (
@@ -226,7 +226,7 @@ def fetch(aws: Any, bucket: str, key: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def cosign() -> list[Any]:
-    return programs.obtain("cosign", programs.known()["cosign"], WORK, Progress(live=False))
+    return programs.obtain("cosign", WORK, Progress(live=False))
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 import boto3
 import requests
 
-from scripts.publish import programs
-from scripts.publish.programs import Source
+from scripts.distributions import programs
+from scripts.distributions.programs import Source
 from scripts.publish.registry import Registry
 from scripts.system.process import Arg, running, start
 from scripts.system.progress import Progress

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from scripts.boot import probes, ssh
+from scripts.boot import cidata, probes, ssh
 from scripts.boot.machine import MachineSpec
 from scripts.boot.monitor import MonitorError
-from scripts.boot.watch import Watch
+from scripts.boot.watch import EXPLAIN_SECONDS, BootFailure, Greeter, Watch
 from scripts.mkosi.sandbox import Tools
 
 KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
@@ -71,6 +71,54 @@ class Boot:
                 self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-SAID:]}")
             self._pause()
 
+    def explain(self, failure: BootFailure) -> BootFailure:
+        """Return failure with a reason that names its cause, as far as the guest tells it.
+
+        This takes up to EXPLAIN_SECONDS, unless the console has shown the cause already.
+        """
+        scanner = self.watch.scanner
+        # No more is read of a guest that floods its console.
+        with contextlib.suppress(BootFailure):
+            if scanner.has_failed:
+                self._await_explanation()
+                return BootFailure(scanner.reason, scanner.tail, flaky=failure.flaky)
+            parts = [failure.reason]
+            if "sshd" in scanner.milestones:
+                known = len(scanner.jobs)
+                self._ask_for_report(EXPLAIN_SECONDS)
+                parts += map(str, scanner.failed.values())
+                parts += [scanner.waiting] if len(scanner.jobs) > known else []
+            cause = f"{scanner.cause.reason}; then " if scanner.cause else ""
+            return BootFailure(cause + "; ".join(parts), scanner.tail)
+        return failure
+
+    def _await_explanation(self) -> None:
+        """Wait for more than symptoms: on the console, in the guest's report there, or over SSH."""
+        watch, scanner = self.watch, self.watch.scanner
+        before, end = scanner.reported_at, watch.seconds + EXPLAIN_SECONDS
+
+        def is_done() -> bool:
+            reported = scanner.reported_at != before
+            return reported or scanner.is_hopeless or watch.is_over or watch.seconds > end
+
+        with contextlib.closing(Greeter(self.spec.port)) as greeter:
+            while not is_done():
+                watch.linger(is_done, SSH_RETRY_SECONDS)
+                if not is_done() and greeter.greeted():
+                    self._ask_for_report(end - watch.seconds)
+
+    def _ask_for_report(self, seconds: float) -> None:
+        """Have the guest report over SSH, if it does so within seconds."""
+        script, output = self._file("report.sh"), self._file("report")
+        script.write_text(cidata.REPORT)
+        asked = ssh.start_script(self.tools, self.key, self.spec.port, script, output)
+        try:
+            self.watch.linger(lambda: asked.poll() is not None, seconds)
+        finally:
+            asked.kill()
+            asked.wait()
+        self.watch.scanner.hear(output.read_text(errors="replace"), self.watch.seconds)
+
     def log_in_without_key(self) -> dict[str, str]:
         """Try each way to log in without a key, and return ssh's answer to each.
 
@@ -99,6 +147,7 @@ class Boot:
     def _pause(self) -> None:
         retry = self.watch.seconds + SSH_RETRY_SECONDS
         self.watch.until(lambda: self.watch.seconds > retry)
+        self.watch.check_cloud_init()
 
     def _finish(self, process: subprocess.Popen[bytes], output: Path) -> None:
         """Watch until process ends. Output that grows is a sign of life."""

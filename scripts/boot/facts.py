@@ -11,9 +11,22 @@ from scripts.boot.probes import Answers
 from scripts.build.manifest import PACKAGES, THIRD_PARTY, Contents
 from scripts.catalog import Distribution
 from scripts.formats.disk import ESP_TYPE, FileSystem, Partition, of_type
+from scripts.formats.ext4 import Entry
 from scripts.formats.uki import Uki
 
 __all__ = ["Contents", "Facts", "Verdict"]
+
+CLOUD_INIT_OFF = "/etc/cloud/cloud-init.disabled"
+
+# Without these units the test's user is not made. cloud-init.service is cloud-init-network.service
+# since cloud-init 24.3.
+CLOUD_INIT_UNITS = (
+    "cloud-init.target",
+    "cloud-init-local.service",
+    "cloud-init-main.service",
+    "cloud-init.service",
+    "cloud-init-network.service",
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,19 @@ class Facts:
         return of_type(self.partitions or (), self.arch.root_type)
 
     @property
+    def cloud_init_off(self) -> str:
+        """What in the image switches cloud-init off, or "" if nothing does.
+
+        These are the kernel's option and the file that cloud-init's generator looks for, and links
+        that mask its units (https://docs.cloud-init.io, "Disable cloud-init"; systemctl(1), mask).
+        """
+        if "cloud-init=disabled" in self.uki.cmdline.split():
+            return "cloud-init=disabled on the kernel command line"
+        entries = self.files.entries if self.files else ()
+        found = (entry.path for entry in entries if entry.path == CLOUD_INIT_OFF or _masks(entry))
+        return next(found, "")
+
+    @property
     def has_other_packages(self) -> bool:
         """Whether the image was built with someone else's packages in place of ours."""
         return PACKAGES in self.contents.other_pins
@@ -108,3 +134,11 @@ class Facts:
         if pins in self.contents.other_pins:
             return name in self.contents.held
         return not {name, pins} & self.contents.left_out
+
+
+def _masks(entry: Entry) -> bool:
+    """Return whether entry masks a unit of cloud-init."""
+    folder, _, name = entry.path.rpartition("/")
+    return (
+        folder == "/etc/systemd/system" and name in CLOUD_INIT_UNITS and entry.target == "/dev/null"
+    )

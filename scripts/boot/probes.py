@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from scripts.arch import ARCHES, Arch
+from scripts.boot import needs
 from scripts.emulation import elf
 
 # An exit status, wait(2).
@@ -75,9 +76,11 @@ def script(mark: str, arch: Arch, names: Collection[str]) -> str:
     ]
     for name, probe in table().items():
         if name in names:
+            asked = needs.questions(name)
+            given = f"NEEDS={shlex.quote(asked)}\n" if asked else ""
             lines += [
                 f"echo '{mark} begin {name}'",
-                f"( {probe.command.strip()}\n) </dev/null 2>&1",
+                f"( {given}{probe.command.strip()}\n) </dev/null 2>&1",
                 f'printf "\\n%s\\n" "{mark} end $?"',
             ]
     lines.append(f"echo '{mark} complete'")

@@ -64,17 +64,24 @@ class Subject:
 
 
 def boot_test(
-    subject: Subject, tools: Tools, out: Path, progress: Progress, *, accel: str = "auto"
+    subject: Subject,
+    tools: Tools,
+    out: Path,
+    progress: Progress,
+    *,
+    accel: str = "auto",
+    silence: float | None = None,
 ) -> Result:
     """Boot subject, check it, and write the results to the folder out.
 
-    accel is "kvm", "tcg", or "auto", which takes KVM if it really works. The Result says what is
-    wrong with the image. Raises MachineError if this machine cannot run the test, UsageError if the
-    image or the accelerator does not exist.
+    accel is "kvm", "tcg", or "auto", which takes KVM if it really works. silence is the time in
+    seconds after which a guest without a sign of life is given up, 240 if None. The Result says
+    what is wrong with the image. Raises MachineError if this machine cannot run the test,
+    UsageError if the image or the accelerator does not exist.
     """
     _require(subject)
     with progress.task("boot-test") as task, workspace(out) as work:
-        rehearsal = _Rehearsal(subject, tools, work, progress, task)
+        rehearsal = _Rehearsal(subject, tools, work, progress, task, silence or SILENCE)
         result = rehearsal.run(*machine.accelerators(subject.arch, accel))
         result = replace(result, logs=out)
         deliver(result, work, out)
@@ -91,10 +98,16 @@ class _Rehearsal:
     """One run of the boot test, which collects the facts."""
 
     def __init__(
-        self, subject: Subject, tools: Tools, work: Path, progress: Progress, task: Task
+        self,
+        subject: Subject,
+        tools: Tools,
+        work: Path,
+        progress: Progress,
+        task: Task,
+        silence: float,
     ) -> None:
         self.subject, self.tools, self.work = subject, tools, work
-        self.progress, self.task = progress, task
+        self.progress, self.task, self.silence = progress, task, silence
         self.cancelled = threading.Event()
         self.results = results(work)
         self.started = time.monotonic()
@@ -221,20 +234,28 @@ class _Rehearsal:
                 raise AcceleratorFailure(complaint)
             self.qemu = running.version()
             watch = self._watch(running, log, step)
+            guest = Boot(spec, watch, self.tools, self.key)
             try:
-                yield Boot(spec, watch, self.tools, self.key)
+                yield guest
             except BootFailure as failure:
-                reason = f"{name} boot: {failure.reason}"
-                self.facts.boots[name] = Verdict(reason, failure.console)
-                raise
+                explained = guest.explain(failure)
+                reason = f"{name} boot: {explained.reason}"
+                self.facts.boots[name] = Verdict(reason, explained.console)
+                raise explained from None
             finally:
                 self._note(name, watch)
             self.facts.boots[name] = Verdict("", f"sshd after {self.timings[f'{name}: sshd']} s")
 
     def _watch(self, running: Machine, log: Path, step: Callable[[str], None]) -> Watch:
-        limits = Limits(SILENCE, FIRST_SIGN, self.started + TOTAL[self.accelerator])
+        limits = Limits(self.silence, FIRST_SIGN, self.started + TOTAL[self.accelerator])
         return Watch(
-            running, log, limits, step, accelerator=self.accelerator, cancelled=self.cancelled
+            running,
+            log,
+            limits,
+            step,
+            accelerator=self.accelerator,
+            cancelled=self.cancelled,
+            cloud_init_off=self.facts.cloud_init_off,
         )
 
     def _note(self, boot: str, watch: Watch) -> None:

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,15 @@ CONSOLE_BYTES = 16 << 20
 AFTERMATH_SECONDS = 3.0
 
 # The time from the guest's report that sshd runs to sshd's answer, and from the login prompt to the
-# first sign of cloud-init. Both take less than 15 s under TCG on two busy cores.
+# first sign of cloud-init. Both take less than 15 s under TCG on two busy cores. If the image
+# switches cloud-init off, only sshd is awaited, which may run without it.
 SSH_GRACE_SECONDS = 60.0
 CLOUD_INIT_GRACE_SECONDS = 120.0
+CLOUD_INIT_OFF_GRACE_SECONDS = 20.0
+
+# The time from a symptom, such as a failed unit, to what explains it: a line of the console, or the
+# guest's report. The unit that fails first may do so 40 s before sshd is up.
+EXPLAIN_SECONDS = 90.0
 
 # The time from the guest's report that no sshd runs to the end of the test.
 NO_SSH_GRACE_SECONDS = 2.0
@@ -121,7 +127,8 @@ class Watch:
     """The watch over one boot of a machine, from QEMU's start to its end.
 
     console is the file that QEMU writes the serial console to. step is called with each milestone
-    when the boot reaches it. Another thread ends the watch by setting cancelled.
+    when the boot reaches it. Another thread ends the watch by setting cancelled. cloud_init_off
+    says what in the image switches cloud-init off; it is "" if nothing does.
     """
 
     def __init__(
@@ -133,11 +140,12 @@ class Watch:
         *,
         accelerator: str,
         cancelled: threading.Event,
+        cloud_init_off: str = "",
     ) -> None:
         self.machine = machine
         self.step = step
         self._cancelled = cancelled
-        self.scanner = Scanner()
+        self.scanner = Scanner(cloud_init_off=cloud_init_off)
         self._shutdown = ""
         self._may_end = False
         self._ended = False
@@ -152,6 +160,11 @@ class Watch:
     def seconds(self) -> float:
         """The seconds since the start of the boot."""
         return time.monotonic() - self._started
+
+    @property
+    def is_over(self) -> bool:
+        """Whether QEMU has ended, or the boot is no longer needed."""
+        return self.machine.ended or self._cancelled.is_set()
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Watch until reached returns true. Raises what `tick` raises."""
@@ -175,7 +188,7 @@ class Watch:
                 self._shutdown = str(event["data"].get("reason", "unknown"))
             elif event["event"] == "STOP" and self.machine.status() == "internal-error":
                 self._broken("QEMU stopped the guest with an internal error")
-        if self.scanner.findings:
+        if self.scanner.has_failed:
             self._report_finding()
         if self._ended and not self._may_end:
             self._report_end()
@@ -189,13 +202,21 @@ class Watch:
         """Record a sign of life that the guest's console does not show."""
         self._alive = time.monotonic()
 
+    def linger(self, done: Callable[[], bool], seconds: float) -> None:
+        """Read on for at most seconds until done returns true, whatever the guest does."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not (done() or self.is_over):
+            self.machine.events(TICK)
+            self._read_console()
+
     def until_sshd(self, port: int) -> None:
         """Watch until sshd greets. Raises BootFailure with the cause if it never will."""
         greeter = Greeter(port)
         try:
             while not ("kernel" in self.scanner.milestones and greeter.greeted()):
                 self.tick()
-                self._check_guest()
+                self._check_sshd()
+                self.check_cloud_init()
         finally:
             greeter.close()
 
@@ -233,12 +254,8 @@ class Watch:
             )
 
     def _report_finding(self) -> None:
-        end = time.monotonic() + AFTERMATH_SECONDS
-        while time.monotonic() < end and not self.machine.ended:
-            self.machine.events(TICK)
-            self._read_console()
-        findings = self.scanner.findings
-        self.fail(findings[0].reason, flaky=_is_flaky(findings))
+        self.linger(lambda: False, AFTERMATH_SECONDS)
+        self.fail(self.scanner.reason, flaky=_is_flaky(self.scanner.findings.values()))
 
     def _report_end(self) -> None:
         """Raise the reason why QEMU ended although nobody asked it to."""
@@ -253,18 +270,21 @@ class Watch:
             raise AcceleratorFailure(reason)
         self.fail(reason)
 
-    def _check_guest(self) -> None:
-        """Give up early if the console shows that sshd is not going to answer."""
-        milestones = self.scanner.milestones
-        if self.scanner.reported_at is not None:
-            runs = self.scanner.sshd_runs
-            grace = SSH_GRACE_SECONDS if runs else NO_SSH_GRACE_SECONDS
-            gave_up = self.seconds - self.scanner.reported_at > grace
-        else:
-            waited = self.seconds - milestones.get("login", self.seconds)
-            gave_up = "cloud-init" not in milestones and waited > CLOUD_INIT_GRACE_SECONDS
-        if gave_up:
-            self.fail(why_no_ssh(self.scanner))
+    def check_cloud_init(self) -> None:
+        """Give up early if the console shows that cloud-init will never install our key."""
+        scanner = self.scanner
+        grace = CLOUD_INIT_OFF_GRACE_SECONDS if scanner.cloud_init_off else CLOUD_INIT_GRACE_SECONDS
+        waited = self.seconds - scanner.milestones.get("login", self.seconds)
+        started = "cloud-init" in scanner.milestones or scanner.reported_at is not None
+        if not started and waited > grace:
+            self.fail(why_no_ssh(scanner))
+
+    def _check_sshd(self) -> None:
+        """Give up early if the guest has reported on sshd, and sshd does not answer."""
+        scanner = self.scanner
+        grace = SSH_GRACE_SECONDS if scanner.sshd_runs else NO_SSH_GRACE_SECONDS
+        if scanner.reported_at is not None and self.seconds - scanner.reported_at > grace:
+            self.fail(why_no_ssh(scanner))
 
     def _check_time(self) -> None:
         now = time.monotonic()
@@ -282,13 +302,14 @@ class Watch:
             self.fail(f"the test ran out of time {self._where()}")
 
     def _where(self) -> str:
-        step = self.scanner.step
-        if step == "login":
+        milestones, waiting = self.scanner.milestones, self.scanner.waiting
+        if "login" in milestones and "sshd" not in milestones:
             return f"after the login prompt, and sshd never answered; {why_no_ssh(self.scanner)}"
-        waiting = self.scanner.waiting_for
-        return f"after the step {step!r} of the boot" + (f": {waiting}" if waiting else "")
+        return f"after the step {self.scanner.step!r} of the boot" + (
+            f": {waiting}" if waiting else ""
+        )
 
 
-def _is_flaky(findings: list[Finding]) -> bool:
+def _is_flaky(findings: Collection[Finding]) -> bool:
     panicked = any("panic" in finding.line for finding in findings)
     return panicked and not any(finding.failure.deterministic for finding in findings)

@@ -134,6 +134,7 @@ def plan(
             "package sources": place.sources_digest,
             "tools tree": tree.key,
             **_epoch(options),
+            **({"profiles": " ".join(place.profiles)} if place.profiles else {}),
         },
         {
             catalog.ADDITIONS: [

@@ -56,6 +56,7 @@ class Given:
     without_packages: bool = False
     allow_missing: tuple[str, ...] = ()
     emulators: str = ""
+    profile: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, opts: Options) -> Given:
@@ -71,6 +72,7 @@ class Given:
             without_packages=opts.packages.skipped,
             allow_missing=opts.packages.allow_missing,
             emulators="" if opts.sources.emulators == options.DEBIAN else opts.sources.emulators,
+            profile=opts.target.profiles,
         )
 
     @classmethod
@@ -79,6 +81,7 @@ class Given:
         kinds: Mapping[str, Callable[[Any], Any]] = {
             "without_packages": _flag,
             "allow_missing": _list,
+            "profile": _list,
         }
         return cls(
             **{
@@ -404,7 +407,8 @@ class Contents:
     names of the packages and programs that were added, and supplementary those among them that come
     from a further repository of the distribution. left_out are the names of those that
     --allow-missing allowed to be missing and that are, and PACKAGES if no packages of our own
-    were built. other_pins has PACKAGES and THIRD_PARTY if a user's pins replaced ours.
+    were built. other_pins has PACKAGES and THIRD_PARTY if a user's pins replaced ours. profiles are
+    mkosi's that the images were built with.
     """
 
     rpms: frozenset[str] = frozenset()
@@ -412,6 +416,7 @@ class Contents:
     left_out: frozenset[str] = frozenset()
     other_pins: frozenset[str] = frozenset()
     supplementary: frozenset[str] = frozenset()
+    profiles: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, manifest: Manifest | None) -> Contents:
@@ -431,4 +436,5 @@ class Contents:
             left_out=frozenset(without | ({*given.allow_missing} - held)),
             other_pins=frozenset({PACKAGES, THIRD_PARTY} & given.to_json().keys()),
             supplementary=frozenset(added.supplementary),
+            profiles=frozenset(given.profile),
         )

@@ -84,11 +84,6 @@ def known() -> Mapping[str, Extra]:
     }
 
 
-def names() -> list[str]:
-    """Return the names of all disks."""
-    return []
-
-
 def build(name: str, arch: Arch, tools: Tools, kept: Path) -> Path:
     """Return the image of the disk called name, for guests of arch: an ext4 file system.
 

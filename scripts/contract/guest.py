@@ -46,7 +46,8 @@ class Guest:
 
     make_seed returns the guest's configuration for the nth start, with the settings that replace
     those of the scenario. environment is given to each script, and controls maps each service to
-    what changes it. results is the folder for consoles, work a folder of the machine's own.
+    what changes it. expected gathers the patterns of journal.toml that matched. results is the
+    folder for consoles, work a folder of the machine's own.
     cancelled is set if nobody waits for the guest any more. Every method that waits raises
     BootFailure, AcceleratorFailure and Cancelled as `Watch` does.
     """
@@ -64,6 +65,7 @@ class Guest:
     cancelled: threading.Event = field(default_factory=threading.Event)
     environment: dict[str, str] = field(default_factory=dict)
     controls: Mapping[str, object] = field(default_factory=dict)
+    expected: set[str] = field(default_factory=set)
     starts: int = 0
     seed: Seed = field(default_factory=Seed)
     _running: Machine | None = None
@@ -89,9 +91,13 @@ class Guest:
         settings replace those of the scenario's seed; every start has a seed of its own, as Lima
         writes one.
         """
-        self.starts += 1
-        self.seed = self.make_seed(self.starts, settings)
+        self.seed = self.make_seed(self.starts + 1, settings)
         write_seed(self.machine.seed, self.seed.files)
+        return self.start()
+
+    def start(self) -> float:
+        """Start the machine with the seed that it has, as after a reboot, and do as `boot`."""
+        self.starts += 1
         console = self.results / f"console-{self.name}-{self.starts}.log"
         errors = self.work / f"qemu-{self.starts}.log"
         running = Machine(self.machine, self.tools, self.accelerator, console, errors)

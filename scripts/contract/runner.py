@@ -17,7 +17,7 @@ from scripts.boot.console import plain
 from scripts.boot.results import Status
 from scripts.boot.watch import AcceleratorFailure, BootFailure
 from scripts.boot.workspace import deliver, results, workspace
-from scripts.contract import extras
+from scripts.contract import extras, journal
 from scripts.contract.actions import ACTIONS
 from scripts.contract.guest import Guest, StepFailure
 from scripts.contract.hardware import ContractMachine, mac_address
@@ -43,6 +43,7 @@ class Contract:
     """One run of the contract: the image, its scenarios, and what they are tried with.
 
     kept is the folder for downloads that the next run needs again. jobs scenarios run at a time.
+    is_whole tells whether scenarios are all that there are.
     """
 
     subject: Subject
@@ -51,6 +52,7 @@ class Contract:
     kept: Path
     progress: Progress
     jobs: int = 2
+    is_whole: bool = True
 
     def run(self, out: Path, *, accel: str = "auto") -> Result:
         """Try all scenarios that are for the image, and write the results to the folder out.
@@ -74,7 +76,7 @@ class Contract:
                 accelerator_reason=run.reason,
                 qemu="",
                 seconds=round(time.monotonic() - began, 1),
-                note="; ".join(run.notes),
+                note="; ".join([*run.notes, *run.stale()]),
                 disk=file_digest(subject.disk, "sha512"),
                 logs=out,
             )  # fmt: skip
@@ -93,6 +95,7 @@ class _Run:
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
+        self.expected: set[str] = set()
 
     @property
     def accelerator(self) -> str:
@@ -120,6 +123,14 @@ class _Run:
             for console in self._consoles(scenario):
                 console.rename(console.with_stem(f"panicked-{console.stem}"))
             self.notes.append(f"{scenario.name}: second attempt after {panic}")
+
+    def stale(self) -> list[str]:
+        """Return what journal.toml expects in vain, if every journal of the contract was read."""
+        contract = self.contract
+        if not contract.is_whole:
+            return []
+        entries = journal.stale(journal.read(), self.expected, contract.subject.distribution)
+        return [f"no journal has the expected error {entry.pattern.pattern!r}" for entry in entries]
 
     def _consoles(self, scenario: Scenario) -> list[Path]:
         """Return the consoles of the boots in a scenario so far."""
@@ -160,7 +171,7 @@ class _Attempt:
 
     def _guest(self, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Guest:
         scenario, run, tools = self.scenario, self.run_, self.contract.tools
-        host = Host(self.work, self.contract.kept, self.contract.progress)
+        host = Host(self.work, self.contract.kept, self.contract.progress, tools)
         offers = {name: stack.enter_context(SERVICES[name](host)) for name in scenario.services}
         base = self.contract.subject.disk.resolve()
         built = ContractMachine(
@@ -199,6 +210,7 @@ class _Attempt:
             step=say,
             environment=environment,
             controls={name: offer.control for name, offer in offers.items()},
+            expected=run.expected,
         )
 
     def _seed(

@@ -66,7 +66,7 @@ def _promote(wanted: Promotion, progress: Progress) -> None:
         task = stack.enter_context(progress.task("publish"))
         place = None
         if wanted.run.repository:
-            skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
+            skopeo = programs.obtain("skopeo", wanted.work, progress)
             place = stack.enter_context(registry.opened(skopeo, wanted.run.repository))
         published = _opened(wanted, progress)
         task.step("checking what is published")

@@ -107,7 +107,7 @@ class Plan:
 def publish(wanted: Wanted, progress: Progress) -> None:
     """Publish what wanted asks for, or only show it. Raises HarnessError."""
     builds = [Build.load(out) for out in wanted.outs]
-    qemu_img = programs.obtain("qemu-img", programs.known()["qemu-img"], wanted.work, progress)
+    qemu_img = programs.obtain("qemu-img", wanted.work, progress)
     with progress.task("builds") as task:
         for build in builds:
             task.step(f"checking {build.out}")
@@ -163,7 +163,7 @@ def _publish(plan: Plan, wanted: Wanted, progress: Progress) -> None:
         task = stack.enter_context(progress.task("publish"))
         place = None
         if wanted.repository and plan.images:
-            skopeo = programs.obtain("skopeo", programs.known()["skopeo"], wanted.work, progress)
+            skopeo = programs.obtain("skopeo", wanted.work, progress)
             place = stack.enter_context(registry.opened(skopeo, wanted.repository))
         bucket = Bucket.open(wanted.bucket, wanted.work / "uploads") if wanted.bucket else None
         # Everything that could be refused is checked before the first upload, and before CI's

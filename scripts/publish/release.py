@@ -45,7 +45,10 @@ DAY = r"(?P<year>[0-9]{4})\.(?P<month>[1-9]|1[0-2])\.(?P<day>[1-9]|[12][0-9]|3[0
 
 # The options, by their names in the manifest of a build, that make a build differ from everybody
 # else's. A mirror does not: what comes from it is signed, or its digest is known.
-ALTERING = ("signing_key", "third_party_pins", "packages", "without_packages", "allow_missing")
+ALTERING = (
+    *("signing_key", "third_party_pins", "packages", "without_packages", "allow_missing"),
+    "profile",
+)
 
 # The files of the checkout that some of these options may also name.
 OWN = {

@@ -128,7 +128,7 @@ class Signing:
         """
         if not self.is_possible:
             return None
-        cosign = programs.obtain("cosign", programs.known()["cosign"], work, progress)
+        cosign = programs.obtain("cosign", work, progress)
         return Signer(cosign, self.key, by or self.identity)
 
 

@@ -20,6 +20,7 @@ from scripts.options import (
     EMULATORS,
     EPOCH,
     NO_PROXY,
+    OWN_PROFILES,
     PACKAGES,
     PROXIES,
     BootOptions,
@@ -121,6 +122,13 @@ def _add_target(group: Group) -> None:
     group.add(
         "image",
         f"image to build: one of {', '.join(catalog.IMAGES)}; may be repeated (default: all)",
+        action="append",
+        default=[],
+    )
+    group.add(
+        "profile",
+        f"profile of mkosi to build with: one of {', '.join(_profiles(group.root))}; may be "
+        "repeated",
         action="append",
         default=[],
     )
@@ -314,7 +322,13 @@ def options_of(
     distribution = parse_distribution(given.distribution)
     source = environ.get("MKOSI_SOURCE")
     return Options(
-        target=Target(distribution, arch, given.release, _images(given.image, arch)),
+        target=Target(
+            distribution,
+            arch,
+            given.release,
+            _images(given.image, arch),
+            _chosen(given.profile, root),
+        ),
         sources=Sources(
             mirror=_mirror(given.mirror or environ.get("FINCH_MIRROR"), distribution),
             signing_key=_signing_key(given.signing_key, distribution),
@@ -480,6 +494,21 @@ def _images(names: Sequence[str], arch: Arch) -> tuple[str, ...]:
             raise UsageError(
                 f"unknown image {name!r} of {arch}", hint=f"use one of {', '.join(accepted)}"
             )
+    return tuple(dict.fromkeys(names))
+
+
+def _profiles(root: Path) -> list[str]:
+    """The names of the profiles that a user may choose."""
+    found = {path.stem for path in (root / "mkosi.profiles").glob("*.conf")}
+    return sorted(found - OWN_PROFILES)
+
+
+def _chosen(names: Sequence[str], root: Path) -> tuple[str, ...]:
+    """The profiles called names, in the order in which mkosi shall read them."""
+    accepted = _profiles(root) if names else []
+    for name in names:
+        if name not in accepted:
+            raise UsageError(f"unknown profile {name!r}", hint=f"use one of {', '.join(accepted)}")
     return tuple(dict.fromkeys(names))
 
 

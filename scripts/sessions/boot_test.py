@@ -84,7 +84,10 @@ def _try_contract(subject: Subject, shop: Workshop, progress: Progress) -> None:
         if name not in names:
             raise UsageError(f"no scenario {name!r}", hint=f"there are {', '.join(names)}")
     chosen = [one for one in scenarios if one.name in (opts.boot.scenarios or names)]
-    contract = Contract(subject, chosen, shop.tools, opts.folders.work, progress, opts.build.jobs)
+    contract = Contract(
+        subject, chosen, shop.tools, opts.folders.work, progress, opts.build.jobs,
+        is_whole=chosen == scenarios,
+    )  # fmt: skip
     result = contract.run(opts.artifacts / "contract", accel=opts.boot.accel)
     report.write(opts.artifacts)
     failed = [check.name.partition(".")[0] for check in result.failures]

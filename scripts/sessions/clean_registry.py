@@ -24,13 +24,13 @@ def main(argv: Sequence[str]) -> None:
     given = _parser(ROOT).parse_args(argv)
     progress, work = Progress(), arguments.folder(given.work, ROOT, "work")
     if given.prepare:
-        programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
+        programs.obtain("skopeo", work, progress)
         return
     if given.keep < 1:
         raise UsageError(f"--keep must be 1 or more, not {given.keep}")
     repository = registry.checked_repository(given.repository)
     named = Named.read((given.deps or ROOT / "deps").absolute())
-    skopeo = programs.obtain("skopeo", programs.known()["skopeo"], work, progress)
+    skopeo = programs.obtain("skopeo", work, progress)
     with (
         registry.opened(skopeo, repository) as place,
         progress.task("registry") as task,

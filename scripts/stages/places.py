@@ -148,7 +148,7 @@ class Places:
         copy = _configuration(opts.folders.work / name)
         configuration.copy(opts.folders.root, copy)
         release = target.release or release_of(copy, target.distribution)
-        images = _place(opts, target.distribution, release, target.arch, name)
+        images = _place(opts, target.distribution, release, target.arch, name, target.profiles)
         # dnf and all that it needs is a fifth of a tools tree, which a Debian build can do without;
         # a QEMU and its firmware is as much.
         profiles = (

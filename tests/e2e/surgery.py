@@ -5,6 +5,7 @@ Given an offset, mtools and e2fsprogs can work on a part of a file.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -61,6 +62,46 @@ class Patient:
     def attributes(self, path: str) -> str:
         """Return a file's extended attributes in the root file system, as debugfs shows them."""
         return self._run("debugfs", "-R", f"ea_list {path}", self._root_file_system)
+
+    def write(self, path: str, text: str, *, append: bool = False) -> None:
+        """Write a file of the root file system, or append to it. It belongs to root, mode 0644."""
+        name, folder = Path(path).name, str(Path(path).parent)
+        if name in self.list_root(folder):
+            old = self._run("debugfs", "-R", f"cat {path}", self._root_file_system)
+            text = old + text if append else text
+            self.edit_root(f"rm {path}")
+        source = self.image.with_name("written")
+        source.write_text(text)
+        source.chmod(0o644)
+        self.edit_root(f"write {source} {path}")
+
+    def add_unit(self, name: str, target: str, text: str) -> None:
+        """Add a unit that systemd starts for target."""
+        self.write(f"/usr/lib/systemd/system/{name}", text)
+        wants = f"/etc/systemd/system/{target}.wants"
+        if Path(wants).name not in self.list_root("/etc/systemd/system"):
+            self.edit_root(f"mkdir {wants}")
+        self.edit_root(f"symlink {wants}/{name} /usr/lib/systemd/system/{name}")
+
+    def fill_root(self) -> None:
+        """Fill the root file system to its last block with one file."""
+        empty = self.image.with_name("empty")
+        empty.touch()
+        self.edit_root(f"write {empty} /filler")
+        end = 0
+        while free := self._free_blocks():
+            # The file's extents may need blocks, too: then there is no room for all of it.
+            for size in (free, free // 2, 1):
+                self.edit_root(f"fallocate /filler {end} {end + size - 1}")
+                if self._free_blocks() < free:
+                    break
+            end += size
+
+    def _free_blocks(self) -> int:
+        stats = self._run("debugfs", "-R", "stats -h", self._root_file_system)
+        found = re.search(r"^Free blocks: +(\d+)$", stats, re.MULTILINE)
+        assert found
+        return int(found[1])
 
     def add_feature(self, feature: str) -> None:
         """Set a feature of the root file system, which is ext4."""

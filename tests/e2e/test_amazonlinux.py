@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scripts import arch, catalog
-from scripts.boot.checks.programs import LEFT_OUT
+from scripts.boot.checks.needs import LEFT_OUT
 from scripts.mkosi.sandbox import Tools
 from tests import manifests, ownership, wsl
 from tests.e2e.checkout import Arg, Build, Copy, amazonlinux, environ

@@ -75,7 +75,7 @@ def test_every_image_has_a_bill_of_its_packages_with_licences(out: Path) -> None
 
 
 def test_the_tar_is_an_image_for_docker_and_for_others(out: Path) -> None:
-    skopeo = programs.obtain("skopeo", programs.known()["skopeo"], WORK, Progress(live=False))
+    skopeo = programs.obtain("skopeo", WORK, Progress(live=False))
     tar = out / "container-with-kernel.tar"
     for kind in ("oci-archive", "docker-archive"):
         told = json.loads(run([*skopeo, "inspect", f"{kind}:{tar}"]).stdout)
@@ -98,10 +98,8 @@ def test_a_release_comes_back_whole_and_verified(
     copied: Copy, out: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "secret")
-    known = programs.known()
     cosign, skopeo = (
-        programs.obtain(name, known[name], WORK, Progress(live=False))
-        for name in ("cosign", "skopeo")
+        programs.obtain(name, WORK, Progress(live=False)) for name in ("cosign", "skopeo")
     )
     run([*cosign, "generate-key-pair"], cwd=tmp_path, also=CREDENTIALS)
     with services.docker_registry(tmp_path / "registry", WORK) as host:

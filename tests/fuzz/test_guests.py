@@ -63,8 +63,9 @@ def test_a_console_is_read_to_its_end(attack: Attack) -> None:
             scanner.feed(data[at : at + size], at=1.0)
             at += size
         assert_shown_safely(scanner.tail)
-        assert_shown_safely(why_no_ssh(scanner))
-        for finding in scanner.findings:
+        for said in (scanner.reason, scanner.waiting, why_no_ssh(scanner)):
+            assert_shown_safely(said)
+        for finding in scanner.findings.values():
             assert_shown_safely(finding.reason)
 
     attack(st.tuples(text_like(CONSOLE), parts), feed)

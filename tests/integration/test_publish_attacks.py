@@ -438,6 +438,18 @@ def test_a_build_with_a_mkosi_from_mkosi_source_is_altered(
     assert QCOW2 in keys(aws, bucket)
 
 
+def test_a_build_with_a_profile_of_mkosi_is_altered(
+    tell: Callable[..., None], out: Path, aws: Any, bucket: str
+) -> None:
+    with told(out) as data:
+        data["options"]["profile"] = ["full-kernel"]
+    with pytest.raises(HarnessError, match="was built with --profile, so others would"):
+        tell()
+    assert keys(aws, bucket) == set()
+    tell("--allow-altered")
+    assert QCOW2 in keys(aws, bucket)
+
+
 def test_the_pinned_mkosi_from_debian_alters_nothing(
     tell: Callable[..., None], out: Path, aws: Any, bucket: str
 ) -> None:

@@ -145,14 +145,33 @@ def test_what_an_image_stands_on_is_one_path_even_with_spaces(
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("arch_name", ARCHES)
-def test_the_kernel_of_an_os_image_talks_to_the_serial_console(
+def test_the_kernel_of_an_os_image_talks_to_a_uart_or_else_to_a_virtio_console(
     root: Path, site: Path, distribution: str, arch_name: str
 ) -> None:
     summary = summarize(root, site, distribution, arch_name, "os-image", "--profile", "staged")
     os_image = summary["os-image"]
-    console = {"x86_64": "console=ttyS0", "aarch64": "console=ttyAMA0"}[arch_name]
+    uart = {"x86_64": "console=ttyS0", "aarch64": "console=ttyAMA0"}[arch_name]
+    words = os_image["KernelCommandLine"]
 
-    assert console in os_image["KernelCommandLine"]
+    assert [word for word in words if word.startswith("console=")] == ["console=hvc0", uart]
+    assert "virtio_console" in str(os_image["KernelInitrdModules"])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "packages"),
+    [
+        ("debian", {"dbus-user-session", "fuse3", "sshfs", "uidmap"}),
+        ("amazonlinux", {"fuse3", "policycoreutils", "shadow-utils"}),
+    ],
+)
+def test_the_base_has_the_packages_that_lima_would_install_at_boot(
+    root: Path, site: Path, distribution: str, packages: set[str]
+) -> None:
+    base = summarize(root, site, distribution, "x86_64", "base", "--profile", "staged")["base"]
+    both = {"curl", "e2fsprogs", "iptables", "rsync", "sudo", "tar"}
+
+    assert both | packages <= set(base["Packages"])
+    assert os.fspath(root / f"mkosi.images/base/mkosi.{distribution}") in str(base["ExtraTrees"])
 
 
 def test_mkosi_knows_nothing_of_an_image_that_is_not_there(root: Path, site: Path) -> None:
@@ -166,6 +185,31 @@ def test_the_tools_tree_has_dnf_where_rpms_are_to_be_installed(root: Path, site:
     rpm = summarize(root, site, "debian", "x86_64", name, "--profile", "staged,rpm")[name]
 
     assert set(rpm["Packages"]) - set(plain["Packages"]) >= {"dnf", "distribution-gpg-keys"}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_programs_for_xfs_are_in_the_base_for_those_who_ask(
+    root: Path, site: Path, distribution: str
+) -> None:
+    def packages(profiles: str) -> list[str]:
+        summary = summarize(root, site, distribution, "x86_64", "base", "--profile", profiles)
+        return list(summary["base"]["Packages"])
+
+    assert "xfsprogs" not in packages("staged")
+    assert "xfsprogs" in packages("staged,xfs")
+
+
+@pytest.mark.parametrize("arch_name", ARCHES)
+def test_debian_has_one_kernel_that_of_clouds_unless_the_full_one_is_asked_for(
+    root: Path, site: Path, arch_name: str
+) -> None:
+    name, debian = catalog.KERNEL, arch.parse(arch_name).debian
+    for profiles, kernel in (
+        ("staged", "linux-image-cloud"),
+        ("staged,full-kernel", "linux-image"),
+    ):
+        summary = summarize(root, site, "debian", arch_name, name, "--profile", profiles)
+        assert summary[name]["Packages"] == [f"{kernel}-{debian}"]
 
 
 @pytest.mark.parametrize("arch_name", ARCHES)

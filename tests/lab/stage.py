@@ -36,6 +36,7 @@ class Entry:
     mode: int
     user: str = "root"
     group: str = "root"
+    capabilities: str = ""
 
     def line(self) -> str:
         """Return the entry as a line of a list for rpmbuild's %files -f."""
@@ -50,6 +51,8 @@ class Entry:
             mark = "%config(noreplace) "
         elif self.path.startswith("/usr/share/licenses/"):
             mark = "%license "
+        if self.capabilities:
+            mark = f"%caps({self.capabilities}) "
         return f"{attributes} {mark}{quoted}"
 
 
@@ -131,17 +134,19 @@ class Tree:
         return sorted(f"/{path}" for path in below)
 
     def entry(self, path: str, given: Mapping[str, str]) -> Entry:
-        """Return the entry of path, with the mode, user and group from given if it has any."""
+        """Return the entry of path, with the attributes from given if it has any.
+
+        Attributes are a mode, and maybe a user, a group and capabilities (cap_from_text(3)).
+        """
         target = self / path
-        mode, user, group = (*given[path].split(), "root", "root")[:3] if path in given else (
-            "", "root", "root"
-        )  # fmt: skip
+        words = given.get(path, "").split()
+        mode, user, group, capabilities = (*words, *("", "root", "root", "")[len(words) :])
         if target.is_symlink():
             return Entry(path, "link", 0o777)
         kind = "dir" if target.is_dir() else "file"
         default = 0o755 if kind == "dir" or os.access(target, os.X_OK) else 0o644
         number = int(mode, 8) if mode else self.modes.get(path, default)
-        return Entry(path, kind, number, user, group)
+        return Entry(path, kind, number, user, group, capabilities)
 
 
 def in_usr(path: str) -> str:

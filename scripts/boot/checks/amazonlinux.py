@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from scripts.boot.checks.programs import LEFT_OUT
+from scripts.boot.checks.needs import LEFT_OUT
 from scripts.boot.checks.rule import check, failed_if
 from scripts.boot.checks.text import assignments
 from scripts.boot.facts import Facts, Verdict

@@ -18,11 +18,26 @@ UNCLEAN = (
 # The answer to the probe `instance`.
 MARKS = re.compile(r"now (\d{1,6})\nearlier (\d{1,6})", re.ASCII)
 
+ED25519_KEY = "/etc/ssh/ssh_host_ed25519_key"
+
 
 @check("sshd", "sshd presents a host key", needs=["host_keys.first"])
 def sshd(_facts: Facts, key: str) -> Verdict:
     """The key is made at the first boot, since images carry none."""
     return failed_if({"sshd presented no ed25519 host key": not key}, key)
+
+
+@check(
+    "host-keys",
+    "sshd gets host keys though cloud-init makes none",
+    needs=["first"],
+    probes=["host-keys"],
+)
+def host_keys(_facts: Facts, first: Answers) -> Verdict:
+    """With cloud-init switched off, sshd would not start without any."""
+    text = first["host-keys"].text
+    made = ED25519_KEY in text.splitlines()
+    return failed_if({f"no unit made an ed25519 host key: {text}": not made}, text)
 
 
 @check("power-off", "the power button powers the guest off", needs=["power_offs.first"])

@@ -18,6 +18,9 @@ MIB = 1 << 20
 # The options that the kernel shows for an ESP mounted with umask=0077,shortname=winnt.
 ESP_OPTIONS = {"fmask=0077", "dmask=0077", "shortname=winnt"}
 
+ROOT_OPTIONS = {"rw", "errors=remount-ro"}
+NOT_ROOT_OPTIONS = {"nodev", "nosuid", "noexec"}
+
 
 @check(
     "root-mounted",
@@ -39,6 +42,26 @@ def root_mounted(facts: Facts, first: Answers) -> Verdict:
         "the file system has orphan_file": features and "orphan_file" in features[0],
     }
     return failed_if(problems, f"{mount}\n{device}\n{features and features[0]}")
+
+
+@check(
+    "root-options",
+    "/ allows device nodes and set-user-ID programs, and an error stops all writing to it",
+    needs=["first"],
+    probes=["mounts", "device-node"],
+)
+def root_options(_facts: Facts, first: Answers) -> Verdict:
+    """mkosi.images/os-image/mkosi.repart gives the reasons."""
+    options = str(_mount(first, "/").get("options", "")).split(",")
+    missing = sorted(ROOT_OPTIONS - {*options})
+    forbidden = sorted(NOT_ROOT_OPTIONS & {*options})
+    node = first["device-node"]
+    problems = {
+        f"/ is mounted without {', '.join(missing)}": missing,
+        f"/ is mounted with {', '.join(forbidden)}": forbidden,
+        f"a device node does not work: {node.text}": node.status != 0,
+    }
+    return failed_if(problems, ",".join(options))
 
 
 @check(

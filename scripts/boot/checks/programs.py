@@ -1,22 +1,19 @@
-"""Checks of what Finch and Lima use in the guest: programs, passwords, mounts."""
+"""Checks of programs that Finch and Lima use in the guest: for passwords and for mounts."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 
-from scripts.boot import cidata
+from scripts.boot import cidata, needs
+from scripts.boot.checks.needs import LEFT_OUT, why_not_needed
 from scripts.boot.checks.rule import check, failed_if
 from scripts.boot.checks.text import json_object
 from scripts.boot.facts import Facts, Verdict
 from scripts.boot.probes import Answers
-from scripts.catalog import Distribution
 
-# How evidence begins that something is not there because the build left it out on purpose.
-LEFT_OUT = "the image was built without"
+# What the credentials probe stores a password with.
+CREDENTIAL_PROGRAMS = {"docker-credential-pass", "gpg", "pass"}
 
 # What the mounts-entry probe says of a guest that cannot mount 9p.
 NO_9P = "the kernel has no 9p"
@@ -24,34 +21,6 @@ NO_9P = "the kernel has no 9p"
 # 3.7.6 broke `nerdctl cp --follow-link`, so RPM images get this one: ours, built from Fedora's
 # source, or SPAL's.
 SSHFS = "3.7.3"
-
-
-@cache
-def _table() -> Mapping[str, Mapping[str, str]]:
-    return tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
-
-
-def expected(distribution: Distribution) -> Mapping[str, str]:
-    """The programs that an image of distribution holds for Finch: name → pin (see the table)."""
-    return _table().get(distribution.name, {})
-
-
-@check("programs", "the programs that Finch uses run", needs=["first"], probes=["programs"])
-def programs(facts: Facts, first: Answers) -> Verdict:
-    """Each program is installed and can tell its version, unless it was left out on purpose."""
-    text = first["programs"].text
-    answers = {line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if " " in line}
-    wanted = [
-        name
-        for name, pin in expected(facts.distribution).items()
-        if not pin or facts.must_hold_third_party(pin)
-    ]
-    problems = {
-        **{f"{name} is not there": name not in answers for name in wanted},
-        **{f"{name} ends with status {answers.get(name)}": answers.get(name, "0") != "0"
-           for name in wanted},
-    }  # fmt: skip
-    return failed_if(problems, text or f"{LEFT_OUT} any")
 
 
 @check(
@@ -63,10 +32,8 @@ def programs(facts: Facts, first: Answers) -> Verdict:
 def credentials(facts: Facts, first: Answers) -> Verdict:
     """The probe sends a password through docker-credential-pass, pass and gpg, and back."""
     text = first["credentials"].text
-    pins = {"docker-credential-pass", "pass"}
-    is_wanted = pins <= set(expected(facts.distribution).values()) and all(
-        facts.must_hold_third_party(pin) for pin in pins
-    )
+    used = [need for need in needs.table()["programs"] if need.name in CREDENTIAL_PROGRAMS]
+    is_wanted = not any(why_not_needed(need, facts) for need in used)
     is_lost = json_object(text).get("Secret") != "swordfish"
     return failed_if(
         {"docker-credential-pass did not keep a password": is_wanted and is_lost}, text

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -86,8 +87,14 @@ def perform(play: str) -> None:
             console("Linux version 6.12")
             event("SHUTDOWN", guest=True, reason="guest-reset")
             sys.exit()
-        case "good" | "stubborn":
+        case "full":
+            console("Linux version 6.12", "a: No space left on device")
+        case "good" | "failing" | "hanging" | "stubborn":
             console("BdsDxe: starting Boot0001", "Linux version 6.12", "localhost login:")
+            if play in ("failing", "hanging"):
+                console("         Starting wrong.service...")
+            if play == "failing":
+                console("[FAILED] Failed to start wrong.service.")
             port = re.search(r":(\d+)-:22", value("-netdev"))
             assert port
             threading.Thread(target=greet, args=(int(port[1]),), daemon=True).start()
@@ -133,7 +140,14 @@ def ssh() -> None:
     if play == "shell":
         # The script runs here, instead of in a guest.
         os.execvp("bash", ["bash", "-s"])
-    asked = re.findall("echo '(boot-test-[0-9a-f]+) begin (.*)'", sys.stdin.read())
+    script = sys.stdin.read()
+    if mark := re.search("boot-test-report:", script):
+        for line in ("failed wrong.service exit-code 3", "said wrong.service it is so", "end"):
+            print(mark[0], line)
+        return
+    if play == "stuck":
+        signal.pause()
+    asked = re.findall("echo '(boot-test-[0-9a-f]+) begin (.*)'", script)
     for mark, name in asked:
         text = next_play("plot") if name == "plot" else "fake"
         if text == "endless":

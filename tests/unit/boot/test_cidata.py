@@ -51,3 +51,12 @@ def test_the_seed_holds_key_instance_and_network(tmp_path: Path) -> None:
 
 def test_the_report_of_sshd_is_a_script_that_any_shell_reads() -> None:
     subprocess.run(["sh", "-n"], input=cidata.REPORT, text=True, check=True)
+
+
+def test_a_file_of_the_seed_may_be_in_a_folder(tmp_path: Path) -> None:
+    seed = tmp_path / "seed.iso"
+    cidata.write_seed(seed, {"boot.sh": "one", "boot/10-a.sh": "two", "provision.user/1": "three"})
+
+    assert read(seed, "boot.sh") == "one"
+    assert read(seed, "boot/10-a.sh") == "two"
+    assert read(seed, "provision.user/1") == "three"

@@ -9,7 +9,6 @@ import time
 from scripts import catalog
 from scripts.arch import AARCH64, X86_64, Arch
 from scripts.boot import checks, probes
-from scripts.boot.checks import programs
 from scripts.boot.probes import Answer
 
 DISTRIBUTIONS = catalog.DISTRIBUTIONS.values()
@@ -89,12 +88,6 @@ def test_what_people_read_is_kept() -> None:
     ]
     files = {name: probe.file for name, probe in table.items() if probe.file}
     assert files == {"plot": "boot.svg", "journal": "journal.txt"}
-
-
-def test_the_guest_is_asked_for_each_program_that_it_must_hold() -> None:
-    command = probes.table()["programs"].command
-    wanted = {name for each in DISTRIBUTIONS for name in programs.expected(each)}
-    assert [name for name in wanted if f'"{name} ' not in command] == []
 
 
 def test_an_answer_cut_off_is_no_answer() -> None:

@@ -223,6 +223,55 @@ def test_a_guest_that_refuses_ssh_at_first_is_asked_again(
     assert result.guest["kernel"] == "fake"
 
 
+def test_a_guest_that_refuses_ssh_since_it_has_no_cloud_init_is_given_up(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SSH_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "CLOUD_INIT_GRACE_SECONDS", 1.0)
+    result = boot("tcg", tcg=["good"], ssh=["refused"])
+    assert result.reason == (
+        "first boot: the guest does not run cloud-init, so no SSH key was installed"
+    )
+
+
+def test_a_guest_in_which_a_unit_fails_is_asked_over_ssh_for_its_last_lines(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SSH_RETRY_SECONDS", 0.1)
+    result = boot("tcg", tcg=["failing"], ssh=["refused", "refused", "good"])
+    assert result.reason == "first boot: wrong.service failed (exit-code 3): it is so"
+
+
+def test_a_failed_unit_that_nobody_explains_is_reported_as_the_console_shows_it(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SSH_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(guests, "EXPLAIN_SECONDS", 1.0)
+    result = boot("tcg", tcg=["failing"], ssh=["refused"])
+    assert result.reason == ("first boot: a unit failed: [FAILED] Failed to start wrong.service.")
+
+
+def test_a_line_that_only_explains_is_the_cause_of_a_silence(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "SILENCE", 1.0)
+    assert boot("tcg", tcg=["full"]).reason == (
+        "first boot: a file system of the guest is full: a: No space left on device; "
+        "then no sign of life for 1 s after the step 'kernel' of the boot"
+    )
+
+
+def test_a_guest_that_falls_silent_after_sshd_is_asked_what_it_waits_for(
+    boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "SILENCE", 2.0)
+    result = boot("tcg", tcg=["hanging"], ssh=["stuck"])
+    assert result.reason == (
+        "first boot: no sign of life for 2 s after the step 'sshd' of the boot: the guest still "
+        "waits for wrong.service; wrong.service failed (exit-code 3): it is so"
+    )
+
+
 @pytest.mark.parametrize(("play", "status"), [("good", "passed"), ("open", "failed")])
 def test_logins_without_a_key_are_tried_in_the_first_boot(
     boot: Boot, play: str, status: str

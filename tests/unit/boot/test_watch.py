@@ -63,6 +63,7 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watching:
         limits: tuple[float, float, float] = (FOREVER, FOREVER, FOREVER),
         accelerator: str = "tcg",
         cancelled: threading.Event | None = None,
+        cloud_init_off: str = "",
     ) -> Watch:
         (tmp_path / "console.log").write_text(console)
         silence, first_sign, total = limits
@@ -73,6 +74,7 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watching:
             lambda _step: None,
             accelerator=accelerator,
             cancelled=cancelled or threading.Event(),
+            cloud_init_off=cloud_init_off,
         )
 
     return start
@@ -129,7 +131,7 @@ def test_a_guest_that_reports_no_sshd_is_given_up_soon(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "NO_SSH_GRACE_SECONDS", 0.0)
-    over = watching(f"{BOOTED}\r\n{REPORT_MARK} sshd.service disabled inactive\r\n"
+    over = watching(f"{BOOTED}\r\n{REPORT_MARK} ssh sshd.service disabled inactive\r\n"
                     f"{REPORT_MARK} end\r\n")  # fmt: skip
     assert reason(over) == ("sshd does not run in the guest: sshd.service is disabled and inactive")
 
@@ -140,7 +142,7 @@ def test_a_guest_whose_sshd_runs_is_given_more_time(
     monkeypatch.setattr(watch, "NO_SSH_GRACE_SECONDS", 0.0)
     monkeypatch.setattr(watch, "SSH_GRACE_SECONDS", 0.3)
     started = time.monotonic()
-    over = watching(f"{BOOTED}\r\n{REPORT_MARK} sshd.service enabled active\r\n"
+    over = watching(f"{BOOTED}\r\n{REPORT_MARK} ssh sshd.service enabled active\r\n"
                     f"{REPORT_MARK} end\r\n")  # fmt: skip
     assert "sshd runs in the guest but cannot be reached" in reason(over)
     assert time.monotonic() - started > 0.3
@@ -151,6 +153,74 @@ def test_a_guest_without_cloud_init_is_given_up(
 ) -> None:
     monkeypatch.setattr(watch, "CLOUD_INIT_GRACE_SECONDS", 0.1)
     assert "does not run cloud-init" in reason(watching(BOOTED))
+
+
+def test_a_guest_whose_image_switches_cloud_init_off_is_given_up_sooner_with_the_reason(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "CLOUD_INIT_OFF_GRACE_SECONDS", 0.1)
+    assert reason(watching(BOOTED, cloud_init_off="/etc/x")) == (
+        "cloud-init is switched off by /etc/x, so no SSH key was installed"
+    )
+
+
+def test_the_reason_names_the_unit_that_a_silent_guest_has_not_started(watching: Watching) -> None:
+    console = "Linux version 6.12\r\n         Starting slow.service - Slow...\r\n"
+    assert reason(watching(console, limits=(0.1, FOREVER, FOREVER))) == (
+        "no sign of life for 0 s after the step 'kernel' of the boot: "
+        "the guest still waits for slow.service - Slow"
+    )
+
+
+def test_a_guest_that_falls_silent_after_sshd_answered_is_not_said_to_lack_it(
+    watching: Watching,
+) -> None:
+    over = watching(BOOTED, limits=(0.1, FOREVER, FOREVER))
+    over.tick()
+    over.milestone("sshd")
+    with pytest.raises(BootFailure, match=r"^no sign of life for 0 s after the step 'sshd' of"):
+        over.until(lambda: False)
+
+
+def test_a_cause_that_the_console_shows_after_the_first_symptom_is_reported(
+    watching: Watching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "AFTERMATH_SECONDS", 1.0)
+    over = watching("[FAILED] Failed to start a.service.\r\n")
+
+    def go_on() -> None:
+        with (tmp_path / "console.log").open("a") as console:
+            console.write("a: No space left on device\r\n")
+
+    later = threading.Timer(0.3, go_on)
+    later.start()
+    with pytest.raises(BootFailure, match=r"^a file system of the guest is full: a: No space"):
+        over.until(lambda: False)
+    later.join()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[  127.1] systemd-journald[283]: Failed to open system journal: No space left on device",
+        "mount: /mnt/data: can't find LABEL=data.",
+        "sshd: no hostkeys available -- exiting.",
+        "Failed to start a.service: Unit b.service is masked.",
+    ],
+)
+def test_a_line_that_only_explains_a_failure_does_not_end_the_test(
+    watching: Watching, line: str
+) -> None:
+    over = watching(f"{line}\r\n")
+    over.tick()
+    assert over.scanner.cause
+    assert line in over.scanner.reason
+
+
+def test_lingering_ends_with_the_machine(watching: Watching) -> None:
+    began = time.monotonic()
+    watching(machine=FakeMachine(ended=True)).linger(lambda: False, 60)
+    assert time.monotonic() - began < 30
 
 
 def test_the_reason_names_the_step_after_which_a_guest_fell_silent(watching: Watching) -> None:

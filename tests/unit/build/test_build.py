@@ -102,9 +102,10 @@ def inputs(
     target: str,
     digests: dict[str, str],
     environ: Mapping[str, str] | None = None,
+    *options: str,
 ) -> dict[str, Mapping[str, str]]:
     """What decides each stage of a Debian build for target, as planned."""
-    argv = ["--distribution", "debian", "--arch", target, "--work", str(work)]
+    argv = ["--distribution", "debian", "--arch", target, "--work", str(work), *options]
     opts = arguments.parse(argv, environ or {}, root=checkout)
     using = Mkosi(work, "27.1", "nowhere", "digest")
     carried = Emulators(work, EmulationTable.read(checkout / TABLE), "a.deb", digests)
@@ -132,6 +133,15 @@ def test_the_time_that_files_get_at_most_builds_every_stage_again(
 
     assert "SOURCE_DATE_EPOCH" not in before["tools-tree"]
     assert {facts["SOURCE_DATE_EPOCH"] for facts in after.values()} == {"86400"}
+
+
+def test_another_profile_of_mkosi_builds_every_image_again(checkout: Path, tmp_path: Path) -> None:
+    before = inputs(checkout, tmp_path, "native", {})
+    after = inputs(checkout, tmp_path, "native", {}, None, "--profile", "full-kernel")
+
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == before.keys() - {"tools-tree"}
+    assert not any("profiles" in facts for facts in before.values())
 
 
 @pytest.fixture

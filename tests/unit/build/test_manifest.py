@@ -122,7 +122,9 @@ def test_every_byte_of_the_file_is_as_it_was_before_there_was_a_type_for_it(
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     whole = replace(
         MANIFEST,
-        options=Given(mirror="https://mirror.example", allow_missing=("pass",)),
+        options=Given(
+            mirror="https://mirror.example", allow_missing=("pass",), profile=("full-kernel",)
+        ),
         additions=Added(("own",), ("own-1-1.noarch.rpm",), {"/usr/bin/own": SHA256}),
         images={
             "base": BuiltImage(
@@ -234,6 +236,7 @@ def test_options_that_decide_what_an_image_holds_are_listed_and_files_by_their_d
         *("--mirror", "https://mirror.example/al2023", "--without-packages"),
         *("--third-party-mirror", "https://third.example", "--allow-missing", "pass"),
         *("--signing-key", str(path), "--third-party-pins", str(path), "--packages", str(path)),
+        *("--profile", "full-kernel"),
     ) == {
         "mirror": "https://mirror.example/al2023",
         "signing_key": file_digest(path),
@@ -242,6 +245,7 @@ def test_options_that_decide_what_an_image_holds_are_listed_and_files_by_their_d
         "packages": file_digest(path),
         "without_packages": True,
         "allow_missing": ("pass",),
+        "profile": ("full-kernel",),
     }
 
 
@@ -267,6 +271,12 @@ def test_a_build_lists_its_release_options_pins_patches_and_stages(tmp_path: Pat
     assert told.pins.keys() == {"binfmt/targets.toml", "mkosi/pin.toml"}
     assert told.mkosi.patches == {"0001.patch": "ab"}
     assert told.images == {"base": BuiltImage("key", inputs, 1.5, ())}
+
+
+def test_the_contents_of_a_build_tell_its_profiles() -> None:
+    base = BuiltImage(SHA256, (), 1, ())
+    told = replace(MANIFEST, options=Given(profile=("full-kernel",)), images={"base": base})
+    assert Contents.of(told).profiles == {"full-kernel"}
 
 
 def test_readmes_pin_nothing() -> None:

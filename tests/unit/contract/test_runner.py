@@ -97,7 +97,7 @@ def test_steps_after_the_guest_is_lost_are_skipped_with_the_reason(attempt: Try)
 
 def test_a_guest_that_ignores_the_power_button_fails_the_step(attempt: Try) -> None:
     result = attempt(BOOT, 'do = "power-off"\nwithin = 0.3', tcg=["stubborn"])
-    assert result.reason == "the guest is still up after 0 s"
+    assert result.reason.startswith("the guest is still up after 0.")
 
 
 def test_a_step_that_does_not_apply_says_why_and_fails_nothing(attempt: Try) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.contract import scenario as under_test
 from scripts.contract.actions import ACTIONS
-from scripts.contract.extras import names as extras
+from scripts.contract.extras import known
 from scripts.contract.seeds import KINDS
 from scripts.contract.services import SERVICES
 from scripts.system.errors import HarnessError
@@ -98,7 +98,7 @@ def test_a_folder_without_scenarios_is_refused(tmp_path: Path) -> None:
 def test_our_own_scenarios_name_what_there_is() -> None:
     for scenario in under_test.read_all(FOLDER, tuple(ACTIONS)):
         assert set(scenario.services) <= SERVICES.keys()
-        assert set(scenario.extras) <= {*extras()}
+        assert set(scenario.extras) <= known().keys()
         assert scenario.seed.get("kind", "plain") in KINDS
 
 

@@ -70,6 +70,16 @@ def test_modes_come_along_and_all_belongs_to_root(tmp_path: Path, make_deb: Make
     ]
 
 
+def test_a_program_gets_the_capabilities_that_the_table_gives_it(
+    tmp_path: Path, make_deb: MakeDeb
+) -> None:
+    modes = {"/usr/bin/newuidmap": "0755 root root cap_setuid=ep"}
+    made = recipe(make_deb(usr__bin__newuidmap=0o4755), modes=modes)
+    assert lines(tmp_path, made)["example"][-1] == (
+        '%attr(0755, root, root) %caps(cap_setuid=ep) "/usr/bin/newuidmap"'
+    )
+
+
 def test_configuration_and_licences_are_marked(tmp_path: Path, make_deb: MakeDeb) -> None:
     deb = make_deb(etc__conf=0o644, usr__share__doc__example__copyright=0o644)
     found = lines(tmp_path, recipe(deb, remove=("/usr/share/doc",)))["example"]

@@ -1,56 +1,13 @@
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scripts.distributions import debian
 from scripts.publish import programs
-from scripts.publish.programs import Source
 from scripts.system.errors import MachineError
 from scripts.system.progress import Progress
-
-SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine whose apt knows no archive of Debian; its PATH."""
-    monkeypatch.setattr(debian, "find", lambda: None)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return tmp_path
-
-
-def test_where_there_is_no_debian_the_program_on_path_is_taken(elsewhere: Path) -> None:
-    (elsewhere / "skopeo").touch(mode=0o755)
-
-    found = programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
-    assert found == [str(elsewhere / "skopeo")]
-
-
-def test_a_program_that_is_nowhere_is_named(elsewhere: Path) -> None:
-    with pytest.raises(MachineError, match="skopeo is not installed"):
-        programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
-
-
-def test_two_sessions_may_obtain_the_same_program_at_the_same_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def unpack(_debs: Sequence[Path], partial: Path) -> None:
-        root = partial.with_name(re.sub(r"^\.(.*)\.\d+$", r"\1", partial.name))
-        for folder in (partial, root):  # the other session is a little faster
-            (folder / "usr/lib/any-linux-gnu").mkdir(parents=True)
-            (folder / "usr/lib/any-linux-gnu/ld-linux-any.so.2").touch()
-
-    monkeypatch.setattr(debian, "find", lambda: "apt")
-    monkeypatch.setattr(debian, "download_all", lambda *_: [])
-    monkeypatch.setattr(programs, "extract_packages", unpack)
-
-    command = programs.obtain("skopeo", SOURCE, tmp_path, Progress(live=False))
-    [root] = (tmp_path / "programs").iterdir()
-    assert command[-1] == root / SOURCE.path
 
 
 def test_the_package_of_a_program_comes_with_it() -> None:
@@ -59,12 +16,16 @@ def test_the_package_of_a_program_comes_with_it() -> None:
         assert source.path == f"usr/bin/{name}"
 
 
-def test_whoever_prepares_has_all_programs_before_there_are_credentials(elsewhere: Path) -> None:
+def test_whoever_prepares_has_all_programs_before_there_are_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(debian, "find", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     names = [*programs.known()]
     for name in names[1:]:
-        (elsewhere / name).touch(mode=0o755)
+        (tmp_path / name).touch(mode=0o755)
     with pytest.raises(MachineError, match=f"{names[0]} is not installed"):
-        programs.prepare(elsewhere / "work", Progress(live=False))
-    (elsewhere / names[0]).touch(mode=0o755)
+        programs.prepare(tmp_path / "work", Progress(live=False))
+    (tmp_path / names[0]).touch(mode=0o755)
 
-    programs.prepare(elsewhere / "work", Progress(live=False))
+    programs.prepare(tmp_path / "work", Progress(live=False))

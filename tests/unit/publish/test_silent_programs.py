@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.distributions import debian
+from scripts.distributions import debian, programs
 from scripts.distributions.debian import Archive
-from scripts.publish import programs, registry, signing
-from scripts.publish.programs import Source
+from scripts.distributions.programs import Source
+from scripts.publish import registry, signing
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import CommandError
 from scripts.system.progress import Progress

@@ -43,6 +43,27 @@ def test_images_are_kept_in_their_order_each_once() -> None:
     assert arguments.parse([*argv, "--arch", "x86_64"], {}).target.images == ("wsl-rootfs", "base")
 
 
+def test_profiles_of_mkosi_are_kept_in_their_order_each_once(tmp_path: Path) -> None:
+    (tmp_path / "mkosi.profiles").mkdir()
+    for name in ("mine", "full-kernel"):
+        (tmp_path / f"mkosi.profiles/{name}.conf").touch()
+    argv = ["--profile", "mine", "--profile", "full-kernel", "--profile", "mine"]
+    given = arguments.parse(argv, {}, root=tmp_path)
+    assert given.target.profiles == ("mine", "full-kernel")
+
+
+@pytest.mark.parametrize("name", ["no-such-profile", "staged", "README", "../full-kernel"])
+def test_a_profile_that_there_is_not_or_that_the_harness_chooses_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown profile") as caught:
+        arguments.parse(["--profile", name], {})
+    assert caught.value.hint.startswith("use one of full-kernel")
+
+
+def test_the_harness_has_the_profiles_that_it_chooses_itself(checkout: Path) -> None:
+    for name in options.OWN_PROFILES:
+        assert (checkout / f"mkosi.profiles/{name}.conf").is_file()
+
+
 def test_the_arch_of_the_environment_stands_in_for_the_option() -> None:
     assert arguments.parse([], {"ARCH": "arm64"}).target.arch is arch.AARCH64
     assert arguments.parse(["--arch", "amd64"], {"ARCH": "arm64"}).target.arch is arch.X86_64
@@ -219,7 +240,17 @@ def test_help_tells_of_every_option_and_ends(capsys: pytest.CaptureFixture[str])
         arguments.parse(["--help"], {})
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("distribution", "release", "mirror", "arch", "image", "force", "offline", "jobs"):
+    for name in (
+        "distribution",
+        "release",
+        "mirror",
+        "arch",
+        "image",
+        "profile",
+        "force",
+        "offline",
+        "jobs",
+    ):
         assert f"--{name}" in shown
 
 

@@ -208,6 +208,17 @@ def test_mkosi_is_told_its_target_and_profiles(checkout: Path, tmp_path: Path) -
     assert made.tools.arguments()[6:8] == ["--profile", "aarch64"]
 
 
+def test_mkosi_builds_images_with_the_profiles_that_were_asked_for_and_the_tools_without(
+    checkout: Path, tmp_path: Path
+) -> None:
+    made = make(checkout, tmp_path, "--distribution", "debian", "--profile", "full-kernel")
+
+    where = made.images.arguments().index("--profile")
+    assert made.images.arguments()[where + 1] == "full-kernel"
+    assert made.plain(tmp_path)[0].count("full-kernel") == 1
+    assert "full-kernel" not in made.tools.arguments()
+
+
 @pytest.mark.parametrize(
     ("given", "release"), [([], None), (["--release", "2023.12.20260831"], "2023.12.20260831")]
 )
@@ -296,4 +307,4 @@ def test_a_password_is_not_kept_for_a_build_without_it(checkout: Path, tmp_path:
 def secrets_below(folder: Path) -> set[int]:
     """The modes of the files below folder that have the password."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.stat().st_mode & 0o777 for path in files if "MARK" in path.read_text()}
+    return {path.stat().st_mode & 0o777 for path in files if b"MARK" in path.read_bytes()}
