@@ -99,10 +99,11 @@ portmap() {
 
 # connect NAME [PORTS]: makes a network namespace and connects it to a bridge, as nerdctl does.
 connect() {
-    local name=$1 ports=${2:-[]} result
+    local name=$1 ports=${2:-} result
     ip netns add "$name"
     result=$(plugin ADD "$name" bridge "$BRIDGE") || fail "$result"
-    plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
+    [ -z "$ports" ] ||
+        plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
         fail "$(cat "/run/$name.json")"
     plugin ADD "$name" firewall "\"prevResult\": $result" > "/run/$name.json" ||
         fail "$(cat "/run/$name.json")"
@@ -110,10 +111,10 @@ connect() {
 
 # disconnect NAME [PORTS]: undoes what connect has done.
 disconnect() {
-    local name=$1 ports=${2:-[]} result
+    local name=$1 ports=${2:-} result
     result=$(cat "/run/$name.json")
     plugin DEL "$name" firewall "\"prevResult\": $result"
-    plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
+    [ -z "$ports" ] || plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
     plugin DEL "$name" bridge "$BRIDGE"
     ip netns delete "$name"
 }
