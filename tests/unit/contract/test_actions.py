@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -130,15 +131,16 @@ def share(fake: Fake, *, point: str = "shared") -> dict[str, object]:
 
 
 def test_files_that_both_sides_see_alike_are_evidence_with_their_rate(fake: Fake) -> None:
+    fake.accelerator = "tcg"  # so that a busy machine may be slow
     said = actions.many_files(guest(fake), **share(fake), rate=100, lasting=0.5)  # type: ignore[arg-type]
-    assert said.startswith("the guest wrote 50 files in 0.5 s (")
+    assert re.match(r"the guest wrote [1-9]\d* files in \d[.]\d s \(\d+ a second\)", said)
     assert not list((fake.work / "shared").iterdir()), "the files are gone afterwards"
 
 
 def test_a_mount_that_loses_files_fails(fake: Fake) -> None:
     arguments = share(fake, point="another")
     (fake.work / "another/many files guest").mkdir(parents=True)
-    with pytest.raises(StepFailure, match="the guest sees 5 files of 0"):
+    with pytest.raises(StepFailure, match=r"the guest sees [1-5] files of 0"):
         actions.many_files(guest(fake), **arguments, rate=50, lasting=0.1)  # type: ignore[arg-type]
 
 

