@@ -111,7 +111,7 @@ class Shares:
 @contextlib.contextmanager
 def dns(host: Host) -> Iterator[Offer]:
     """Answer for NAMES, over UDP and TCP; no other name exists. $DNS_PORT is where."""
-    port = free_port()
+    port = _free_port_of_both()
     options = [
         "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root",
         "--no-resolv", "--no-hosts", "--local=/#/",
@@ -286,6 +286,15 @@ def _kept_up(
     finally:
         closing.set()
         thread.join()
+
+
+def _free_port_of_both() -> int:
+    """Return a loopback port that nothing uses at this moment, neither by TCP nor by UDP."""
+    while True:
+        port = free_port()
+        with socket.socket(type=socket.SOCK_DGRAM) as taken, contextlib.suppress(OSError):
+            taken.bind((ADDRESS, port))
+            return port
 
 
 def _listens(port: int) -> bool:
