@@ -92,6 +92,20 @@ def test_the_icon_is_what_its_program_draws(
     assert pixels(images(icon.ico())[size]) == drawn
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root file system in little, before the image's script has seen it."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text(f"root:x:0:\nsystemd-journal:x:{os.getgid()}:\n")
+    (tmp_path / "etc/nsswitch.conf").write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
+    return tmp_path
+
+
+def finalize(image: Path, root: Path) -> None:
+    environment = {**os.environ, "BUILDROOT": str(root)}
+    subprocess.run([image / "mkosi.finalize"], check=True, env=environment)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -103,30 +117,34 @@ def test_the_icon_is_what_its_program_draws(
     ],
 )
 def test_glibc_asks_no_masked_daemon_for_addresses(
-    image: Path, tmp_path: Path, before: str, after: str
+    image: Path, root: Path, before: str, after: str
 ) -> None:
-    file = tmp_path / "etc/nsswitch.conf"
-    file.parent.mkdir()
     rest = "# resolve\npasswd: files resolve\nnetworks: files\n"
-    file.write_text(f"hosts:\t{before}\n{rest}")
+    (root / "etc/nsswitch.conf").write_text(f"hosts:\t{before}\n{rest}")
     for _ in range(2):
-        subprocess.run(
-            [image / "mkosi.finalize"], check=True, env={**os.environ, "BUILDROOT": str(tmp_path)}
-        )
-    assert file.read_text() == f"hosts:\t{after}\n{rest}"
+        finalize(image, root)
+    assert (root / "etc/nsswitch.conf").read_text() == f"hosts:\t{after}\n{rest}"
 
 
-def test_authselects_file_is_changed_in_its_place(image: Path, tmp_path: Path) -> None:
-    file = tmp_path / "etc/authselect/nsswitch.conf"
-    file.parent.mkdir(parents=True)
-    file.write_text("hosts: files resolve [!UNAVAIL=return] dns\n")
-    link = tmp_path / "etc/nsswitch.conf"
-    link.symlink_to("/etc/authselect/nsswitch.conf")
-    subprocess.run(
-        [image / "mkosi.finalize"], check=True, env={**os.environ, "BUILDROOT": str(tmp_path)}
-    )
-    assert file.read_text() == "hosts: files dns\n"
+def test_authselects_file_is_changed_in_its_place(image: Path, root: Path) -> None:
+    link = root / "etc/nsswitch.conf"
+    link.rename(root / "etc/authselected")
+    link.symlink_to("/etc/authselected")
+    finalize(image, root)
+    assert (root / "etc/authselected").read_text() == "hosts: files dns\n"
     assert link.is_symlink()
+
+
+def test_the_journal_belongs_to_its_group_without_systemd_tmpfiles(image: Path, root: Path) -> None:
+    finalize(image, root)
+    status = (root / "var/log/journal").stat()
+    assert (status.st_mode & 0o7777, status.st_gid) == (0o2755, os.getgid())
+
+
+def test_a_journal_that_its_package_has_made_is_left_alone(image: Path, root: Path) -> None:
+    (root / "var/log/journal").mkdir(parents=True, mode=0o700)
+    finalize(image, root)
+    assert (root / "var/log/journal").stat().st_mode & 0o7777 == 0o700
 
 
 def test_programs_of_masked_daemons_are_removed_and_stay_away_when_packages_are_upgraded(

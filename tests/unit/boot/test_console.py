@@ -56,6 +56,8 @@ def excerpt(name: str) -> list[str]:
          "file system"),
         ("[   12.0] EXT4-fs (vda2): VFS: Can't find ext4 filesystem", "file system"),
         ("[   90.0] Out of memory: Killed process 412 (python3) total-vm:1kB", "out of memory"),
+        ("[   90.0] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),task=python3,pid=412",
+         "out of memory"),
         ("[   20.0] systemd[1]: sockets.target: Found ordering cycle on a.socket/start",
          "ordering cycle"),
         ("[\x1b[0;1;31mFAILED\x1b[0m] Failed to start \x1b[0;1;39mchrony.service\x1b[0m"
@@ -77,6 +79,9 @@ def test_a_line_that_ends_the_test_is_recognised(line: str, kind: str) -> None:
         "[    1.0] EXT4-fs (vda2): mounted filesystem 473b24c8 r/w with ordered data mode.",
         "[    1.0] EXT4-fs (vda1): re-mounted. Opts: errors=remount-ro",
         "[    1.0] printk: legacy console [ttyS0] enabled",
+        "[   90.0] dd invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=-998",
+        "[   90.0] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),task=dd,pid=1944,uid=0",
+        "[   90.0] Memory cgroup out of memory: Killed process 1944 (dd) total-vm:104704kB",
         "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mssh.service\x1b[0m - OpenBSD Secure Shell.",
         "[    1.0] ata1: SATA link down (SStatus 0 SControl 300)",
         "[    1.0] random: crng init done",

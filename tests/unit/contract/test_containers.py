@@ -50,3 +50,21 @@ def test_options_of_a_container_come_before_its_image(
 ) -> None:
     ended = bash(f"{function} one --cpus 0.1 -- sh -c 'a  b'", tmp_path)
     assert ended.stdout == f"ctr run {how} --cpus 0.1 localhost/busybox:latest one sh -c a  b\n"
+
+
+def test_ask_keeps_what_a_command_says(tmp_path: Path) -> None:
+    ended = bash("ask echo 'one  two'\nexpect 'one  two' \"$said\"", tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "one  two\n")
+
+
+def test_ask_fails_with_what_a_command_says(tmp_path: Path) -> None:
+    ended = bash("ask sh -c 'echo the reason; exit 3'\necho never", tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "the reason\n")
+
+
+def test_a_limited_container_starts_in_the_folder_of_its_cgroup(tmp_path: Path) -> None:
+    ended = bash("limited one --cpus 0.1 -- 'cat cpu.max'", tmp_path)
+    words = ended.stdout.split()
+    assert words[words.index("--cgroup") + 1] == "system.slice:contract:one"
+    assert words[words.index("--cwd") + 1] == "/sys/fs/cgroup/system.slice/contract-one.scope"
+    assert ended.stdout.endswith("localhost/busybox:latest one sh -c cat cpu.max\n")

@@ -5,6 +5,10 @@ export PATH=$EXTRA/usr/bin:$EXTRA/usr/sbin:$PATH
 CNI=$EXTRA/usr/lib/cni
 BUSYBOX=localhost/busybox:latest
 
+# A container's mount of the guest's cgroups, and a published port for CNI.
+CGROUPS=type=bind,src=/sys/fs/cgroup,dst=/sys/fs/cgroup,options=rbind:ro
+PORTS='[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]'
+
 # await SECONDS COMMAND...: runs the command again and again until it succeeds.
 await() {
     local end=$((SECONDS + $1)) said
@@ -23,6 +27,11 @@ await() {
 fail() {
     echo "$*"
     exit 1
+}
+
+# ask COMMAND...: runs the command and keeps what it says in $said, or fails with it.
+ask() {
+    said=$("$@" 2>&1) || fail "$said"
 }
 
 # expect TEXT GOT: fails unless GOT contains TEXT. GOT is shown once, however often it is asked about.
@@ -66,13 +75,12 @@ inside() {
     ctr task exec --exec-id "exec-$$-$RANDOM" "$name" "$@"
 }
 
-# remove NAME...: ends containers and removes them.
-remove() {
-    local name
-    for name in "$@"; do
-        ctr task delete --force "$name" || true # its status is that of the killed process
-        ctr container delete "$name"
-    done
+# limited NAME [OPTION...] -- SCRIPT: runs a script in a container, in the folder of its cgroup, which
+# systemd has made.
+limited() {
+    local script=${*: -1}
+    run "$1" --runc-systemd-cgroup --cgroup "system.slice:contract:$1" --mount "$CGROUPS" \
+        --cwd "/sys/fs/cgroup/system.slice/contract-$1.scope" "${@:2:$#-2}" sh -c "$script"
 }
 
 # plugin ADD|DEL NAME PLUGIN CONFIG: calls a CNI plugin for the network namespace NAME.
@@ -91,10 +99,11 @@ portmap() {
 
 # connect NAME [PORTS]: makes a network namespace and connects it to a bridge, as nerdctl does.
 connect() {
-    local name=$1 ports=${2:-[]} result
+    local name=$1 ports=${2:-} result
     ip netns add "$name"
     result=$(plugin ADD "$name" bridge "$BRIDGE") || fail "$result"
-    plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
+    [ -z "$ports" ] ||
+        plugin ADD "$name" portmap "$(portmap "$ports"), \"prevResult\": $result" > "/run/$name.json" ||
         fail "$(cat "/run/$name.json")"
     plugin ADD "$name" firewall "\"prevResult\": $result" > "/run/$name.json" ||
         fail "$(cat "/run/$name.json")"
@@ -102,10 +111,10 @@ connect() {
 
 # disconnect NAME [PORTS]: undoes what connect has done.
 disconnect() {
-    local name=$1 ports=${2:-[]} result
+    local name=$1 ports=${2:-} result
     result=$(cat "/run/$name.json")
     plugin DEL "$name" firewall "\"prevResult\": $result"
-    plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
+    [ -z "$ports" ] || plugin DEL "$name" portmap "$(portmap "$ports"), \"prevResult\": $result"
     plugin DEL "$name" bridge "$BRIDGE"
     ip netns delete "$name"
 }
