@@ -227,7 +227,7 @@ def booted(tmp_path: Path) -> Machine:
 
 
 def test_a_script_that_fails_is_noted_and_the_next_one_runs(booted: Machine) -> None:
-    assert booted.run("boot.sh").returncode == 1
+    assert booted.run("boot.sh").returncode == 0
 
     failed = (booted.root / "run/contract-failed").read_text()
     assert failed == f"{booted.root}/cidata/boot/10-fails.sh\n"
@@ -242,6 +242,14 @@ def test_the_user_s_scripts_are_given_the_parameters_by_name(booted: Machine) ->
     asked = (booted.root / "asked").read_text()
     assert "-iu finch --preserve-env=PARAM_colour" in asked
     assert asked.strip().endswith("home/finch.guest/.contract-script")
+
+
+def test_the_user_s_script_does_without_parameters(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, told())
+    machine.variables["HOME"] = str(tmp_path)
+
+    assert machine.run("provision.user/00000001").returncode == 0
+    assert "PARAM_" not in (tmp_path / ".contract-user").read_text()
 
 
 def test_a_disk_is_named_by_its_serial_number() -> None:
