@@ -108,6 +108,14 @@ def test_milestones_are_passed_in_the_order_of_a_boot() -> None:
     assert scanner.step == "login"
 
 
+@pytest.mark.parametrize(
+    "line", ["EFI stub: Loaded initrd", "Linux version 6.12.90", "[    7.006995] mip6: Mobile IPv6"]
+)
+def test_any_line_of_the_kernel_shows_that_it_runs(line: str) -> None:
+    """A virtio console that nobody reads in time loses the first lines."""
+    assert "kernel" in scan(f"BdsDxe: starting Boot0001\r\n{line}\r\n").milestones
+
+
 # As systemd 257 prints it, again and again in the same place.
 WAITING = (
     "\r\x1b[K[\x1b[0;31m*\x1b[0m\x1b[0;1;31m*\x1b[0m\x1b[0;31m*\x1b[0m    ] "
