@@ -167,6 +167,8 @@ class _Attempt:
             for number, step in enumerate(self.scenario.steps, 1):
                 task.step(f"{number}/{len(self.scenario.steps)}: {step.name}")
                 checks.append(self._step(guest, step))
+                if checks[-1].status is Status.FAILED:
+                    progress.say(f"{checks[-1].name}: {checks[-1].reason}")
             return checks, self.panic
 
     def _guest(self, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Guest:
