@@ -208,6 +208,7 @@ def add_missing_device(patient: Patient) -> None:
     patient.write("/etc/fstab", line, append=True)
 
 
+@pytest.mark.full
 @boots(add_missing_device)
 def test_a_device_in_fstab_that_is_missing_is_the_cause_and_no_unit_that_fails_for_want_of_it(
     result: Result,
@@ -262,6 +263,7 @@ def add_wrong_unit(patient: Patient) -> None:
     )
 
 
+@pytest.mark.full
 @boots(add_wrong_unit)
 def test_a_unit_that_fails_is_reported_with_its_status_and_its_last_line(result: Result) -> None:
     assert result.reason == "first boot: wrong.service failed (exit-code 3): the answer is 42"
