@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -66,8 +67,7 @@ class Contract:
             raise HarnessError(f"no scenario is for {subject.distribution}")
         with workspace(out) as work:
             run = _Run(self, work, *machine.accelerators(subject.arch, accel))
-            with ThreadPoolExecutor(self.jobs) as pool:
-                checks = list(pool.map(run.scenario, chosen))
+            checks = run.scenarios(chosen, self.jobs)
             result = Result(
                 distribution=subject.distribution,
                 arch=subject.arch.name,
@@ -95,12 +95,25 @@ class _Run:
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
+        self.cancelled = threading.Event()
         self.expected: set[str] = set()
 
     @property
     def accelerator(self) -> str:
         """The accelerator that works as far as is known."""
         return self.accelerators[0]
+
+    def scenarios(self, chosen: Sequence[Scenario], jobs: int) -> list[list[Check]]:
+        """Try scenarios, jobs at a time. If one of them raises an error, the others end at once."""
+        with ThreadPoolExecutor(jobs) as pool:
+            tried = [pool.submit(self.scenario, one) for one in chosen]
+            try:
+                for one in as_completed(tried):
+                    one.result()
+            finally:
+                self.cancelled.set()
+                pool.shutdown(cancel_futures=True)
+        return [one.result() for one in tried]
 
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
@@ -213,6 +226,7 @@ class _Attempt:
             work=self.work,
             results=results(run.work),
             step=self.task.step,
+            cancelled=run.cancelled,
             environment=environment,
             controls={name: offer.control for name, offer in offers.items()},
             expected=run.expected,
