@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +28,7 @@ from scripts.contract.services import SERVICES, Host
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError
-from scripts.system.progress import Progress
+from scripts.system.progress import Progress, Task
 from scripts.system.text import cut
 
 # A module counts if it is loaded, built into the kernel or can be loaded.
@@ -66,8 +67,7 @@ class Contract:
             raise HarnessError(f"no scenario is for {subject.distribution}")
         with workspace(out) as work:
             run = _Run(self, work, *machine.accelerators(subject.arch, accel))
-            with ThreadPoolExecutor(self.jobs) as pool:
-                checks = list(pool.map(run.scenario, chosen))
+            checks = run.scenarios(chosen, self.jobs)
             result = Result(
                 distribution=subject.distribution,
                 arch=subject.arch.name,
@@ -95,6 +95,7 @@ class _Run:
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
+        self.cancelled = threading.Event()
         self.expected: set[str] = set()
 
     @property
@@ -102,16 +103,32 @@ class _Run:
         """The accelerator that works as far as is known."""
         return self.accelerators[0]
 
+    def scenarios(self, chosen: Sequence[Scenario], jobs: int) -> list[list[Check]]:
+        """Try scenarios, jobs at a time. If one of them raises an error, the others end at once."""
+        with ThreadPoolExecutor(jobs) as pool:
+            tried = [pool.submit(self.scenario, one) for one in chosen]
+            try:
+                for one in as_completed(tried):
+                    one.result()
+            finally:
+                self.cancelled.set()
+                pool.shutdown(cancel_futures=True)
+        return [one.result() for one in tried]
+
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
 
         The consoles of the boot that ended in a panic are kept.
         """
+        with self.contract.progress.task(scenario.name) as task:
+            return self._attempts(scenario, task)
+
+    def _attempts(self, scenario: Scenario, task: Task) -> list[Check]:
         repeated = False
         while True:
             accelerator = self.accelerator
             try:
-                checks, panic = _Attempt(self, scenario, accelerator).run()
+                checks, panic = _Attempt(self, scenario, accelerator, task).run()
             except AcceleratorFailure as error:
                 self._give_up(accelerator, str(error))
                 for console in self._consoles(scenario):
@@ -148,8 +165,8 @@ class _Run:
 class _Attempt:
     """One attempt at a scenario."""
 
-    def __init__(self, run: _Run, scenario: Scenario, accelerator: str) -> None:
-        self.run_, self.scenario, self.accelerator = run, scenario, accelerator
+    def __init__(self, run: _Run, scenario: Scenario, accelerator: str, task: Task) -> None:
+        self.run_, self.scenario, self.accelerator, self.task = run, scenario, accelerator, task
         self.contract = run.contract
         self.work = run.work / scenario.name
         self.lost = self.panic = ""
@@ -158,20 +175,19 @@ class _Attempt:
         """Return the checks, and the panic that ended the attempt if emulation may be to blame."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
-        progress = self.contract.progress
-        with progress.task(self.scenario.name) as task, contextlib.ExitStack() as stack:
-            task.step("services")
-            guest = self._guest(stack, task.step)
+        with contextlib.ExitStack() as stack:
+            self.task.step("services")
+            guest = self._guest(stack)
             stack.callback(guest.close)
             checks: list[Check] = []
             for number, step in enumerate(self.scenario.steps, 1):
-                task.step(f"{number}/{len(self.scenario.steps)}: {step.name}")
+                self.task.step(f"{number}/{len(self.scenario.steps)}: {step.name}")
                 checks.append(self._step(guest, step))
                 if checks[-1].status is Status.FAILED:
-                    progress.say(f"{checks[-1].name}: {checks[-1].reason}")
+                    self.contract.progress.say(f"{checks[-1].name}: {checks[-1].reason}")
             return checks, self.panic
 
-    def _guest(self, stack: contextlib.ExitStack, say: Callable[[str], None]) -> Guest:
+    def _guest(self, stack: contextlib.ExitStack) -> Guest:
         scenario, run, tools = self.scenario, self.run_, self.contract.tools
         host = Host(self.work, self.contract.kept, self.contract.progress, tools)
         offers = {name: stack.enter_context(SERVICES[name](host)) for name in scenario.services}
@@ -209,7 +225,8 @@ class _Attempt:
             deadline=time.monotonic() + scenario.seconds,
             work=self.work,
             results=results(run.work),
-            step=say,
+            step=self.task.step,
+            cancelled=run.cancelled,
             environment=environment,
             controls={name: offer.control for name, offer in offers.items()},
             expected=run.expected,

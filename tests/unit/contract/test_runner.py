@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from scripts.arch import native
 from scripts.boot import Result, Subject, machine, watch
 from scripts.contract import guest as guests
-from scripts.contract import scenario
+from scripts.contract import runner, scenario
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
+from scripts.contract.services import Host, Offer
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import make_tools
@@ -43,16 +46,22 @@ def attempt(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Try:
     disk = write_native_disk(tmp_path / "os-image.raw", root=superblock(), at=1024)
     subject = Subject("debian", native(), disk, uki, emulated=[])
 
-    def run(*steps: str, head: str = HEAD, accel: str = "tcg", **plays: list[str]) -> Result:
-        tools = make_tools(tmp_path / "tree", uki, **{"ssh": ["shell"], **plays})
+    def read(name: str, head: str, *steps: str) -> scenario.Scenario:
         made = [
             f'[[step]]\nname = "s{number}"\ntitle = "t"\nclient = "c"\nreason = "r"\n{step}\n'
             for number, step in enumerate(steps)
         ]
-        path = tmp_path / "one.toml"
+        path = tmp_path / f"{name}.toml"
         path.write_text(head + "".join(made))
-        read = scenario.read(path, tuple(ACTIONS))
-        contract = Contract(subject, [read], tools, tmp_path / "kept", Progress(live=False))
+        return scenario.read(path, tuple(ACTIONS))
+
+    def run(
+        *steps: str, head: str = HEAD, accel: str = "tcg", beside: str = "", **plays: list[str]
+    ) -> Result:
+        tools = make_tools(tmp_path / "tree", uki, **{"ssh": ["shell"], **plays})
+        scenarios = [read("one", head, *steps)]
+        scenarios += [read("beside", HEAD, BOOT, beside)] if beside else []
+        contract = Contract(subject, scenarios, tools, tmp_path / "kept", Progress(live=False))
         result = contract.run(out, accel=accel)
         assert not tools.qemu_runs
         assert not (out / ".work").exists()
@@ -143,6 +152,27 @@ def test_where_kvm_does_not_work_tcg_is_used(attempt: Try, tmp_path: Path) -> No
 def test_a_machine_on_which_no_qemu_starts_is_said_to_be_at_fault(attempt: Try) -> None:
     with pytest.raises(MachineError, match="could not set up this machine"):
         attempt(BOOT, tcg=["refuse"])
+
+
+def test_an_error_of_one_scenario_ends_the_others(
+    attempt: Try, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+
+    @contextlib.contextmanager
+    def missing(_host: Host) -> Iterator[Offer]:
+        while not started.exists():
+            time.sleep(0.02)
+        raise MachineError("there is no server")
+        yield
+
+    monkeypatch.setattr(runner, "SERVICES", {"dns": missing})
+    head, waiting = HEAD + 'services = ["dns"]\n', f"run = 'touch {started}; exec sleep 300'"
+    began = time.monotonic()
+    with pytest.raises(MachineError, match="there is no server"):
+        attempt(BOOT, head=head, beside=f"{waiting}\nseconds = 300")
+    assert time.monotonic() - began < 60
+    assert not (out / ".work").exists()
 
 
 def test_an_image_that_no_scenario_is_for_is_refused(attempt: Try) -> None:
