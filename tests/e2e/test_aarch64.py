@@ -2,8 +2,8 @@
 
 They use the image from `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian`. They also
 start a build in which a package's script crashes. This takes two minutes. With --full, they also
-build all images of both distributions from nothing and boot them, with the contract too, which takes
-an hour.
+build all images of both distributions from nothing and boot them with the contract, which takes an
+hour.
 """
 
 from __future__ import annotations
