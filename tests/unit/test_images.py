@@ -80,6 +80,7 @@ def test_our_drop_in_comes_before_those_of_the_distribution_and_of_cloud_init(
         "KbdInteractiveAuthentication": "no",
         "X11Forwarding": "no",
         "MaxStartups": "200",
+        "MaxSessions": "200",
     }
 
 
