@@ -61,17 +61,23 @@ def power_off(guest: Guest, *, within: float = OFF) -> str:
         tail = guest.watch.scanner.tail
         guest.close()
         raise StepFailure(f"the guest is still up after {waited}", tail)
-    return f"{guest.off()}: off after {waited}"
+    _expect_end(guest, "guest-shutdown", "switch itself off")
+    return f"off after {waited}"
 
 
 def reboot(guest: Guest, *, within: float = OFF) -> str:
     """Let the guest reboot itself, and wait for sshd; it must go down within so many seconds."""
     leave = f"sleep {FAREWELL}; systemctl reboot"
     guest.ssh(f"setsid --fork sh -c {shlex.quote(leave)} >/dev/null 2>&1")
-    reason = guest.off(FAREWELL + within)
-    if reason != "guest-reset":
-        raise StepFailure(f"the guest did not reboot: {reason}")
-    return f"{reason}; sshd after {guest.start():.1f} s"
+    _expect_end(guest, "guest-reset", "reboot", FAREWELL + within)
+    return f"sshd after {guest.start():.1f} s"
+
+
+def _expect_end(guest: Guest, reason: str, doing: str, seconds: float = OFF) -> None:
+    """Wait until the guest is off. Raises StepFailure if QEMU gives another reason for that."""
+    tail = guest.watch.scanner.tail
+    if (end := guest.off(seconds)) != reason:
+        raise StepFailure(f"the guest did not {doing}: {end or 'QEMU has ended'}", tail)
 
 
 def grow_disk(guest: Guest, *, gib: int) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.boot import ssh
 from scripts.boot.cidata import write_seed
 from scripts.boot.machine import Machine
-from scripts.boot.monitor import MonitorError
 from scripts.boot.probes import Answer
 from scripts.boot.watch import AcceleratorFailure, Limits, Watch
 from scripts.contract.hardware import ContractMachine
@@ -136,21 +134,6 @@ class Guest:
             raise StepFailure(f"the guest is {end}")
         self.close()
         return end
-
-    def power_off(self, seconds: float = OFF) -> float:
-        """Press the power button, and return the seconds until the guest is off.
-
-        Raises StepFailure if it is still up after seconds.
-        """
-        began = time.monotonic()
-        with contextlib.suppress(MonitorError):
-            self.running.press_power_button()
-        self.off(seconds)
-        return time.monotonic() - began
-
-    def change(self, **parts: object) -> None:
-        """Give the machine, which must be off, other parts (fields of ContractMachine)."""
-        self.machine = replace(self.machine, **parts)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """End QEMU, whatever the guest does."""

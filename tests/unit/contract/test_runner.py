@@ -100,6 +100,14 @@ def test_a_guest_that_ignores_the_power_button_fails_the_step(attempt: Try) -> N
     assert result.reason.startswith("the guest is still up after 0.")
 
 
+@pytest.mark.parametrize(("play", "end"), [("restless", "guest-reset"), ("dying", "QEMU has ended")])
+def test_a_guest_that_ends_otherwise_than_by_the_power_button_fails_the_step(
+    attempt: Try, play: str, end: str
+) -> None:
+    result = attempt(BOOT, 'do = "power-off"', tcg=[play])
+    assert result.reason == f"the guest did not switch itself off: {end}"
+
+
 def test_a_step_that_does_not_apply_says_why_and_fails_nothing(attempt: Try) -> None:
     otherwise = "only-if = 'false'\notherwise = 'the image has no mkfs.xfs'"
     result = attempt(BOOT, f"run = 'false'\n{otherwise}")
