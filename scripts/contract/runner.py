@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from scripts.contract.seeds import KINDS, Occasion, Seed
 from scripts.contract.services import SERVICES, Host
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, MachineError
 from scripts.system.progress import Progress, Task
 from scripts.system.text import cut
 
@@ -57,8 +58,9 @@ class Contract:
     def run(self, out: Path, *, accel: str = "auto") -> Result:
         """Try all scenarios that are for the image, and write the results to the folder out.
 
-        Raises MachineError if this machine cannot start a guest, HarnessError if no scenario is for
-        the image, and UsageError if the image or the accelerator does not exist.
+        Raises MachineError if this machine lacks what a scenario needs, after the others have been
+        tried, HarnessError if no scenario is for the image, and UsageError if the image or the
+        accelerator does not exist.
         """
         subject, began = self.subject, time.monotonic()
         chosen = [one for one in self.scenarios if one.is_for(subject.distribution)]
@@ -67,7 +69,10 @@ class Contract:
         with workspace(out) as work:
             run = _Run(self, work, *machine.accelerators(subject.arch, accel))
             with ThreadPoolExecutor(self.jobs) as pool:
-                checks = list(pool.map(run.scenario, chosen))
+                try:
+                    checks = list(pool.map(run.scenario, chosen))
+                finally:
+                    run.cancelled.set()  # the pool waits for scenarios that have begun
             result = Result(
                 distribution=subject.distribution,
                 arch=subject.arch.name,
@@ -81,6 +86,8 @@ class Contract:
                 logs=out,
             )  # fmt: skip
             deliver(result, work, out)
+        if run.lacks:
+            raise run.lacks[0]
         return result
 
 
@@ -91,29 +98,38 @@ class _Run:
         self, contract: Contract, work: Path, accelerators: Sequence[str], reason: str
     ) -> None:
         self.contract, self.work = contract, work
-        self.accelerators, self.reason = list(accelerators), reason
+        self.tried, self.accelerators, self.reason = accelerators, list(accelerators), reason
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
         self.expected: set[str] = set()
+        self.lacks: list[MachineError] = []
+        self.cancelled = threading.Event()
 
     @property
     def accelerator(self) -> str:
-        """The accelerator that works as far as is known."""
-        return self.accelerators[0]
+        """The accelerator that works as far as is known, or "none"."""
+        return next(iter(self.accelerators), "none")
 
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
 
-        The consoles of the boot that ended in a panic are kept.
+        The consoles of the boot that ended in a panic are kept. If this machine lacks what the
+        scenario needs, all its steps are skipped, and lacks gets the error.
         """
-        with self.contract.progress.task(scenario.name) as task:
-            return self._attempts(scenario, task)
+        try:
+            with self.contract.progress.task(scenario.name) as task:
+                return self._attempts(scenario, task)
+        except MachineError as error:
+            self.lacks.append(error)
+            return [replace(_check(scenario, step), reason=str(error)) for step in scenario.steps]
 
     def _attempts(self, scenario: Scenario, task: Task) -> list[Check]:
         repeated = False
         while True:
             accelerator = self.accelerator
+            if not self.accelerators:
+                raise machine.no_accelerator(self.reason, self.tried)
             try:
                 checks, panic = _Attempt(self, scenario, accelerator, task).run()
             except AcceleratorFailure as error:
@@ -141,12 +157,10 @@ class _Run:
         return list(results(self.work).glob(f"console-{scenario.name}-[0-9]*.log"))
 
     def _give_up(self, accelerator: str, reason: str) -> None:
-        """Have no other scenario try accelerator. Raises MachineError if it was the last."""
+        """Have no other scenario try accelerator."""
         with contextlib.suppress(ValueError):
             self.accelerators.remove(accelerator)
             self.reason = f"{accelerator} does not work here: {reason.partition(chr(10))[0]}"
-        if not self.accelerators:
-            raise machine.no_accelerator(self.reason, [accelerator])
 
 
 class _Attempt:
@@ -216,6 +230,7 @@ class _Attempt:
             environment=environment,
             controls={name: offer.control for name, offer in offers.items()},
             expected=run.expected,
+            cancelled=run.cancelled,
         )
 
     def _seed(
@@ -238,9 +253,7 @@ class _Attempt:
 
     def _step(self, guest: Guest, step: Step) -> Check:
         """Try a step. If the guest is lost, all later steps are skipped."""
-        check = Check(
-            f"{self.scenario.name}.{step.name}", f"{step.title} ({step.client})", Status.SKIPPED
-        )
+        check = _check(self.scenario, step)
         if self.lost:
             return replace(check, reason=f"{LOST}: {self.lost}")
         try:
@@ -255,6 +268,11 @@ class _Attempt:
             self.panic = failure.reason if failure.flaky else ""
             return _failed(check, failure.reason, failure.console)
         return replace(check, status=Status.PASSED, evidence=plain(cut(evidence, EVIDENCE)))
+
+
+def _check(scenario: Scenario, step: Step) -> Check:
+    """Return the check of a step that has not been tried."""
+    return Check(f"{scenario.name}.{step.name}", f"{step.title} ({step.client})", Status.SKIPPED)
 
 
 def _failed(check: Check, reason: str, evidence: str) -> Check:

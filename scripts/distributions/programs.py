@@ -75,7 +75,7 @@ def _unpack(name: str, source: Source, root: Path) -> None:
 
 
 def _put(partial: Path, root: Path) -> None:
-    """Rename partial to root, unless another session or thread has put the same there in the meantime."""
+    """Rename partial to root, unless someone else has put the same there in the meantime."""
     try:
         partial.replace(root)
     except OSError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from scripts.contract import guest as guests
 from scripts.contract import scenario
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
+from scripts.distributions import debian
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import make_tools
@@ -23,7 +26,7 @@ from tests.unit.formats.test_uki import write_uki
 HEAD = 'title = "A guest"\ndevices = "vz"\nnetwork = "offline"\n'
 BOOT = 'do = "boot"'
 
-Try = Callable[..., Result]
+Try = Callable[..., Result]  # head: that of a scenario; another: that of one which only boots
 
 
 @pytest.fixture
@@ -43,16 +46,22 @@ def attempt(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Try:
     disk = write_native_disk(tmp_path / "os-image.raw", root=superblock(), at=1024)
     subject = Subject("debian", native(), disk, uki, emulated=[])
 
-    def run(*steps: str, head: str = HEAD, accel: str = "tcg", **plays: list[str]) -> Result:
-        tools = make_tools(tmp_path / "tree", uki, **{"ssh": ["shell"], **plays})
+    def read(name: str, head: str, *steps: str) -> scenario.Scenario:
         made = [
             f'[[step]]\nname = "s{number}"\ntitle = "t"\nclient = "c"\nreason = "r"\n{step}\n'
             for number, step in enumerate(steps)
         ]
-        path = tmp_path / "one.toml"
+        path = tmp_path / f"{name}.toml"
         path.write_text(head + "".join(made))
-        read = scenario.read(path, tuple(ACTIONS))
-        contract = Contract(subject, [read], tools, tmp_path / "kept", Progress(live=False))
+        return scenario.read(path, tuple(ACTIONS))
+
+    def run(
+        *steps: str, head: str = HEAD, another: str = "", accel: str = "tcg", **plays: list[str]
+    ) -> Result:
+        tools = make_tools(tmp_path / "tree", uki, **{"ssh": ["shell"], **plays})
+        scenarios = [read("another", another, BOOT)] if another else []
+        scenarios.append(read("one", head, *steps))
+        contract = Contract(subject, scenarios, tools, tmp_path / "kept", Progress(live=False))
         result = contract.run(out, accel=accel)
         assert not tools.qemu_runs
         assert not (out / ".work").exists()
@@ -100,7 +109,9 @@ def test_a_guest_that_ignores_the_power_button_fails_the_step(attempt: Try) -> N
     assert result.reason.startswith("the guest is still up after 0.")
 
 
-@pytest.mark.parametrize(("play", "end"), [("restless", "guest-reset"), ("dying", "QEMU has ended")])
+@pytest.mark.parametrize(
+    ("play", "end"), [("restless", "guest-reset"), ("dying", "QEMU has ended")]
+)
 def test_a_guest_that_ends_otherwise_than_by_the_power_button_fails_the_step(
     attempt: Try, play: str, end: str
 ) -> None:
@@ -163,3 +174,28 @@ def test_results_and_consoles_are_kept(attempt: Try, out: Path) -> None:
     assert json.loads((out / "result.json").read_text())["passed"] is True
     assert "testcase" in (out / "junit.xml").read_text()
     assert "Linux version" in (out / "console-one-1.log").read_text()
+
+
+def test_what_one_scenario_lacks_on_this_machine_does_not_lose_what_others_found(
+    attempt: Try, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debian, "find", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(MachineError, match="dnsmasq is not installed"):
+        attempt(BOOT, another=HEAD + 'services = ["dns"]\n')
+    found = json.loads((out / "result.json").read_text())
+    assert not found["passed"]
+    assert [(check["name"], check["status"], check["reason"]) for check in found["checks"]] == [
+        ("another.s0", "skipped", "dnsmasq is not installed"),
+        ("one.s0", "passed", ""),
+    ]
+
+
+def test_an_error_in_one_scenario_ends_the_guests_of_the_others(attempt: Try) -> None:
+    began = time.monotonic()
+    with pytest.raises(HarnessError, match="the seed of another cannot be written"):
+        attempt(
+            BOOT, "run = 'sleep 100'\nseconds = 100",
+            another=HEAD + 'seed = { kind = "lima", colour = "red" }\n',
+        )  # fmt: skip
+    assert time.monotonic() - began < 30
