@@ -184,7 +184,7 @@ def test_what_one_scenario_lacks_on_this_machine_does_not_lose_what_others_found
     with pytest.raises(MachineError, match="dnsmasq is not installed"):
         attempt(BOOT, another=HEAD + 'services = ["dns"]\n')
     found = json.loads((out / "result.json").read_text())
-    assert not found["passed"]
+    assert (found["passed"], found["reason"]) == (False, "dnsmasq is not installed")
     assert [(check["name"], check["status"], check["reason"]) for check in found["checks"]] == [
         ("another.s0", "skipped", "dnsmasq is not installed"),
         ("one.s0", "passed", ""),
@@ -199,3 +199,11 @@ def test_an_error_in_one_scenario_ends_the_guests_of_the_others(attempt: Try) ->
             another=HEAD + 'seed = { kind = "lima", colour = "red" }\n',
         )  # fmt: skip
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(("outcome", "says"), [("true", True), ("false", False)])
+def test_errors_that_are_expected_in_vain_are_told_only_if_all_was_tried(
+    attempt: Try, outcome: str, says: bool
+) -> None:
+    result = attempt(BOOT, f"run = '{outcome}'")
+    assert ("no journal has the expected error" in result.note) is says
