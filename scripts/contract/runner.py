@@ -15,12 +15,13 @@ from typing import TypeVar
 from scripts.boot import Check, Result, Subject, firmware, machine, ssh
 from scripts.boot.checks.rule import EVIDENCE, REASON
 from scripts.boot.console import plain
+from scripts.boot.monitor import MonitorError
 from scripts.boot.results import Status
 from scripts.boot.watch import AcceleratorFailure, BootFailure
 from scripts.boot.workspace import deliver, results, workspace
 from scripts.contract import extras, journal
 from scripts.contract.actions import ACTIONS
-from scripts.contract.guest import Guest, StepFailure
+from scripts.contract.guest import KILLED, SSH_FAILED, Guest, StepFailure
 from scripts.contract.hardware import ContractMachine, mac_address
 from scripts.contract.scenario import Scenario, Step
 from scripts.contract.seeds import KINDS, Occasion, Seed
@@ -28,6 +29,7 @@ from scripts.contract.services import SERVICES, Host
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
 from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import last_line
 from scripts.system.progress import Progress, Task
 from scripts.system.text import cut
 
@@ -262,6 +264,8 @@ class _Attempt:
             evidence = _try(guest, step)
         except StepFailure as failure:
             return _failed(check, failure.reason, failure.evidence)
+        except MonitorError as error:
+            return _failed(check, f"QEMU does not answer: {error}", guest.watch.scanner.tail)
         except BootFailure as failure:
             guest.close()
             self.lost = failure.reason
@@ -290,18 +294,26 @@ def _try(guest: Guest, step: Step) -> str:
         return ACTIONS[step.do](guest, **step.arguments)
     answer = guest.ssh(step.run, user=step.login, seconds=step.seconds)
     if answer.status:
-        last = answer.text.rpartition("\n")[2] or f"the script ended with status {answer.status}"
+        last = last_line(answer.text) or f"the script ended with status {answer.status}"
         raise StepFailure(f"{step.name}: {last}", answer.text)
     return answer.text
 
 
 def _not_applicable(guest: Guest, step: Step) -> str:
     """Return the reason why step does not apply to the guest, or ""."""
-    if step.kernel and guest.ssh(HAS_MODULE.format(step.kernel)).status:
+    if step.kernel and not _holds(guest, HAS_MODULE.format(step.kernel)):
         return f"the kernel has no {step.kernel}"
-    if step.only_if and guest.ssh(step.only_if).status:
+    if step.only_if and not _holds(guest, step.only_if):
         return step.otherwise
     return ""
+
+
+def _holds(guest: Guest, condition: str) -> bool:
+    """Return whether the script condition succeeds. Raises StepFailure if it cannot be asked."""
+    answer = guest.ssh(condition)
+    if answer.status in (SSH_FAILED, KILLED):
+        raise StepFailure(f"the guest cannot be asked: {last_line(answer.text)}", answer.text)
+    return not answer.status
 
 
 def _merged(mappings: Sequence[Mapping[str, Value]]) -> dict[str, Value]:

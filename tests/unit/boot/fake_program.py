@@ -113,6 +113,8 @@ def qemu() -> None:
     for command in commands():
         name = command.pop("execute")
         command.pop("arguments", None)
+        if name == "stop" and play == "dying":
+            sys.exit()
         send({"return": answers.get(name, {}), **command})
         if name == "qmp_capabilities":
             perform(play)

@@ -127,6 +127,20 @@ def test_a_step_that_does_not_apply_says_why_and_fails_nothing(attempt: Try) -> 
     assert result.passed
 
 
+def test_a_step_is_not_left_out_because_the_guest_cannot_be_asked(
+    attempt: Try, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "LOGINS", 2)
+    result = attempt(BOOT, "run = ':'\nonly-if = 'true'\notherwise = 'o'", ssh=["refused"])
+    assert result.reason.startswith("the guest cannot be asked: ssh: connect to host")
+
+
+def test_a_qemu_that_ends_while_it_is_told_something_fails_the_step(attempt: Try) -> None:
+    clock = HEAD + 'services = ["time"]\n'
+    result = attempt(BOOT, 'do = "shift-clock"\nhours = 8', head=clock, tcg=["dying"])
+    assert result.reason.startswith("QEMU does not answer: ")
+
+
 def test_a_login_that_fails_is_tried_again(attempt: Try) -> None:
     assert attempt(BOOT, "run = ':'", ssh=["refused", "refused", "shell"]).passed
 
