@@ -21,7 +21,7 @@ from scripts.boot.watch import AcceleratorFailure, BootFailure
 from scripts.boot.workspace import deliver, results, workspace
 from scripts.contract import extras, journal
 from scripts.contract.actions import ACTIONS
-from scripts.contract.guest import KILLED, SSH_FAILED, Guest, StepFailure
+from scripts.contract.guest import KILLED, Guest, StepFailure
 from scripts.contract.hardware import ContractMachine, mac_address
 from scripts.contract.scenario import Scenario, Step
 from scripts.contract.seeds import KINDS, Occasion, Seed
@@ -311,7 +311,7 @@ def _not_applicable(guest: Guest, step: Step) -> str:
 def _holds(guest: Guest, condition: str) -> bool:
     """Return whether the script condition succeeds. Raises StepFailure if it cannot be asked."""
     answer = guest.ssh(condition)
-    if answer.status in (SSH_FAILED, KILLED):
+    if answer.status in (ssh.FAILED, KILLED):
         raise StepFailure(f"the guest cannot be asked: {last_line(answer.text)}", answer.text)
     return not answer.status
 

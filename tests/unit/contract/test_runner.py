@@ -104,6 +104,17 @@ def test_steps_after_the_guest_is_lost_are_skipped_with_the_reason(attempt: Try)
     assert "guest-reset" in result.checks[1].reason
 
 
+def test_a_machine_that_is_on_is_not_started_again(attempt: Try) -> None:
+    result = attempt(BOOT, BOOT, "run = ':'")
+    assert statuses(result) == ["passed", "failed", "passed"]
+    assert result.reason == "the machine is on already"
+
+
+def test_a_script_for_a_machine_that_is_off_fails_the_step(attempt: Try) -> None:
+    result = attempt(BOOT, 'do = "power-off"', "run = ':'")
+    assert result.reason == "the machine is off"
+
+
 def test_a_guest_that_ignores_the_power_button_fails_the_step(attempt: Try) -> None:
     result = attempt(BOOT, 'do = "power-off"\nwithin = 0.3', tcg=["stubborn"])
     assert result.reason.startswith("the guest is still up after 0.")
