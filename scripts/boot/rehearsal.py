@@ -67,6 +67,12 @@ class Subject:
     contents: Contents = field(default_factory=Contents)
     marks: Sequence[str] = ()
 
+    def require(self) -> None:
+        """Raise UsageError if the image has not been built."""
+        for path in (self.disk, self.uki):
+            if not path.is_file():
+                raise UsageError(f"there is no {path}", hint="build the os-image first")
+
 
 def boot_test(
     subject: Subject,
@@ -84,19 +90,13 @@ def boot_test(
     what is wrong with the image. Raises MachineError if this machine cannot run the test,
     UsageError if the image or the accelerator does not exist.
     """
-    _require(subject)
+    subject.require()
     with progress.task("boot-test") as task, workspace(out) as work:
         rehearsal = _Rehearsal(subject, tools, work, progress, task, silence or SILENCE)
         result = rehearsal.run(*machine.accelerators(subject.arch, accel))
         result = replace(result, logs=out)
         deliver(result, work, out)
     return result
-
-
-def _require(subject: Subject) -> None:
-    for path in (subject.disk, subject.uki):
-        if not path.is_file():
-            raise UsageError(f"there is no {path}", hint="build the os-image first")
 
 
 class _Rehearsal:

@@ -65,6 +65,7 @@ class Contract:
         accelerator does not exist.
         """
         subject, began = self.subject, time.monotonic()
+        subject.require()
         chosen = [one for one in self.scenarios if one.is_for(subject.distribution)]
         if not chosen:
             raise HarnessError(f"no scenario is for {subject.distribution}")
@@ -88,7 +89,9 @@ class Contract:
             )  # fmt: skip
             # Only then every journal of the contract was read.
             stale = run.stale() if self.is_whole and result.passed else []
-            result = replace(result, note="; ".join([*run.notes, *stale]))
+            names = ", ".join(one.name for one in chosen)
+            part = [] if self.is_whole else [f"nothing was tried but {names}"]
+            result = replace(result, note="; ".join([*part, *run.notes, *stale]))
             deliver(result, work, out)
         if run.lacks:
             raise run.lacks[0]

@@ -17,7 +17,7 @@ from scripts.contract import scenario
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
 from scripts.distributions import debian
-from scripts.system.errors import HarnessError, MachineError
+from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import make_tools
 from tests.unit.formats.test_disk import superblock, write_native_disk
@@ -187,6 +187,12 @@ def test_where_kvm_does_not_work_tcg_is_used(attempt: Try, tmp_path: Path) -> No
 def test_a_machine_on_which_no_qemu_starts_is_said_to_be_at_fault(attempt: Try) -> None:
     with pytest.raises(MachineError, match="could not set up this machine"):
         attempt(BOOT, tcg=["refuse"])
+
+
+def test_an_image_that_has_not_been_built_is_refused(attempt: Try, tmp_path: Path) -> None:
+    (tmp_path / "os-image.raw").unlink()
+    with pytest.raises(UsageError, match=r"there is no .*os-image\.raw"):
+        attempt(BOOT)
 
 
 def test_an_image_that_no_scenario_is_for_is_refused(attempt: Try) -> None:

@@ -67,6 +67,8 @@ def test_further_keys_of_an_action_are_its_arguments(tmp_path: Path) -> None:
         ('devices = "vz"', 'devices = "xen"', "devices is 'xen', not one of vz, qemu"),
         ('network = "offline"', "", "the scenario has no network"),
         ('title = "A guest"', 'titel = "A guest"', "unknown key 'titel'"),
+        ('label = "data", ', "", "there is no 'label'"),
+        ('size = "4G"', "size = 4", "expected string"),
         ('size = "4G"', 'size = "4M"', "'4M' is not a size in GiB"),
         ('do = "boot"', 'do = "boil"', "do of step 'boot' is 'boil', not one of boot"),
         ('run = "true"', "", "step 'shell' needs either run or do"),
