@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +35,9 @@ from scripts.system.text import cut
 
 # A module counts if it is loaded, built into the kernel or can be loaded.
 HAS_MODULE = "modprobe -n -q {0} || grep -q '/{0}[.]ko' /lib/modules/$(uname -r)/modules.builtin"
+
+# The accelerator of a machine on which none works, as results name it.
+NONE = "none"
 
 LOST = "the guest was lost before this step"
 
@@ -71,11 +74,7 @@ class Contract:
             raise HarnessError(f"no scenario is for {subject.distribution}")
         with workspace(out) as work:
             run = _Run(self, work, *machine.accelerators(subject.arch, accel))
-            with ThreadPoolExecutor(self.jobs) as pool:
-                try:
-                    checks = list(pool.map(run.scenario, chosen))
-                finally:
-                    run.cancelled.set()  # the pool waits for scenarios that have begun
+            checks = run.scenarios(chosen, self.jobs)
             result = Result(
                 distribution=subject.distribution,
                 arch=subject.arch.name,
@@ -109,14 +108,26 @@ class _Run:
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
+        self.cancelled = threading.Event()
         self.expected: set[str] = set()
         self.lacks: list[MachineError] = []
-        self.cancelled = threading.Event()
 
     @property
     def accelerator(self) -> str:
-        """The accelerator that works as far as is known, or "none"."""
-        return next(iter(self.accelerators), "none")
+        """The accelerator that works as far as is known, or NONE."""
+        return next(iter(self.accelerators), NONE)
+
+    def scenarios(self, chosen: Sequence[Scenario], jobs: int) -> list[list[Check]]:
+        """Try scenarios, jobs at a time. If one of them raises an error, the others end at once."""
+        with ThreadPoolExecutor(jobs) as pool:
+            tried = [pool.submit(self.scenario, one) for one in chosen]
+            try:
+                for one in as_completed(tried):
+                    one.result()
+            finally:
+                self.cancelled.set()
+                pool.shutdown(cancel_futures=True)
+        return [one.result() for one in tried]
 
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
@@ -135,7 +146,7 @@ class _Run:
         repeated = False
         while True:
             accelerator = self.accelerator
-            if not self.accelerators:
+            if accelerator == NONE:
                 raise machine.no_accelerator(self.reason, self.tried)
             try:
                 checks, panic = _Attempt(self, scenario, accelerator, task).run()
@@ -232,10 +243,10 @@ class _Attempt:
             work=self.work,
             results=results(run.work),
             step=self.task.step,
+            cancelled=run.cancelled,
             environment=environment,
             controls={name: offer.control for name, offer in offers.items()},
             expected=run.expected,
-            cancelled=run.cancelled,
         )
 
     def _seed(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from scripts.arch import native
 from scripts.boot import Result, Subject, machine, watch
 from scripts.contract import guest as guests
-from scripts.contract import scenario
+from scripts.contract import runner, scenario
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
+from scripts.contract.services import Host, Offer
 from scripts.distributions import debian
 from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
@@ -26,7 +28,7 @@ from tests.unit.formats.test_uki import write_uki
 HEAD = 'title = "A guest"\ndevices = "vz"\nnetwork = "offline"\n'
 BOOT = 'do = "boot"'
 
-Try = Callable[..., Result]  # head: that of a scenario; another: that of one which only boots
+Try = Callable[..., Result]
 
 
 @pytest.fixture
@@ -56,11 +58,11 @@ def attempt(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Try:
         return scenario.read(path, tuple(ACTIONS))
 
     def run(
-        *steps: str, head: str = HEAD, another: str = "", accel: str = "tcg", **plays: list[str]
+        *steps: str, head: str = HEAD, accel: str = "tcg", beside: str = "", **plays: list[str]
     ) -> Result:
         tools = make_tools(tmp_path / "tree", uki, **{"ssh": ["shell"], **plays})
-        scenarios = [read("another", another, BOOT)] if another else []
-        scenarios.append(read("one", head, *steps))
+        scenarios = [read("one", head, *steps)]
+        scenarios += [read("beside", HEAD, BOOT, beside)] if beside else []
         contract = Contract(subject, scenarios, tools, tmp_path / "kept", Progress(live=False))
         result = contract.run(out, accel=accel)
         assert not tools.qemu_runs
@@ -195,6 +197,27 @@ def test_an_image_that_has_not_been_built_is_refused(attempt: Try, tmp_path: Pat
         attempt(BOOT)
 
 
+def test_an_error_of_one_scenario_ends_the_others(
+    attempt: Try, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+
+    @contextlib.contextmanager
+    def missing(_host: Host) -> Iterator[Offer]:
+        while not started.exists():
+            time.sleep(0.02)
+        raise HarnessError("there is no server")
+        yield
+
+    monkeypatch.setattr(runner, "SERVICES", {"dns": missing})
+    head, waiting = HEAD + 'services = ["dns"]\n', f"run = 'touch {started}; exec sleep 300'"
+    began = time.monotonic()
+    with pytest.raises(HarnessError, match="there is no server"):
+        attempt(BOOT, head=head, beside=f"{waiting}\nseconds = 300")
+    assert time.monotonic() - began < 60
+    assert not (out / ".work").exists()
+
+
 def test_an_image_that_no_scenario_is_for_is_refused(attempt: Try) -> None:
     with pytest.raises(HarnessError, match="no scenario is for debian"):
         attempt(BOOT, head=HEAD + 'distributions = ["amazonlinux"]\n')
@@ -213,23 +236,14 @@ def test_what_one_scenario_lacks_on_this_machine_does_not_lose_what_others_found
     monkeypatch.setattr(debian, "find", lambda: None)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(MachineError, match="dnsmasq is not installed"):
-        attempt(BOOT, another=HEAD + 'services = ["dns"]\n')
+        attempt(BOOT, head=HEAD + 'services = ["dns"]\n', beside="run = ':'")
     found = json.loads((out / "result.json").read_text())
     assert (found["passed"], found["reason"]) == (False, "dnsmasq is not installed")
     assert [(check["name"], check["status"], check["reason"]) for check in found["checks"]] == [
-        ("another.s0", "skipped", "dnsmasq is not installed"),
-        ("one.s0", "passed", ""),
+        ("one.s0", "skipped", "dnsmasq is not installed"),
+        ("beside.s0", "passed", ""),
+        ("beside.s1", "passed", ""),
     ]
-
-
-def test_an_error_in_one_scenario_ends_the_guests_of_the_others(attempt: Try) -> None:
-    began = time.monotonic()
-    with pytest.raises(HarnessError, match="the seed of another cannot be written"):
-        attempt(
-            BOOT, "run = 'sleep 100'\nseconds = 100",
-            another=HEAD + 'seed = { kind = "lima", colour = "red" }\n',
-        )  # fmt: skip
-    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(("outcome", "says"), [("true", True), ("false", False)])
