@@ -193,8 +193,13 @@ def _add_packages(group: Group) -> None:
 
 def _add_build(group: Group) -> None:
     group.add("force", "rebuild stages that are up to date")
-    group.add("jobs", "number of stages to build at the same time (default: 2)",
-              type=_count, default=2)  # fmt: skip
+    group.add(
+        "jobs",
+        "number of stages to build, or scenarios of the contract to try, at the same time "
+        "(default: 2)",
+        type=_count,
+        default=2,
+    )
     group.add(
         "no-binfmt",
         "do not register an emulator on this machine to build images of another architecture",
