@@ -123,10 +123,10 @@ class PackageBuild:
 class BuildOptions:
     """How stages are built.
 
-    force builds again what is up to date, and binfmt tells whether a build may register an emulator
-    on this machine. jobs is the number of stages that are built at the same time, or of scenarios
-    that are tried. epoch is the latest time that a file of an image may have, in seconds since
-    1970, or None.
+    force builds again what is up to date, jobs is the number of stages built at the same time, or
+    of the contract's machines, and binfmt tells whether a build may register an emulator on this
+    machine. epoch is the latest time that a file of an image may have, in seconds since 1970, or
+    None.
     """
 
     force: bool = False

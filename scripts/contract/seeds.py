@@ -198,7 +198,11 @@ class Lima:
                 "dhcp4-overrides": {"route-metric": 100 * (number + 2)},
                 "dhcp-identifier": "mac",
             }
-            if not number:
+            if number:
+                # QEMU offers a resolver in each of its networks. This one is cut off from the host,
+                # and the guest would wait in vain for what it says of names that do not exist.
+                cards[name]["dhcp4-overrides"]["use-dns"] = False
+            else:
                 cards[name]["nameservers"] = {"addresses": [RESOLVER]}
         return json.dumps({"version": 2, "ethernets": cards}, indent=1) + "\n"
 

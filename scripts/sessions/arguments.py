@@ -195,7 +195,7 @@ def _add_build(group: Group) -> None:
     group.add("force", "rebuild stages that are up to date")
     group.add(
         "jobs",
-        "number of stages to build, or scenarios of the contract to try, at the same time "
+        "number of stages to build, or of the contract's machines to run, at the same time "
         "(default: 2)",
         type=_count,
         default=2,

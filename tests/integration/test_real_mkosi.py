@@ -157,6 +157,30 @@ def test_the_kernel_of_an_os_image_talks_to_a_uart_or_else_to_a_virtio_console(
     assert "virtio_console" in str(os_image["KernelInitrdModules"])
 
 
+@pytest.mark.parametrize("arch_name", ARCHES)
+@pytest.mark.parametrize(
+    ("profiles", "kernel"),
+    [("staged", "linux-image-cloud-"), ("staged,full-kernel", "linux-image-")],
+)
+def test_debian_s_images_have_one_kernel_which_the_profile_chooses(
+    root: Path, site: Path, arch_name: str, profiles: str, kernel: str
+) -> None:
+    name = "base-with-kernel"
+    summary = summarize(root, site, "debian", arch_name, name, "--profile", profiles)
+    assert [one for one in summary[name]["Packages"] if one.startswith("linux-")] == [
+        f"{kernel}{arch.parse(arch_name).debian}"
+    ]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(("profiles", "has_it"), [("staged", False), ("staged,xfs", True)])
+def test_the_base_has_xfsprogs_with_the_profile_only(
+    root: Path, site: Path, distribution: str, profiles: str, has_it: bool
+) -> None:
+    summary = summarize(root, site, distribution, "x86_64", "base", "--profile", profiles)
+    assert ("xfsprogs" in summary["base"]["Packages"]) == has_it
+
+
 @pytest.mark.parametrize(
     ("distribution", "packages"),
     [

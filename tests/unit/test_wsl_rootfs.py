@@ -160,3 +160,21 @@ def test_programs_of_masked_daemons_are_removed_and_stay_away_when_packages_are_
     programs = {f"/{name}" for names in wsl.CLIENTS.values() for name in names} - {"/usr/bin/nmcli"}
     assert programs <= {*removed}
     assert sorted(programs) == excluded == shared.split(":")
+
+
+def test_every_unit_that_windows_replaces_is_masked_by_this_image_or_its_base(image: Path) -> None:
+    """An upgrade enables a unit that is merely disabled, if its package is installed anew."""
+    masked = {
+        path.name
+        for folder in (image, image.with_name("base"))
+        for path in folder.glob("mkosi.extra/etc/systemd/system/*")
+        if path.is_symlink() and path.readlink() == Path("/dev/null")
+    }
+    # Their packages are in no image.
+    others = {
+        "NetworkManager.service",
+        "NetworkManager-wait-online.service",
+        "networking.service",
+        "hypervkvpd.service",
+    }
+    assert {*wsl.UNITS} - masked == others

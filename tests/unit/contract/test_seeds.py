@@ -65,6 +65,8 @@ def test_every_card_is_known_by_its_address_and_only_the_first_has_a_resolver() 
     assert [card["match"]["macaddress"] for card in cards.values()] == list(CARDS)
     assert {card["dhcp-identifier"] for card in cards.values()} == {"mac"}
     assert [name for name, card in cards.items() if "nameservers" in card] == ["eth0"]
+    refusing = [name for name, card in cards.items() if "use-dns" in card["dhcp4-overrides"]]
+    assert refusing == ["lima0"]
 
 
 def test_every_start_is_a_new_instance_for_cloud_init() -> None:
