@@ -252,7 +252,10 @@ def check_journal(guest: Guest) -> str:
     answer = guest.ssh(journal.COMMAND, seconds=120)
     if answer.status:
         raise StepFailure(f"the journal cannot be read: {process.last_line(answer.text)}")
-    found, entries = journal.messages(answer.text), journal.read()
+    try:
+        found, entries = journal.messages(answer.text), journal.read()
+    except json.JSONDecodeError as error:
+        raise StepFailure(f"the journal cannot be read: {error}", answer.text) from None
     expected = journal.met(found, entries)
     guest.expected.update(entry.pattern.pattern for entry in expected)
     if others := journal.unexpected(found, entries):

@@ -296,6 +296,12 @@ def test_a_journal_with_another_error_fails_with_it(fake: Fake, journalctl: Path
         actions.check_journal(guest(fake))
 
 
+def test_a_journal_that_is_not_json_fails(fake: Fake, journalctl: Path) -> None:
+    write_journal(journalctl, 'a quote " too many')
+    with pytest.raises(StepFailure, match="the journal cannot be read: "):
+        actions.check_journal(guest(fake))
+
+
 def test_a_busy_host_s_delays_are_known() -> None:
     cpu = next(iter(os.sched_getaffinity(0)))
     spin = (
