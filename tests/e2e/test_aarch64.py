@@ -1,9 +1,9 @@
 """Tests of images for the other architecture, which are built and booted with emulation.
 
 They use the image from `./nox -s "build-3.12(arch='aarch64')" -- --distribution debian`. They also
-start a build in which a package's script crashes, and build the base of Amazon Linux from the lab.
-This takes three minutes. With --full, they also build all images of both distributions from nothing
-and boot them, with the contract too, which takes an hour.
+start a build in which a package's script crashes. This takes two minutes. With --full, they also
+build all images of both distributions from nothing and boot them, with the contract too, which takes
+an hour.
 """
 
 from __future__ import annotations
@@ -228,6 +228,7 @@ def amazon_manifest(copied: Copy) -> Any:
     return json.loads(path.read_text())
 
 
+@pytest.mark.full
 def test_the_base_of_amazon_linux_is_built_from_the_lab(made: World, copied: Copy) -> None:
     with LabServer(made.www) as lab:
         build = copied.nox(

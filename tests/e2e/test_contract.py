@@ -5,6 +5,7 @@ The results are read as CI reads them: a JUnit file, and the console of each boo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,40 @@ from tests.e2e.checkout import Copy
 
 pytestmark = pytest.mark.skipif(not arch.X86_64.is_native, reason="built on x86_64 machines only")
 
+# The scenarios that take longer than CI has for a second distribution.
+LONG = ("life",)
 
-def test_amazon_linux_keeps_the_contract(amazon_images: Path, amazon_copy: Copy) -> None:
+
+def scenarios(checkout: Path) -> list[str]:
+    """Return the names of all scenarios."""
+    paths = sorted((checkout / "tests/contract").glob("*.toml"))
+    return [path.stem for path in paths if "[[step]]" in path.read_text()]
+
+
+def keeps_the_contract(images: Path, copied: Copy, names: Sequence[str]) -> None:
+    options = [option for name in names for option in ("--scenario", name)]
     session = f"boot-test(arch='{arch.X86_64}')"
-    run = amazon_copy.nox(session, "--distribution", catalog.DEFAULT.name, "--contract")
+    run = copied.nox(session, "--distribution", catalog.DEFAULT.name, *options)
     assert run.wait(within=2400) == 0, run.output
 
-    results = amazon_images / "contract"
+    results = images / "contract"
     suite = ElementTree.fromstring((results / "junit.xml").read_text())
     assert suite.get("failures") == "0"
     tried = [case for case in suite.iter("testcase") if case.find("skipped") is None]
-    scenarios = {case.get("name", "").partition(".")[0] for case in tried}
-    files = (amazon_copy.root / "tests/contract").glob("*.toml")
-    assert scenarios == {path.stem for path in files if "[[step]]" in path.read_text()}
-    for name in scenarios:
-        assert "Linux version" in (results / f"console-{name}-1.log").read_text(errors="replace")
+    assert {case.get("name", "").partition(".")[0] for case in tried} == {*names}
+    for name in names:
+        # A virtio console may lose the first lines of the kernel, but not systemd's.
+        console = (results / f"console-{name}-1.log").read_text(errors="replace")
+        assert "Reached target" in console, name
+
+
+def test_amazon_linux_keeps_the_contract(amazon_images: Path, amazon_copy: Copy) -> None:
+    names = [name for name in scenarios(amazon_copy.root) if name not in LONG]
+    keeps_the_contract(amazon_images, amazon_copy, names)
+
+
+@pytest.mark.full
+def test_amazon_linux_lives_through_restarts_and_a_full_disk(
+    amazon_images: Path, amazon_copy: Copy
+) -> None:
+    keeps_the_contract(amazon_images, amazon_copy, LONG)

@@ -21,7 +21,10 @@ ARCH = arch.X86_64
 SSHFS = "fuse-sshfs-3.7.3-2.5.spal2023"
 LIST = r"/spal/mirrors/.*/mirror\.list$"
 
-pytestmark = pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not ARCH.is_native, reason="tried on x86_64 machines only"),
+]
 
 
 @pytest.fixture(scope="module")
