@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ KEYSCANS = 3  # attempts; on a busy machine one may run into its own time limit
 POWER_OFF_SECONDS = 90.0
 SSH_RETRY_SECONDS = 3.0
 SAID = 400  # characters kept from the end of ssh's output, which says why it failed
-SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Boot:
         self.watch.milestone("sshd")
         output = self._file("keyscan")
         for _ in range(KEYSCANS):
-            self._finish(ssh.start_keyscan(self.tools, self.spec.port, output), output)
+            self.watch.until_done(ssh.start_keyscan(self.tools, self.spec.port, output), output)
             if key := ssh.parse_keyscan(output.read_text(errors="replace")):
                 return key
         return ""
@@ -57,7 +55,7 @@ class Boot:
             # cloud-init installs our key before it reports.
             last = self.watch.scanner.reported_at is not None
             asked = ssh.start_script(self.tools, self.key, self.spec.port, script, output)
-            self._finish(asked, output)
+            self.watch.until_done(asked, output)
             text = output.read_text(errors="replace")
             if output.stat().st_size >= ssh.OUTPUT_BYTES:
                 self.watch.fail(
@@ -67,7 +65,7 @@ class Boot:
             if probes.is_complete(mark, text):
                 self.watch.milestone("checked")
                 return probes.parse(mark, text)
-            if last or asked.returncode != SSH_FAILED:
+            if last or asked.returncode != ssh.FAILED:
                 self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-SAID:]}")
             self._pause()
 
@@ -128,7 +126,9 @@ class Boot:
         said = {}
         for method in ssh.WITHOUT_KEY:
             output = self._file(f"login-{method}")
-            self._finish(ssh.start_login(self.tools, self.spec.port, method, output), output)
+            self.watch.until_done(
+                ssh.start_login(self.tools, self.spec.port, method, output), output
+            )
             said[method] = output.read_text(errors="replace").strip()[-SAID:]
         return said
 
@@ -148,20 +148,3 @@ class Boot:
         retry = self.watch.seconds + SSH_RETRY_SECONDS
         self.watch.until(lambda: self.watch.seconds > retry)
         self.watch.check_cloud_init()
-
-    def _finish(self, process: subprocess.Popen[bytes], output: Path) -> None:
-        """Watch until process ends. Output that grows is a sign of life."""
-        size = 0
-
-        def ended() -> bool:
-            nonlocal size
-            if output.stat().st_size > size:
-                size = output.stat().st_size
-                self.watch.sign_of_life()
-            return process.poll() is not None
-
-        try:
-            self.watch.until(ended)
-        finally:
-            process.kill()
-            process.wait()

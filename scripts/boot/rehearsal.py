@@ -19,7 +19,15 @@ from scripts.boot.console import plain
 from scripts.boot.facts import Contents, Facts, Verdict
 from scripts.boot.machine import Machine, MachineSpec
 from scripts.boot.results import Result
-from scripts.boot.watch import AcceleratorFailure, BootFailure, Cancelled, Limits, Watch
+from scripts.boot.watch import (
+    FIRST_SIGN,
+    SILENCE,
+    AcceleratorFailure,
+    BootFailure,
+    Cancelled,
+    Limits,
+    Watch,
+)
 from scripts.boot.workspace import deliver, results, workspace
 from scripts.formats import disk, svg, uki
 from scripts.mkosi.sandbox import Tools
@@ -28,11 +36,8 @@ from scripts.system.errors import HarnessError, UsageError
 from scripts.system.progress import Progress, Task
 from scripts.system.text import cut, paragraph
 
-# Limits in seconds. Under KVM, OVMF prints its first bytes after 2 s; if it has not done so after
-# 30 s, it never will.
-SILENCE = 240.0  # without a sign of life
-FIRST_SIGN = 30.0  # until the first sign of life
-TOTAL = {"kvm": 300.0, "tcg": 900.0}  # for the whole test, by accelerator
+# Seconds that the whole test may take, by accelerator.
+TOTAL = {"kvm": 300.0, "tcg": 900.0}
 
 # Characters of an answer that the results show; that of `blame` has 20 lines.
 SHOWN = 5_000
@@ -62,6 +67,12 @@ class Subject:
     contents: Contents = field(default_factory=Contents)
     marks: Sequence[str] = ()
 
+    def require(self) -> None:
+        """Raise UsageError if the image has not been built."""
+        for path in (self.disk, self.uki):
+            if not path.is_file():
+                raise UsageError(f"there is no {path}", hint="build the os-image first")
+
 
 def boot_test(
     subject: Subject,
@@ -79,19 +90,13 @@ def boot_test(
     what is wrong with the image. Raises MachineError if this machine cannot run the test,
     UsageError if the image or the accelerator does not exist.
     """
-    _require(subject)
+    subject.require()
     with progress.task("boot-test") as task, workspace(out) as work:
         rehearsal = _Rehearsal(subject, tools, work, progress, task, silence or SILENCE)
         result = rehearsal.run(*machine.accelerators(subject.arch, accel))
         result = replace(result, logs=out)
         deliver(result, work, out)
     return result
-
-
-def _require(subject: Subject) -> None:
-    for path in (subject.disk, subject.uki):
-        if not path.is_file():
-            raise UsageError(f"there is no {path}", hint="build the os-image first")
 
 
 class _Rehearsal:

@@ -84,8 +84,9 @@ class Result:
 
     @property
     def reason(self) -> str:
-        """The reason of the first check that failed, or ""."""
-        return next((check.reason for check in self.failures), "")
+        """The reason of the first check that failed, else of the first that was skipped, or ""."""
+        skipped = (check for check in self.checks if check.status is Status.SKIPPED)
+        return next((check.reason for check in (*self.failures, *skipped)), "")
 
 
 def to_json(result: Result) -> str:

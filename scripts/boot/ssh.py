@@ -33,6 +33,8 @@ OPTIONS = {
     "UserKnownHostsFile": "/dev/null",
 }
 
+# The status with which ssh reports a failure of its own, ssh(1).
+FAILED = 255
 
 # The ways to log in that need no key (sshd_config(5), AuthenticationMethods).
 WITHOUT_KEY = ("password", "keyboard-interactive")

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from subprocess import Popen
 
 from rich.filesize import decimal
 
@@ -17,6 +19,11 @@ from scripts.boot.machine import Machine
 from scripts.boot.ssh import ADDRESS
 
 TICK = 0.2  # seconds between looks
+
+# Seconds without a sign of life, and until the first one. Under KVM, OVMF prints its first bytes
+# after 2 s; if it has not done so after 30 s, it never will.
+SILENCE = 240.0
+FIRST_SIGN = 30.0
 
 # Bytes of a console that are read. A sound boot prints 30 to 200 kB, at the speed of a serial port.
 CONSOLE_BYTES = 16 << 20
@@ -201,6 +208,27 @@ class Watch:
     def sign_of_life(self) -> None:
         """Record a sign of life that the guest's console does not show."""
         self._alive = time.monotonic()
+
+    def until_done(self, process: Popen[bytes], output: Path, seconds: float = inf) -> bool:
+        """Watch until process ends, for at most seconds, and end it. Returns whether it ended.
+
+        Its output, in the file output, is a sign of life while it grows.
+        """
+        size, end = 0, time.monotonic() + seconds
+
+        def ended() -> bool:
+            nonlocal size
+            if output.stat().st_size > size:
+                size = output.stat().st_size
+                self.sign_of_life()
+            return process.poll() is not None or time.monotonic() > end
+
+        try:
+            self.until(ended)
+            return process.poll() is not None
+        finally:
+            process.kill()
+            process.wait()
 
     def linger(self, done: Callable[[], bool], seconds: float) -> None:
         """Read on for at most seconds until done returns true, whatever the guest does."""

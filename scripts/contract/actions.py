@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 import shlex
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ LOOK = 0.2
 
 # Seconds that the guest's clock may differ from the host's.
 CLOCK_TOLERANCE = 1.0
+
+# What `date +%s.%N` says.
+EPOCH_TIME = re.compile(r"[0-9]{1,12}\.[0-9]{9}")
 
 # Where the guest keeps what `parallel_sessions` needs.
 SESSIONS = "/run/contract-sessions"
@@ -61,17 +65,23 @@ def power_off(guest: Guest, *, within: float = OFF) -> str:
         tail = guest.watch.scanner.tail
         guest.close()
         raise StepFailure(f"the guest is still up after {waited}", tail)
-    return f"{guest.off()}: off after {waited}"
+    _expect_end(guest, "guest-shutdown", "switch itself off")
+    return f"off after {waited}"
 
 
 def reboot(guest: Guest, *, within: float = OFF) -> str:
     """Let the guest reboot itself, and wait for sshd; it must go down within so many seconds."""
     leave = f"sleep {FAREWELL}; systemctl reboot"
     guest.ssh(f"setsid --fork sh -c {shlex.quote(leave)} >/dev/null 2>&1")
-    reason = guest.off(FAREWELL + within)
-    if reason != "guest-reset":
-        raise StepFailure(f"the guest did not reboot: {reason}")
-    return f"{reason}; sshd after {guest.start():.1f} s"
+    _expect_end(guest, "guest-reset", "reboot", FAREWELL + within)
+    return f"sshd after {guest.start():.1f} s"
+
+
+def _expect_end(guest: Guest, reason: str, doing: str, seconds: float = OFF) -> None:
+    """Wait until the guest is off. Raises StepFailure if QEMU gives another reason for that."""
+    tail = guest.watch.scanner.tail
+    if (end := guest.off(seconds)) != reason:
+        raise StepFailure(f"the guest did not {doing}: {end or 'QEMU has ended'}", tail)
 
 
 def grow_disk(guest: Guest, *, gib: int) -> str:
@@ -103,7 +113,7 @@ def shift_clock(guest: Guest, *, hours: float, within: float = 60.0) -> str:
         before = clock.now()
         said = guest.ssh("date +%s.%N")
         after = clock.now()
-        if said.status:
+        if said.status or not EPOCH_TIME.fullmatch(said.text):
             raise StepFailure(f"the guest does not tell the time: {process.last_line(said.text)}")
         late = min(0.0, float(said.text) - before) or max(0.0, float(said.text) - after)
         seconds = time.monotonic() - began
@@ -184,9 +194,9 @@ def many_files(
 ) -> str:  # fmt: skip
     """Write rate files a second through a mount for lasting seconds, and half of that on the host.
 
-    Then either side reads all of them, and must find the same. service and tag name the folder of
-    the host (services.py), point is where the guest has it. Under TCG, slowly is the rate that the
-    guest must keep up.
+    Then either side reads all of them, and must find what was written. service and tag name the
+    folder of the host (services.py), point is where the guest has it. Under TCG, slowly is the rate
+    that the guest must keep up.
     """
     shares = guest.controls[service]
     assert isinstance(shares, Shares)
@@ -194,26 +204,23 @@ def many_files(
     for folder in folders.values():
         folder.mkdir(mode=0o777)
         folder.chmod(0o777)
-    host = threading.Thread(
-        target=files.write, args=(str(folders["host"]), "host", rate / 2, lasting)
-    )
-    host.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        host = pool.submit(files.write, str(folders["host"]), "host", rate / 2, lasting)
         written, took = _in_guest(
             guest, f"write({f'{point}/many files guest'!r}, 'guest', {rate}, {lasting})",
             2 * lasting + 60,
         )  # fmt: skip
-    finally:
-        host.join()
+    counts = {"guest": written, "host": host.result()[0]}
     began = time.monotonic()
     for name, folder in folders.items():
         seen = _in_guest(guest, f"digest({f'{point}/many files {name}'!r})", 4 * lasting + 60)
-        there = list(files.digest(str(folder)))
-        if seen != there:
+        there, expected = list(files.digest(str(folder))), list(files.expected(name, counts[name]))
+        if not seen == there == expected:
             raise StepFailure(
-                f"what the {name} wrote differs: the guest sees {seen[0]} files of {there[0]}, or"
-                " other contents", f"guest: {seen}\nhost: {there}",
-            )  # fmt: skip
+                f"of {counts[name]} files that the {name} wrote, the guest sees {seen[0]} and the"
+                f" host {there[0]}, or other contents",
+                f"guest: {seen}\nhost: {there}\nwritten: {expected}",
+            )
         shutil.rmtree(folder)
     evidence = (
         f"the guest wrote {written} files in {took:.1f} s ({written / took:.0f} a second);"
@@ -233,7 +240,10 @@ def _in_guest(guest: Guest, call: str, seconds: float) -> list[Any]:
     )
     if answer.status:
         raise StepFailure(process.last_line(answer.text), answer.text)
-    found: list[Any] = json.loads(answer.text)
+    try:
+        found: list[Any] = json.loads(answer.text)
+    except ValueError:
+        raise StepFailure("the guest says more than the answer", answer.text) from None
     return found
 
 
@@ -242,7 +252,10 @@ def check_journal(guest: Guest) -> str:
     answer = guest.ssh(journal.COMMAND, seconds=120)
     if answer.status:
         raise StepFailure(f"the journal cannot be read: {process.last_line(answer.text)}")
-    found, entries = journal.messages(answer.text), journal.read()
+    try:
+        found, entries = journal.messages(answer.text), journal.read()
+    except json.JSONDecodeError as error:
+        raise StepFailure(f"the journal cannot be read: {error}", answer.text) from None
     expected = journal.met(found, entries)
     guest.expected.update(entry.pattern.pattern for entry in expected)
     if others := journal.unexpected(found, entries):

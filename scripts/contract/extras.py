@@ -87,8 +87,8 @@ def known() -> Mapping[str, Extra]:
 def build(name: str, arch: Arch, tools: Tools, kept: Path) -> Path:
     """Return the image of the disk called name, for guests of arch: an ext4 file system.
 
-    It is made unless the folder kept has it. Raises HarnessError if there is no such disk, and
-    MachineError if Debian's packages cannot be had.
+    It is made unless the folder kept has it. Raises HarnessError if there is no such disk or if it
+    cannot be written, and MachineError if Debian's packages cannot be had.
     """
     extras = known()
     if name not in extras:
@@ -122,7 +122,12 @@ def _make(extra: Extra, arch: Arch, partial: Path, tools: Tools) -> Path:
         ) from error
     if extra.own.exists():
         shutil.copytree(extra.own, tree, dirs_exist_ok=True)
-    write_disk(tree, disk, extra.name, extra.identity(arch), tools)
+    try:
+        write_disk(tree, disk, extra.name, extra.identity(arch), tools)
+    except CommandError as error:
+        raise HarnessError(
+            f"the disk {extra.name} cannot be written: {last_line(error.output) or error}"
+        ) from error
     return disk
 
 

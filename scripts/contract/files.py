@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+
+def name(number: int) -> str:
+    """Return what a file is called; names sort as numbers do."""
+    return f"{number:06}"
 
 
 def content(salt: str, number: int) -> bytes:
@@ -26,15 +32,23 @@ def write(folder: str, salt: str, rate: float, seconds: float) -> tuple[int, flo
     written = 0
     while written < wanted and time.monotonic() - started < seconds:
         time.sleep(max(0.0, started + written / rate - time.monotonic()))
-        Path(folder, f"{written:06}").write_bytes(content(salt, written))
+        Path(folder, name(written)).write_bytes(content(salt, written))
         written += 1
     return written, time.monotonic() - started
 
 
 def digest(folder: str) -> tuple[int, str]:
     """Return how many files are in folder, and one SHA-256 of their names and contents."""
-    paths = sorted(Path(folder).iterdir())
-    total = hashlib.sha256()
-    for path in paths:
-        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return len(paths), total.hexdigest()
+    return _digest((path.name, path.read_bytes()) for path in sorted(Path(folder).iterdir()))
+
+
+def expected(salt: str, count: int) -> tuple[int, str]:
+    """Return what `digest` finds where `write` has written count files."""
+    return _digest((name(number), content(salt, number)) for number in range(count))
+
+
+def _digest(found: Iterable[tuple[str, bytes]]) -> tuple[int, str]:
+    count, total = 0, hashlib.sha256()
+    for count, (file, data) in enumerate(found, 1):  # noqa: B007
+        total.update(f"{file} {hashlib.sha256(data).hexdigest()}\n".encode())
+    return count, total.hexdigest()

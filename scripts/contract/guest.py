@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.boot import ssh
 from scripts.boot.cidata import write_seed
 from scripts.boot.machine import Machine
-from scripts.boot.monitor import MonitorError
 from scripts.boot.probes import Answer
-from scripts.boot.watch import AcceleratorFailure, Limits, Watch
+from scripts.boot.watch import FIRST_SIGN, SILENCE, AcceleratorFailure, Limits, Watch
 from scripts.contract.hardware import ContractMachine
 from scripts.contract.seeds import Seed
 from scripts.mkosi.sandbox import Tools
 
-# Seconds without a sign of life, until the first one, and until a guest that was told to is off.
-SILENCE = 240.0
-FIRST_SIGN = 30.0
-OFF = 90.0
+OFF = 90.0  # seconds until a guest that was told to is off
 
 RETRY = 2.0  # seconds between two attempts to log in
 LOGINS = 20  # attempts: sshd answers before the seed's user exists
-SSH_FAILED = 255  # the status with which ssh reports a failure of its own, ssh(1)
 KILLED = 137  # the status of a process that SIGKILL ended, as a shell gives it
 
 
@@ -91,12 +84,14 @@ class Guest:
         settings replace those of the scenario's seed; every start has a seed of its own, as Lima
         writes one.
         """
+        self._expect_off()
         self.seed = self.make_seed(self.starts + 1, settings)
         write_seed(self.machine.seed, self.seed.files)
         return self.start()
 
     def start(self) -> float:
         """Start the machine with the seed that it has, as after a reboot, and do as `boot`."""
+        self._expect_off()
         self.starts += 1
         console = self.results / f"console-{self.name}-{self.starts}.log"
         errors = self.work / f"qemu-{self.starts}.log"
@@ -137,40 +132,28 @@ class Guest:
         self.close()
         return end
 
-    def power_off(self, seconds: float = OFF) -> float:
-        """Press the power button, and return the seconds until the guest is off.
-
-        Raises StepFailure if it is still up after seconds.
-        """
-        began = time.monotonic()
-        with contextlib.suppress(MonitorError):
-            self.running.press_power_button()
-        self.off(seconds)
-        return time.monotonic() - began
-
-    def change(self, **parts: object) -> None:
-        """Give the machine, which must be off, other parts (fields of ContractMachine)."""
-        self.machine = replace(self.machine, **parts)  # type: ignore[arg-type]
-
     def close(self) -> None:
         """End QEMU, whatever the guest does."""
         running, self._running, self._watch = self._running, None, None
         if running:
             running.close()
 
+    def _expect_off(self) -> None:
+        if self._running:
+            raise StepFailure("the machine is on already")
+
     def _run(self, path: Path, output: Path, user: str, shell: str, seconds: float) -> Answer:
         """Run the script at path, and repeat that while ssh itself cannot log in."""
-        attempt = 0
+        watch, attempt = self.watch, 0
         while True:
             attempt += 1
-            end = time.monotonic() + seconds
             asked = ssh.start_script(
                 self.tools, self.key, self.machine.port, path, output, user=user, shell=shell
             )
-            if not self._finish(asked, output, end):
+            if not watch.until_done(asked, output, seconds):
                 said = output.read_text(errors="replace").strip("\n")
                 return Answer(f"{said}\nnot done within {seconds:g} s".strip(), KILLED)
-            if asked.returncode != SSH_FAILED or attempt == LOGINS:
+            if asked.returncode != ssh.FAILED or attempt == LOGINS:
                 said = output.read_text(errors="replace").strip("\n")
                 return Answer(said, asked.returncode)
             self._pause()
@@ -178,21 +161,3 @@ class Guest:
     def _pause(self) -> None:
         end = time.monotonic() + RETRY
         self.watch.until(lambda: time.monotonic() > end)
-
-    def _finish(self, process: subprocess.Popen[bytes], output: Path, end: float) -> bool:
-        """Watch until process ends, and return whether it did so before end."""
-        size = 0
-
-        def ended() -> bool:
-            nonlocal size
-            if output.stat().st_size > size:
-                size = output.stat().st_size
-                self.watch.sign_of_life()
-            return process.poll() is not None or time.monotonic() > end
-
-        try:
-            self.watch.until(ended)
-            return process.poll() is not None
-        finally:
-            process.kill()
-            process.wait()

@@ -7,19 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.arch import Arch
+from scripts.boot.cidata import MAC_ADDRESS
 from scripts.boot.firmware import Firmware
 from scripts.boot.machine import blockdev, core, escaped, forwarding
 
-# Locally administered addresses from QEMU's range, one for each card.
-MAC_ADDRESS = "52:54:00:12:34:{:02x}"
-
-# Where a card that is plugged into the running machine goes: q35's own bus takes none.
-SPARE = "spare"
-
 
 def mac_address(card: int) -> str:
-    """Return the MAC address of a card, which are counted from 0."""
-    return MAC_ADDRESS.format(0x56 + card)
+    """Return the MAC address of a card, which are counted from 0: the boot test's, and the next."""
+    head, _, last = MAC_ADDRESS.rpartition(":")
+    return f"{head}:{int(last, 16) + card:02x}"
 
 
 @dataclass(frozen=True)
@@ -141,16 +137,10 @@ class ContractMachine:
         ]
         return [
             *(arg for network in networks for arg in ("-netdev", network)),
-            *(
-                arg
-                for card in range(self.cards)
-                for arg in ("-device", network_card(card))
-            ),
-            "-device", f"pcie-root-port,id={SPARE},chassis=9,slot=9",
-        ]  # fmt: skip
+            *(arg for card in range(self.cards) for arg in ("-device", _network_card(card))),
+        ]
 
 
-def network_card(card: int) -> str:
-    """Return QEMU's option for a card, which are counted from 0."""
+def _network_card(card: int) -> str:
     network = f"network{card or ''}"
-    return f"virtio-net-pci,netdev={network},id=card{card},mac={mac_address(card)},romfile="
+    return f"virtio-net-pci,netdev={network},mac={mac_address(card)},romfile="

@@ -15,24 +15,29 @@ from typing import TypeVar
 from scripts.boot import Check, Result, Subject, firmware, machine, ssh
 from scripts.boot.checks.rule import EVIDENCE, REASON
 from scripts.boot.console import plain
+from scripts.boot.monitor import MonitorError
 from scripts.boot.results import Status
 from scripts.boot.watch import AcceleratorFailure, BootFailure
 from scripts.boot.workspace import deliver, results, workspace
 from scripts.contract import extras, journal
 from scripts.contract.actions import ACTIONS
-from scripts.contract.guest import Guest, StepFailure
+from scripts.contract.guest import KILLED, Guest, StepFailure
 from scripts.contract.hardware import ContractMachine, mac_address
 from scripts.contract.scenario import Scenario, Step
 from scripts.contract.seeds import KINDS, Occasion, Seed
 from scripts.contract.services import SERVICES, Host
 from scripts.mkosi.sandbox import Tools
 from scripts.system.digests import file_digest
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, MachineError
+from scripts.system.process import last_line
 from scripts.system.progress import Progress, Task
 from scripts.system.text import cut
 
 # A module counts if it is loaded, built into the kernel or can be loaded.
 HAS_MODULE = "modprobe -n -q {0} || grep -q '/{0}[.]ko' /lib/modules/$(uname -r)/modules.builtin"
+
+# The accelerator of a machine on which none works, as results name it.
+NONE = "none"
 
 LOST = "the guest was lost before this step"
 
@@ -58,10 +63,12 @@ class Contract:
     def run(self, out: Path, *, accel: str = "auto") -> Result:
         """Try all scenarios that are for the image, and write the results to the folder out.
 
-        Raises MachineError if this machine cannot start a guest, HarnessError if no scenario is for
-        the image, and UsageError if the image or the accelerator does not exist.
+        Raises MachineError if this machine lacks what a scenario needs, after the others have been
+        tried, HarnessError if no scenario is for the image, and UsageError if the image or the
+        accelerator does not exist.
         """
         subject, began = self.subject, time.monotonic()
+        subject.require()
         chosen = [one for one in self.scenarios if one.is_for(subject.distribution)]
         if not chosen:
             raise HarnessError(f"no scenario is for {subject.distribution}")
@@ -76,11 +83,17 @@ class Contract:
                 accelerator_reason=run.reason,
                 qemu="",
                 seconds=round(time.monotonic() - began, 1),
-                note="; ".join([*run.notes, *run.stale()]),
                 disk=file_digest(subject.disk, "sha512"),
                 logs=out,
             )  # fmt: skip
+            # Only then every journal of the contract was read.
+            stale = run.stale() if self.is_whole and result.passed else []
+            names = ", ".join(one.name for one in chosen)
+            part = [] if self.is_whole else [f"nothing was tried but {names}"]
+            result = replace(result, note="; ".join([*part, *run.notes, *stale]))
             deliver(result, work, out)
+        if run.lacks:
+            raise run.lacks[0]
         return result
 
 
@@ -91,17 +104,18 @@ class _Run:
         self, contract: Contract, work: Path, accelerators: Sequence[str], reason: str
     ) -> None:
         self.contract, self.work = contract, work
-        self.accelerators, self.reason = list(accelerators), reason
+        self.tried, self.accelerators, self.reason = accelerators, list(accelerators), reason
         self.firmware = firmware.find(contract.tools, contract.subject.arch)
         self.key = ssh.make_key(contract.tools, work)
         self.notes: list[str] = []
         self.cancelled = threading.Event()
         self.expected: set[str] = set()
+        self.lacks: list[MachineError] = []
 
     @property
     def accelerator(self) -> str:
-        """The accelerator that works as far as is known."""
-        return self.accelerators[0]
+        """The accelerator that works as far as is known, or NONE."""
+        return next(iter(self.accelerators), NONE)
 
     def scenarios(self, chosen: Sequence[Scenario], jobs: int) -> list[list[Check]]:
         """Try scenarios, jobs at a time. If one of them raises an error, the others end at once."""
@@ -118,15 +132,22 @@ class _Run:
     def scenario(self, scenario: Scenario) -> list[Check]:
         """Try a scenario with the first accelerator that works; repeat it after a panic under TCG.
 
-        The consoles of the boot that ended in a panic are kept.
+        The consoles of the boot that ended in a panic are kept. If this machine lacks what the
+        scenario needs, all its steps are skipped, and lacks gets the error.
         """
-        with self.contract.progress.task(scenario.name) as task:
-            return self._attempts(scenario, task)
+        try:
+            with self.contract.progress.task(scenario.name) as task:
+                return self._attempts(scenario, task)
+        except MachineError as error:
+            self.lacks.append(error)
+            return [replace(_check(scenario, step), reason=str(error)) for step in scenario.steps]
 
     def _attempts(self, scenario: Scenario, task: Task) -> list[Check]:
         repeated = False
         while True:
             accelerator = self.accelerator
+            if accelerator == NONE:
+                raise machine.no_accelerator(self.reason, self.tried)
             try:
                 checks, panic = _Attempt(self, scenario, accelerator, task).run()
             except AcceleratorFailure as error:
@@ -142,11 +163,9 @@ class _Run:
             self.notes.append(f"{scenario.name}: second attempt after {panic}")
 
     def stale(self) -> list[str]:
-        """Return what journal.toml expects in vain, if every journal of the contract was read."""
-        contract = self.contract
-        if not contract.is_whole:
-            return []
-        entries = journal.stale(journal.read(), self.expected, contract.subject.distribution)
+        """Return what journal.toml expects in vain."""
+        distribution = self.contract.subject.distribution
+        entries = journal.stale(journal.read(), self.expected, distribution)
         return [f"no journal has the expected error {entry.pattern.pattern!r}" for entry in entries]
 
     def _consoles(self, scenario: Scenario) -> list[Path]:
@@ -154,12 +173,10 @@ class _Run:
         return list(results(self.work).glob(f"console-{scenario.name}-[0-9]*.log"))
 
     def _give_up(self, accelerator: str, reason: str) -> None:
-        """Have no other scenario try accelerator. Raises MachineError if it was the last."""
+        """Have no other scenario try accelerator."""
         with contextlib.suppress(ValueError):
             self.accelerators.remove(accelerator)
             self.reason = f"{accelerator} does not work here: {reason.partition(chr(10))[0]}"
-        if not self.accelerators:
-            raise machine.no_accelerator(self.reason, [accelerator])
 
 
 class _Attempt:
@@ -252,9 +269,7 @@ class _Attempt:
 
     def _step(self, guest: Guest, step: Step) -> Check:
         """Try a step. If the guest is lost, all later steps are skipped."""
-        check = Check(
-            f"{self.scenario.name}.{step.name}", f"{step.title} ({step.client})", Status.SKIPPED
-        )
+        check = _check(self.scenario, step)
         if self.lost:
             return replace(check, reason=f"{LOST}: {self.lost}")
         try:
@@ -263,12 +278,19 @@ class _Attempt:
             evidence = _try(guest, step)
         except StepFailure as failure:
             return _failed(check, failure.reason, failure.evidence)
+        except MonitorError as error:
+            return _failed(check, f"QEMU does not answer: {error}", guest.watch.scanner.tail)
         except BootFailure as failure:
             guest.close()
             self.lost = failure.reason
             self.panic = failure.reason if failure.flaky else ""
             return _failed(check, failure.reason, failure.console)
         return replace(check, status=Status.PASSED, evidence=plain(cut(evidence, EVIDENCE)))
+
+
+def _check(scenario: Scenario, step: Step) -> Check:
+    """Return the check of a step that has not been tried."""
+    return Check(f"{scenario.name}.{step.name}", f"{step.title} ({step.client})", Status.SKIPPED)
 
 
 def _failed(check: Check, reason: str, evidence: str) -> Check:
@@ -286,18 +308,26 @@ def _try(guest: Guest, step: Step) -> str:
         return ACTIONS[step.do](guest, **step.arguments)
     answer = guest.ssh(step.run, user=step.login, seconds=step.seconds)
     if answer.status:
-        last = answer.text.rpartition("\n")[2] or f"the script ended with status {answer.status}"
+        last = last_line(answer.text) or f"the script ended with status {answer.status}"
         raise StepFailure(f"{step.name}: {last}", answer.text)
     return answer.text
 
 
 def _not_applicable(guest: Guest, step: Step) -> str:
     """Return the reason why step does not apply to the guest, or ""."""
-    if step.kernel and guest.ssh(HAS_MODULE.format(step.kernel)).status:
+    if step.kernel and not _holds(guest, HAS_MODULE.format(step.kernel)):
         return f"the kernel has no {step.kernel}"
-    if step.only_if and guest.ssh(step.only_if).status:
+    if step.only_if and not _holds(guest, step.only_if):
         return step.otherwise
     return ""
+
+
+def _holds(guest: Guest, condition: str) -> bool:
+    """Return whether the script condition succeeds. Raises StepFailure if it cannot be asked."""
+    answer = guest.ssh(condition)
+    if answer.status in (ssh.FAILED, KILLED):
+        raise StepFailure(f"the guest cannot be asked: {last_line(answer.text)}", answer.text)
+    return not answer.status
 
 
 def _merged(mappings: Sequence[Mapping[str, Value]]) -> dict[str, Value]:

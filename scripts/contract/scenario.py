@@ -117,8 +117,10 @@ def read(path: Path, actions: Sequence[str]) -> Scenario:
     try:
         data = tomllib.loads(path.read_text())
         return _scenario(path.stem, data, actions)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise HarnessError(f"{path} is not a scenario: {error}") from None
+    except KeyError as error:
+        raise HarnessError(f"{path} is not a scenario: there is no {error}") from None
 
 
 def _scenario(name: str, data: dict[str, Any], actions: Sequence[str]) -> Scenario:

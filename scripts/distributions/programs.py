@@ -6,8 +6,8 @@ that a machine has installed may not be what was tested here.
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,23 +60,22 @@ def obtain(name: str, source: Source, work: Path, progress: Progress) -> list[Ar
 
 
 def _unpack(name: str, source: Source, root: Path) -> None:
-    partial = root.with_name(f".{root.name}.{os.getpid()}")
-    debs = root.with_name(f".{root.name}.{os.getpid()}.apt")
-    try:
-        extract_packages(debian.download_all(source.packages, [SUITE], debs), partial)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as scratch:
+        partial = Path(scratch, "root")
+        try:
+            debs = debian.download_all(source.packages, [SUITE], Path(scratch, "apt"))
+            extract_packages(debs, partial)
+        except CommandError as error:
+            raise MachineError(
+                f"{name} cannot be downloaded from Debian: {last_line(error.output) or error}",
+                hint="check the network",
+            ) from error
         _put(partial, root)
-    except CommandError as error:
-        raise MachineError(
-            f"{name} cannot be downloaded from Debian: {last_line(error.output) or error}",
-            hint="check the network",
-        ) from error
-    finally:
-        shutil.rmtree(debs, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put(partial: Path, root: Path) -> None:
-    """Rename partial to root, unless another session has put the same there in the meantime."""
+    """Rename partial to root, unless someone else has put the same there in the meantime."""
     try:
         partial.replace(root)
     except OSError:

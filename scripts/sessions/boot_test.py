@@ -19,7 +19,7 @@ from scripts.build.manifest import Contents, Given, Manifest
 from scripts.build.workshop import Workshop
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
-from scripts.contract.scenario import read_all
+from scripts.contract.scenario import Scenario, read_all
 from scripts.description import report
 from scripts.distributions import amazonlinux
 from scripts.emulation import emulators
@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
 def run(opts: Options, progress: Progress) -> None:
     """Boot what opts ask for and show each check. Raises HarnessError if one fails."""
     target = opts.target
+    scenarios = _scenarios(opts) if opts.boot.contract else []
     table = emulators.EmulationTable.read(opts.folders.root / emulators.TABLE)
     manifest = Manifest.find(opts.artifacts)
     shop = _workshop(opts, progress)
@@ -66,8 +67,8 @@ def run(opts: Options, progress: Progress) -> None:
         Contents.of(manifest),
         marks(shop, manifest),
     )
-    if opts.boot.contract:
-        _try_contract(subject, shop, progress)
+    if scenarios:
+        _try_contract(scenarios, subject, shop, progress)
     else:
         accel = opts.boot.accel
         result = boot_test(subject, shop.tools, opts.artifacts / "boot-test", progress, accel=accel)
@@ -75,18 +76,24 @@ def run(opts: Options, progress: Progress) -> None:
         _judge(result, target, "its boot test", log=result.logs / "console.log")
 
 
-def _try_contract(subject: Subject, shop: Workshop, progress: Progress) -> None:
-    """Try the scenarios that are asked for, or all. Raises HarnessError if a step fails."""
-    opts = shop.options
+def _scenarios(opts: Options) -> list[Scenario]:
+    """Return the scenarios that are asked for, or all. Raises UsageError for a name of none."""
     scenarios = read_all(opts.folders.root / CONTRACT, tuple(ACTIONS))
     names = [one.name for one in scenarios]
     for name in opts.boot.scenarios:
         if name not in names:
             raise UsageError(f"no scenario {name!r}", hint=f"there are {', '.join(names)}")
-    chosen = [one for one in scenarios if one.name in (opts.boot.scenarios or names)]
+    return [one for one in scenarios if one.name in (opts.boot.scenarios or names)]
+
+
+def _try_contract(
+    scenarios: Sequence[Scenario], subject: Subject, shop: Workshop, progress: Progress
+) -> None:
+    """Try the scenarios. Raises HarnessError if a step fails."""
+    opts = shop.options
     contract = Contract(
-        subject, chosen, shop.tools, opts.folders.work, progress, opts.build.jobs,
-        is_whole=chosen == scenarios,
+        subject, scenarios, shop.tools, opts.folders.work, progress, opts.build.jobs,
+        is_whole=not opts.boot.scenarios,
     )  # fmt: skip
     result = contract.run(opts.artifacts / "contract", accel=opts.boot.accel)
     report.write(opts.artifacts)

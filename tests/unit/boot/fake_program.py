@@ -89,7 +89,7 @@ def perform(play: str) -> None:
             sys.exit()
         case "full":
             console("Linux version 6.12", "a: No space left on device")
-        case "good" | "failing" | "hanging" | "stubborn":
+        case "good" | "failing" | "hanging" | "stubborn" | "restless" | "dying":
             console("BdsDxe: starting Boot0001", "Linux version 6.12", "localhost login:")
             if play in ("failing", "hanging"):
                 console("         Starting wrong.service...")
@@ -113,11 +113,15 @@ def qemu() -> None:
     for command in commands():
         name = command.pop("execute")
         command.pop("arguments", None)
+        if name == "stop" and play == "dying":
+            sys.exit()
         send({"return": answers.get(name, {}), **command})
         if name == "qmp_capabilities":
             perform(play)
         if name == "system_powerdown" and play != "stubborn":
-            event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            if play != "dying":
+                reason = "guest-reset" if play == "restless" else "guest-shutdown"
+                event("SHUTDOWN", guest=True, reason=reason)
             sys.exit()
 
 

@@ -140,8 +140,42 @@ def test_files_that_both_sides_see_alike_are_evidence_with_their_rate(fake: Fake
 def test_a_mount_that_loses_files_fails(fake: Fake) -> None:
     arguments = share(fake, point="another")
     (fake.work / "another/many files guest").mkdir(parents=True)
-    with pytest.raises(StepFailure, match=r"the guest sees [1-5] files of 0"):
+    with pytest.raises(StepFailure, match=r"of [1-5] files .* the guest sees [1-5] and the host 0"):
         actions.many_files(guest(fake), **arguments, rate=50, lasting=0.1)  # type: ignore[arg-type]
+
+
+def test_a_mount_that_loses_files_for_both_sides_fails(fake: Fake) -> None:
+    arguments = share(fake)
+
+    def ssh(script: str, **how: float) -> Answer:
+        answer = Fake.ssh(fake, script, **how)  # type: ignore[arg-type]
+        (fake.work / "shared/many files guest/000000").unlink(missing_ok=True)
+        return answer
+
+    fake.ssh = ssh  # type: ignore[method-assign, assignment]
+    with pytest.raises(StepFailure, match=r"of 5 files that the guest wrote, the guest sees 4"):
+        actions.many_files(guest(fake), **arguments, rate=50, lasting=0.1)  # type: ignore[arg-type]
+
+
+def test_a_guest_that_says_more_than_the_time_is_no_defect_of_ours(
+    fake: Fake, clock: TimeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del clock
+    write_date(fake, monkeypatch, "echo sudo: unable to resolve host; exec /bin/date +%s.%N")
+    with pytest.raises(StepFailure, match="the guest does not tell the time"):
+        actions.shift_clock(guest(fake), hours=8, within=0.2)
+
+
+def test_a_guest_that_says_more_than_the_answer_is_no_defect_of_ours(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fake.tools.tree / "python3"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.tools.tree}:{os.environ['PATH']}")
+    with pytest.raises(StepFailure, match="more than the answer") as failure:
+        actions.many_files(guest(fake), **share(fake), rate=10, lasting=0.1)  # type: ignore[arg-type]
+    assert failure.value.evidence == "hello"
 
 
 def test_a_mount_that_is_not_there_fails_with_python_s_last_line(fake: Fake) -> None:
@@ -259,6 +293,12 @@ def test_a_journal_with_another_error_fails_with_it(fake: Fake, journalctl: Path
     with pytest.raises(
         StepFailure, match=r"1 unexpected errors?, such as systemd: Failed to start"
     ):
+        actions.check_journal(guest(fake))
+
+
+def test_a_journal_that_is_not_json_fails(fake: Fake, journalctl: Path) -> None:
+    write_journal(journalctl, 'a quote " too many')
+    with pytest.raises(StepFailure, match="the journal cannot be read: "):
         actions.check_journal(guest(fake))
 
 

@@ -186,3 +186,13 @@ def test_a_change_of_anything_makes_another_disk(
 
 def test_the_list_s_own_folders_are_those_of_disks() -> None:
     assert {path.name for path in extras.OWN.iterdir()} <= extras.known().keys()
+
+
+def test_a_disk_that_cannot_be_written_is_an_error_with_the_last_line_of_mkfs(
+    archive: Debian, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del archive
+    monkeypatch.setattr(extras, "ROOM", 0)
+    with pytest.raises(HarnessError, match=r"the disk things cannot be written: ."):
+        build(tmp_path)
+    assert not list((tmp_path / "extras").iterdir())

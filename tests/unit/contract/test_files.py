@@ -28,6 +28,7 @@ def test_the_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
     files.write(str(tmp_path / "one"), "salt", 100, 0.5)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     number, digest = files.digest(str(tmp_path / "one"))
+    assert files.expected("salt", number) == (number, digest)
     assert files.digest(str(tmp_path / "other")) == (number, digest)
     (tmp_path / "other/000001").write_bytes(files.content("salt", 1)[:-1] + b"x")
     assert files.digest(str(tmp_path / "other")) != (number, digest)

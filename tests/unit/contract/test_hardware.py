@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.arch import ARCHES, X86_64
+from scripts.arch import ARCHES, X86_64, Arch
+from scripts.boot.cidata import MAC_ADDRESS
 from scripts.boot.firmware import FIRMWARE
 from scripts.contract.hardware import ContractMachine, mac_address
 
@@ -36,10 +37,9 @@ def values(machine: ContractMachine, option: str) -> list[str]:
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_a_guest_of_vz_has_a_virtio_console_and_no_uart(
-    machine: ContractMachine, arch: object
+    machine: ContractMachine, arch: Arch
 ) -> None:
-    del arch
-    vz = replace(machine, devices="vz")
+    vz = replace(machine, arch=arch, devices="vz")
     assert not values(vz, "-serial")
     assert "virtconsole,chardev=console" in values(vz, "-device")
 
@@ -62,6 +62,11 @@ def test_each_card_has_an_address_and_a_network_of_its_own(machine: ContractMach
     assert "net=10.0.3.0/24" in networks[1]
     cards = [device for device in values(two, "-device") if device.startswith("virtio-net")]
     assert [mac_address(0) in cards[0], mac_address(1) in cards[1]] == [True, True]
+
+
+def test_the_first_card_is_the_one_that_the_plain_seed_configures() -> None:
+    assert mac_address(0) == MAC_ADDRESS
+    assert mac_address(1) == "52:54:00:12:34:57"
 
 
 def test_virtiofs_gets_memory_that_its_daemon_can_map(machine: ContractMachine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from scripts.contract import runner, scenario
 from scripts.contract.actions import ACTIONS
 from scripts.contract.runner import Contract
 from scripts.contract.services import Host, Offer
-from scripts.system.errors import HarnessError, MachineError
+from scripts.distributions import debian
+from scripts.system.errors import HarnessError, MachineError, UsageError
 from scripts.system.progress import Progress
 from tests.unit.boot.fakes import make_tools
 from tests.unit.formats.test_disk import superblock, write_native_disk
@@ -104,9 +106,30 @@ def test_steps_after_the_guest_is_lost_are_skipped_with_the_reason(attempt: Try)
     assert "guest-reset" in result.checks[1].reason
 
 
+def test_a_machine_that_is_on_is_not_started_again(attempt: Try) -> None:
+    result = attempt(BOOT, BOOT, "run = ':'")
+    assert statuses(result) == ["passed", "failed", "passed"]
+    assert result.reason == "the machine is on already"
+
+
+def test_a_script_for_a_machine_that_is_off_fails_the_step(attempt: Try) -> None:
+    result = attempt(BOOT, 'do = "power-off"', "run = ':'")
+    assert result.reason == "the machine is off"
+
+
 def test_a_guest_that_ignores_the_power_button_fails_the_step(attempt: Try) -> None:
     result = attempt(BOOT, 'do = "power-off"\nwithin = 0.3', tcg=["stubborn"])
     assert result.reason.startswith("the guest is still up after 0.")
+
+
+@pytest.mark.parametrize(
+    ("play", "end"), [("restless", "guest-reset"), ("dying", "QEMU has ended")]
+)
+def test_a_guest_that_ends_otherwise_than_by_the_power_button_fails_the_step(
+    attempt: Try, play: str, end: str
+) -> None:
+    result = attempt(BOOT, 'do = "power-off"', tcg=[play])
+    assert result.reason == f"the guest did not switch itself off: {end}"
 
 
 def test_a_step_that_does_not_apply_says_why_and_fails_nothing(attempt: Try) -> None:
@@ -115,6 +138,20 @@ def test_a_step_that_does_not_apply_says_why_and_fails_nothing(attempt: Try) -> 
     assert statuses(result)[1] == "not applicable"
     assert result.checks[1].reason == "the image has no mkfs.xfs"
     assert result.passed
+
+
+def test_a_step_is_not_left_out_because_the_guest_cannot_be_asked(
+    attempt: Try, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "LOGINS", 2)
+    result = attempt(BOOT, "run = ':'\nonly-if = 'true'\notherwise = 'o'", ssh=["refused"])
+    assert result.reason.startswith("the guest cannot be asked: ssh: connect to host")
+
+
+def test_a_qemu_that_ends_while_it_is_told_something_fails_the_step(attempt: Try) -> None:
+    clock = HEAD + 'services = ["time"]\n'
+    result = attempt(BOOT, 'do = "shift-clock"\nhours = 8', head=clock, tcg=["dying"])
+    assert result.reason.startswith("QEMU does not answer: ")
 
 
 def test_a_login_that_fails_is_tried_again(attempt: Try) -> None:
@@ -154,6 +191,12 @@ def test_a_machine_on_which_no_qemu_starts_is_said_to_be_at_fault(attempt: Try) 
         attempt(BOOT, tcg=["refuse"])
 
 
+def test_an_image_that_has_not_been_built_is_refused(attempt: Try, tmp_path: Path) -> None:
+    (tmp_path / "os-image.raw").unlink()
+    with pytest.raises(UsageError, match=r"there is no .*os-image\.raw"):
+        attempt(BOOT)
+
+
 def test_an_error_of_one_scenario_ends_the_others(
     attempt: Try, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,13 +206,13 @@ def test_an_error_of_one_scenario_ends_the_others(
     def missing(_host: Host) -> Iterator[Offer]:
         while not started.exists():
             time.sleep(0.02)
-        raise MachineError("there is no server")
+        raise HarnessError("there is no server")
         yield
 
     monkeypatch.setattr(runner, "SERVICES", {"dns": missing})
     head, waiting = HEAD + 'services = ["dns"]\n', f"run = 'touch {started}; exec sleep 300'"
     began = time.monotonic()
-    with pytest.raises(MachineError, match="there is no server"):
+    with pytest.raises(HarnessError, match="there is no server"):
         attempt(BOOT, head=head, beside=f"{waiting}\nseconds = 300")
     assert time.monotonic() - began < 60
     assert not (out / ".work").exists()
@@ -185,3 +228,27 @@ def test_results_and_consoles_are_kept(attempt: Try, out: Path) -> None:
     assert json.loads((out / "result.json").read_text())["passed"] is True
     assert "testcase" in (out / "junit.xml").read_text()
     assert "Linux version" in (out / "console-one-1.log").read_text()
+
+
+def test_what_one_scenario_lacks_on_this_machine_does_not_lose_what_others_found(
+    attempt: Try, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debian, "find", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(MachineError, match="dnsmasq is not installed"):
+        attempt(BOOT, head=HEAD + 'services = ["dns"]\n', beside="run = ':'")
+    found = json.loads((out / "result.json").read_text())
+    assert (found["passed"], found["reason"]) == (False, "dnsmasq is not installed")
+    assert [(check["name"], check["status"], check["reason"]) for check in found["checks"]] == [
+        ("one.s0", "skipped", "dnsmasq is not installed"),
+        ("beside.s0", "passed", ""),
+        ("beside.s1", "passed", ""),
+    ]
+
+
+@pytest.mark.parametrize(("outcome", "says"), [("true", True), ("false", False)])
+def test_errors_that_are_expected_in_vain_are_told_only_if_all_was_tried(
+    attempt: Try, outcome: str, says: bool
+) -> None:
+    result = attempt(BOOT, f"run = '{outcome}'")
+    assert ("no journal has the expected error" in result.note) is says

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from scripts.contract.services import SERVICES
 from scripts.system.errors import HarnessError
 
 FOLDER = Path(__file__).parents[2] / "contract"
+
+# Comments of a shell script, and then its quoted strings.
+COMMENT = re.compile(r"(^|\s)#\s.*$", re.MULTILINE)
+QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 
 GOOD = """
 title = "A guest"
@@ -62,6 +67,8 @@ def test_further_keys_of_an_action_are_its_arguments(tmp_path: Path) -> None:
         ('devices = "vz"', 'devices = "xen"', "devices is 'xen', not one of vz, qemu"),
         ('network = "offline"', "", "the scenario has no network"),
         ('title = "A guest"', 'titel = "A guest"', "unknown key 'titel'"),
+        ('label = "data", ', "", "there is no 'label'"),
+        ('size = "4G"', "size = 4", "expected string"),
         ('size = "4G"', 'size = "4M"', "'4M' is not a size in GiB"),
         ('do = "boot"', 'do = "boil"', "do of step 'boot' is 'boil', not one of boot"),
         ('run = "true"', "", "step 'shell' needs either run or do"),
@@ -107,3 +114,27 @@ def test_each_of_our_steps_says_who_relies_on_it_and_why() -> None:
         assert scenario.steps[0].do == "boot"
         for step in scenario.steps:
             assert all([step.title, step.client, step.reason]), step.name
+
+
+def unheeded(script: str) -> list[str]:
+    """Return the lines of a script whose failure bash overlooks, though `set -e` is on.
+
+    The left side of `&&` may fail without ending the script (bash(1), set -e).
+    """
+    lines = QUOTED.sub("''", COMMENT.sub("", script)).strip().splitlines()
+    return [
+        line
+        for line in lines[:-1]
+        if "&&" in line and not re.match(r"(if|until|while) |.*&&.*\bexit\b", line)
+    ]
+
+
+def test_what_bash_overlooks_is_known() -> None:
+    assert unheeded("[ -O a ] && touch a\ntrue") == ["[ -O a ] && touch a"]
+    assert not unheeded("# a && b\na='b && c'\nif a && b; then c; fi\na && exit 1\na && b")
+
+
+def test_no_step_of_ours_goes_on_after_a_demand_that_is_not_met() -> None:
+    for scenario in under_test.read_all(FOLDER, tuple(ACTIONS)):
+        for step in scenario.steps:
+            assert not unheeded(step.run), f"{scenario.name}.{step.name}"

@@ -155,11 +155,12 @@ def test_a_failure_is_shown_with_its_reason_and_the_last_words(out: Path) -> Non
 def test_the_contract_is_shown_beside_the_boot(out: Path) -> None:
     left_out = {"name": "a.xfs", "title": "xfs is mounted (Lima)", "status": "not applicable",
                 "evidence": "", "reason": "the image has no mkfs.xfs"}  # fmt: skip
-    write_contract(out, checks=[*RESULT["checks"], left_out])
+    write_contract(out, checks=[*RESULT["checks"], left_out], note="nothing was tried but a")
     text = " ".join(page(out).text.split())
 
     assert "2 demands, and all that apply are met" in text
     assert "the image has no mkfs.xfs" in text
+    assert "Note: nothing was tried but a." in text
     assert "not boot-tested" in text
 
 

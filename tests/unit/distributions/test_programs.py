@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from scripts.distributions import debian, programs
 from scripts.distributions.programs import Source
 from scripts.system.errors import MachineError
+from scripts.system.process import Arg
 from scripts.system.progress import Progress
 
 SOURCE = Source("usr/bin/no-such-program", ("no-such-package",))
@@ -34,22 +36,28 @@ def test_a_program_that_is_nowhere_is_named(elsewhere: Path) -> None:
         programs.obtain("skopeo", SOURCE, elsewhere / "work", Progress(live=False))
 
 
-def test_two_sessions_may_obtain_the_same_program_at_the_same_time(
+def test_two_threads_may_obtain_the_same_program_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    both = threading.Barrier(2, timeout=10)
+
     def unpack(_debs: Sequence[Path], partial: Path) -> None:
-        root = partial.with_name(re.sub(r"^\.(.*)\.\d+$", r"\1", partial.name))
-        for folder in (partial, root):  # the other session is a little faster
-            (folder / "usr/lib/any-linux-gnu").mkdir(parents=True)
-            (folder / "usr/lib/any-linux-gnu/ld-linux-any.so.2").touch()
+        linker = partial / "usr/lib/any-linux-gnu"
+        linker.mkdir(parents=True)
+        both.wait()
+        (linker / "ld-linux-any.so.2").touch()
 
     monkeypatch.setattr(debian, "find", lambda: "apt")
     monkeypatch.setattr(debian, "download_all", lambda *_: [])
     monkeypatch.setattr(programs, "extract_packages", unpack)
 
-    command = programs.obtain("skopeo", SOURCE, tmp_path, Progress(live=False))
+    def obtain(_number: int) -> list[Arg]:
+        return programs.obtain("skopeo", SOURCE, tmp_path, Progress(live=False))
+
+    with ThreadPoolExecutor(2) as pool:
+        commands = list(pool.map(obtain, range(2)))
     [root] = (tmp_path / "programs").iterdir()
-    assert command[-1] == root / SOURCE.path
+    assert [command[-1] for command in commands] == [root / SOURCE.path] * 2
 
 
 def test_a_table_names_each_program_with_its_path_and_packages(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scripts.boot.results import Status
 from scripts.mkosi.sandbox import Tools
 from scripts.sessions import boot_test, build
 from scripts.stages import artifacts
-from scripts.system.errors import HarnessError
+from scripts.system.errors import HarnessError, UsageError
 from tests.unit.sessions.conftest import Site
 
 PASSED = Check("login", "a user can log in", Status.PASSED)
@@ -118,3 +118,10 @@ def test_the_report_of_a_build_tells_of_its_boot_test(
     boot_test.main(site.argv)
 
     assert report.exists()
+
+
+def test_a_scenario_that_does_not_exist_is_refused_before_anything_is_built(site: Site) -> None:
+    with pytest.raises(UsageError, match="no scenario 'life-on-mars'") as told:
+        boot_test.main([*site.argv, "--scenario", "containers", "--scenario", "life-on-mars"])
+    assert "containers, life, " in told.value.hint
+    assert not site.built
