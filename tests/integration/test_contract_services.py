@@ -5,17 +5,15 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scripts.contract import services
 from scripts.contract.services import ADDRESS, Host, ReverseSshfs
-from scripts.mkosi.sandbox import Tools
-from scripts.system.process import Arg
 from scripts.system.progress import Progress
 from tests.publishing import WORK
+from tests.unit.contract.tools import HostTools
 
 # Plays sshfs: greets with SFTP's version 3, asks for the folder's real path, and notes the answer
 # (draft-ietf-secsh-filexfer-02).
@@ -35,26 +33,11 @@ open(sys.argv[2], "wb").write(read())
 """
 
 
-class Unconfined(Tools):
-    """Runs programs without a sandbox, which needs a tools tree."""
-
-    def command(
-        self,
-        argv: Sequence[Arg],
-        *,
-        read: Sequence[Path] = (),
-        write: Sequence[Path] = (),
-        network: bool = False,
-    ) -> list[str]:
-        del read, write, network
-        return [str(arg) for arg in argv]
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     work = tmp_path / ("a checkout deep in a home folder, " * 4)
     work.mkdir()
-    return Host(work, WORK, Progress(live=False), Unconfined(tmp_path, tmp_path))
+    return Host(work, WORK, Progress(live=False), HostTools(tmp_path, tmp_path))
 
 
 def question(name: str) -> bytes:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -23,24 +23,7 @@ from scripts.contract.ntp import TimeServer
 from scripts.contract.seeds import Seed
 from scripts.contract.services import Shares
 from scripts.mkosi.sandbox import Tools
-from scripts.system.process import Arg
-
-
-@dataclass(frozen=True)
-class Here(Tools):
-    """Tools of this machine, without a sandbox, but for those in the folder tree."""
-
-    def command(
-        self,
-        argv: Sequence[Arg],
-        *,
-        read: Sequence[Path] = (),
-        write: Sequence[Path] = (),
-        network: bool = False,
-    ) -> list[str]:
-        del read, write, network
-        path = f"PATH={self.tree}:{os.environ['PATH']}"
-        return ["env", path, *(os.fspath(arg) for arg in argv)]
+from tests.unit.contract.tools import HostTools
 
 
 class Monitor:
@@ -108,7 +91,7 @@ class Fake:
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setattr(actions, "SESSIONS", str(tmp_path / "in-the-guest"))
     (tmp_path / "bin").mkdir()
-    return Fake(tmp_path, Here(tmp_path / "bin", Path("/nowhere")))
+    return Fake(tmp_path, HostTools(tmp_path / "bin", Path("/nowhere")))
 
 
 def guest(fake: Fake) -> Guest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -17,30 +16,15 @@ from scripts.contract.extras import Extra, Program
 from scripts.distributions import debian
 from scripts.formats.disk import Partition
 from scripts.formats.ext4 import Ext4
-from scripts.mkosi.sandbox import Tools
 from scripts.system.errors import HarnessError, MachineError
 from scripts.system.process import Arg, CommandError, run
+from tests.unit.contract.tools import HostTools
 
 EXTRA = Extra(
     "things",
     {"trixie": ["greeter"]},
     {"box": Program("trixie", "static", "usr/bin/static", ["box", "sh"])},
 )
-
-
-class HostTools(Tools):
-    """This machine's programs instead of a tools tree's."""
-
-    def command(
-        self,
-        argv: Sequence[Arg],
-        *,
-        read: Sequence[Path] = (),
-        write: Sequence[Path] = (),
-        network: bool = False,
-    ) -> list[str]:
-        del read, write, network
-        return ["env", "PATH=/usr/sbin:/sbin:/usr/bin:/bin", *(os.fspath(arg) for arg in argv)]
 
 
 TOOLS = HostTools(Path("/"), Path("/nowhere"))

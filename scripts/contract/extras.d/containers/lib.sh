@@ -44,28 +44,26 @@ expect() {
     esac
 }
 
-# run NAME [OPTION...] -- COMMAND...: runs a container in the foreground and removes it afterwards.
-run() {
-    local name=$1 options=()
-    shift
+# create MODE NAME [OPTION...] -- COMMAND...: runs a container with ctr's option MODE and more of them.
+create() {
+    local mode=$1 name=$2 options=()
+    shift 2
     while [ "$1" != -- ]; do
         options+=("$1")
         shift
     done
     shift
-    ctr run --rm "${options[@]}" "$BUSYBOX" "$name" "$@"
+    ctr run "$mode" "${options[@]}" "$BUSYBOX" "$name" "$@"
+}
+
+# run NAME [OPTION...] -- COMMAND...: runs a container in the foreground and removes it afterwards.
+run() {
+    create --rm "$@"
 }
 
 # start NAME [OPTION...] -- COMMAND...: starts a container in the background.
 start() {
-    local name=$1 options=()
-    shift
-    while [ "$1" != -- ]; do
-        options+=("$1")
-        shift
-    done
-    shift
-    ctr run --detach "${options[@]}" "$BUSYBOX" "$name" "$@"
+    create --detach "$@"
 }
 
 # inside NAME COMMAND...: runs a command in a running container.
