@@ -212,7 +212,8 @@ class Watch:
     def until_done(self, process: Popen[bytes], output: Path, seconds: float = inf) -> bool:
         """Watch until process ends, for at most seconds, and end it. Returns whether it ended.
 
-        Its output, in the file output, is a sign of life while it grows.
+        Its output, in the file output, is a sign of life while it grows. Silence is no failure if
+        seconds limits it.
         """
         size, end = 0, time.monotonic() + seconds
 
@@ -224,11 +225,23 @@ class Watch:
             return process.poll() is not None or time.monotonic() > end
 
         try:
-            self.until(ended)
+            if seconds < inf:
+                self.until_late(ended)
+            else:
+                self.until(ended)
             return process.poll() is not None
         finally:
             process.kill()
             process.wait()
+
+    def until_late(self, reached: Callable[[], bool]) -> None:
+        """Watch until reached returns true, which it does in time; the guest may be silent."""
+
+        def reached_in_silence() -> bool:
+            self.sign_of_life()
+            return reached()
+
+        self.until(reached_in_silence)
 
     def linger(self, done: Callable[[], bool], seconds: float) -> None:
         """Read on for at most seconds until done returns true, whatever the guest does."""

@@ -153,7 +153,7 @@ until [ -e held ]; do sleep 0.2; done
         read=[guest.key.private, open_all], write=[folder], network=True,
     )  # fmt: skip
     with process.running(process.start(command)) as clients:
-        guest.watch.until(lambda: clients.poll() is not None)
+        guest.watch.until_late(lambda: clients.poll() is not None)
     seconds = time.monotonic() - began
     said = [_said(folder / str(number)) for number in range(count)]
     through = sum(text == "through" for text in said)

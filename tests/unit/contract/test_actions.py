@@ -46,7 +46,7 @@ class Running:
 class Patient:
     """A watch over a guest that never fails."""
 
-    def until(self, reached: object) -> None:
+    def until_late(self, reached: object) -> None:
         assert callable(reached)
         while not reached():
             time.sleep(0.02)

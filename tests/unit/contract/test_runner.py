@@ -94,6 +94,13 @@ def test_a_script_ends_at_the_first_command_of_a_pipe_that_fails(attempt: Try) -
     assert statuses(attempt(BOOT, "run = 'false | cat; echo on'"))[1] == "failed"
 
 
+def test_a_guest_may_be_silent_while_a_script_runs(
+    attempt: Try, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "SILENCE", 1.0)
+    assert attempt(BOOT, "run = 'sleep 2'").passed
+
+
 def test_a_script_that_takes_too_long_is_ended(attempt: Try) -> None:
     result = attempt(BOOT, "run = 'echo waiting; sleep 60'\nseconds = 0.3")
     assert result.checks[1].reason.endswith("not done within 0.3 s")
