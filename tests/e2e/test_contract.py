@@ -16,7 +16,7 @@ from tests.e2e.checkout import Copy
 
 pytestmark = pytest.mark.skipif(not arch.X86_64.is_native, reason="built on x86_64 machines only")
 
-# The scenarios that start a machine more than once: CI has no time for them with a second distribution.
+# The scenarios with more than one start, for which CI has no time with a second distribution.
 LONG = ("life", "lima-qemu")
 
 
