@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 import tempfile
 import tomllib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from scripts.system.process import CommandError, last_line
 
 LIST = Path(__file__).with_name("extras.toml")
 
-# A folder for each disk with files of our own, which are added as they are.
+# A folder for each disk with files of our own, which are added.
 OWN = Path(__file__).with_name("extras.d")
 
 # The size of a block of the file system, and of what it needs beside blocks of files, in bytes.
@@ -122,6 +123,7 @@ def _make(extra: Extra, arch: Arch, partial: Path, tools: Tools) -> Path:
         ) from error
     if extra.own.exists():
         shutil.copytree(extra.own, tree, dirs_exist_ok=True)
+        _open_up([tree, *(tree / one.relative_to(extra.own) for one in extra.own.rglob("*"))])
     try:
         write_disk(tree, disk, extra.name, extra.identity(arch), tools)
     except CommandError as error:
@@ -129,6 +131,13 @@ def _make(extra: Extra, arch: Arch, partial: Path, tools: Tools) -> Path:
             f"the disk {extra.name} cannot be written: {last_line(error.output) or error}"
         ) from error
     return disk
+
+
+def _open_up(paths: Iterable[Path]) -> None:
+    """Let everybody read paths: the umask of a clone must not reach the guest's users."""
+    for path in paths:
+        is_open = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(0o755 if is_open else 0o644)
 
 
 def _write_image(archive: Path, name: str, image: Program, partial: Path) -> None:

@@ -121,6 +121,25 @@ def test_our_own_files_are_added(
     assert archive.asked
 
 
+@pytest.mark.usefixtures("archive")
+def test_users_may_read_our_own_files_whatever_the_umask_of_the_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "OWN", tmp_path / "own")
+    (tmp_path / "own/things/sub").mkdir(parents=True, mode=0o700)
+    (tmp_path / "own/things").chmod(0o700)
+    for name, mode in {"lib.sh": 0o600, "sub/run": 0o700}.items():
+        (tmp_path / "own/things" / name).write_text("true")
+        (tmp_path / "own/things" / name).chmod(mode)
+    disk = build(tmp_path)
+    modes = {path: mode for path, (mode, _, _) in read(disk).items()}
+    assert (modes["/lib.sh"], modes["/sub/run"]) == (0o644, 0o755)
+    with disk.open("rb") as file:
+        reader = Ext4(file, Partition(1, "", "", "things", 0, disk.stat().st_size))
+        folders = {one.path: one.mode & 0o777 for one in reader.walk() if one.is_folder}
+    assert folders["/sub"] == 0o755
+
+
 def test_a_label_names_the_disk(archive: Debian, tmp_path: Path) -> None:
     superblock = build(tmp_path).read_bytes()[1024:2048]
     assert superblock[0x78:0x88].rstrip(b"\0") == b"things"
