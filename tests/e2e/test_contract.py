@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from defusedxml import ElementTree
 
-from scripts import arch, catalog
+from scripts import arch
 from tests.e2e.checkout import Copy
 
 pytestmark = pytest.mark.skipif(not arch.X86_64.is_native, reason="built on x86_64 machines only")
 
-# The scenarios with more than one start, for which CI has no time with a second distribution.
-LONG = ("life", "lima-qemu")
+# The scenarios for which CI has no time, by distribution.
+LONG = {"amazonlinux": ("life", "lima-qemu"), "debian": ("life",)}
 
 
 def scenarios(checkout: Path) -> list[str]:
@@ -26,13 +26,13 @@ def scenarios(checkout: Path) -> list[str]:
     return [path.stem for path in paths if "[[step]]" in path.read_text()]
 
 
-def keeps_the_contract(images: Path, copied: Copy, names: Sequence[str]) -> None:
+def keeps_the_contract(copied: Copy, distribution: str, names: Sequence[str]) -> None:
     options = [option for name in names for option in ("--scenario", name)]
     session = f"boot-test(arch='{arch.X86_64}')"
-    run = copied.nox(session, "--distribution", catalog.DEFAULT.name, *options)
+    run = copied.nox(session, "--distribution", distribution, *options)
     assert run.wait(within=2400) == 0, run.output
 
-    results = images / "contract"
+    results = copied.root / f"out/{distribution}/{arch.X86_64}/contract"
     suite = ElementTree.fromstring((results / "junit.xml").read_text())
     assert suite.get("failures") == "0"
     tried = [case for case in suite.iter("testcase") if case.find("skipped") is None]
@@ -43,13 +43,19 @@ def keeps_the_contract(images: Path, copied: Copy, names: Sequence[str]) -> None
         assert "Reached target" in console, name
 
 
-def test_amazon_linux_keeps_the_contract(amazon_images: Path, amazon_copy: Copy) -> None:
-    names = [name for name in scenarios(amazon_copy.root) if name not in LONG]
-    keeps_the_contract(amazon_images, amazon_copy, names)
+@pytest.mark.usefixtures("amazon_images")
+def test_amazon_linux_keeps_the_contract(amazon_copy: Copy) -> None:
+    names = [name for name in scenarios(amazon_copy.root) if name not in LONG["amazonlinux"]]
+    keeps_the_contract(amazon_copy, "amazonlinux", names)
 
 
 @pytest.mark.full
-def test_amazon_linux_keeps_the_contract_through_restarts(
-    amazon_images: Path, amazon_copy: Copy
-) -> None:
-    keeps_the_contract(amazon_images, amazon_copy, LONG)
+@pytest.mark.usefixtures("amazon_images")
+def test_amazon_linux_keeps_the_long_parts_of_the_contract(amazon_copy: Copy) -> None:
+    keeps_the_contract(amazon_copy, "amazonlinux", LONG["amazonlinux"])
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("built")
+def test_debian_keeps_the_long_parts_of_the_contract(checkout: Path) -> None:
+    keeps_the_contract(Copy(checkout), "debian", LONG["debian"])
