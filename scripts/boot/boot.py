@@ -67,7 +67,8 @@ class Boot:
                 return probes.parse(mark, text)
             if last or asked.returncode != ssh.FAILED:
                 self.watch.fail(f"the guest could not be asked over SSH: {text.strip()[-SAID:]}")
-            self._pause()
+            self.watch.pause(SSH_RETRY_SECONDS)
+            self.watch.check_cloud_init()
 
     def explain(self, failure: BootFailure) -> BootFailure:
         """Return failure with a reason that names its cause, as far as the guest tells it.
@@ -143,8 +144,3 @@ class Boot:
 
     def _file(self, name: str) -> Path:
         return self.spec.overlay.parent / name
-
-    def _pause(self) -> None:
-        retry = self.watch.seconds + SSH_RETRY_SECONDS
-        self.watch.until(lambda: self.watch.seconds > retry)
-        self.watch.check_cloud_init()

@@ -234,6 +234,11 @@ class Watch:
             process.kill()
             process.wait()
 
+    def pause(self, seconds: float) -> None:
+        """Watch for so many seconds."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
     def until_late(self, reached: Callable[[], bool]) -> None:
         """Watch until reached returns true, which it does in time; the guest may be silent."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,14 +149,10 @@ class Guest:
             asked = ssh.start_script(
                 self.tools, self.key, self.machine.port, path, output, user=user, shell=shell
             )
-            if not watch.until_done(asked, output, seconds):
-                said = output.read_text(errors="replace").strip("\n")
+            in_time = watch.until_done(asked, output, seconds)
+            said = output.read_text(errors="replace").strip("\n")
+            if not in_time:
                 return Answer(f"{said}\nnot done within {seconds:g} s".strip(), KILLED)
             if asked.returncode != ssh.FAILED or attempt == LOGINS:
-                said = output.read_text(errors="replace").strip("\n")
                 return Answer(said, asked.returncode)
-            self._pause()
-
-    def _pause(self) -> None:
-        end = time.monotonic() + RETRY
-        self.watch.until(lambda: time.monotonic() > end)
+            watch.pause(RETRY)
