@@ -13,15 +13,12 @@ from scripts.description.sbom import SingleFile
 from scripts.emulation.emulators import EmulationTable, Emulators
 from scripts.options import BAKE
 from scripts.packages.thirdparty import PinnedFile
-from scripts.stages import inputs
+from scripts.stages import configuration, inputs
 from scripts.stages.inputs import Input, Kind
 from scripts.system.digests import file_digest
 
 # The licence of this repository (LICENSE).
 OURS = "Apache-2.0"
-
-# The folder, below an image's folder in the checkout, that mkosi copies into the image.
-EXTRA = "/mkosi.extra/"
 
 SHA256_DIGITS = 64
 
@@ -41,15 +38,17 @@ def added(held: Iterable[Input], pins: Mapping[str, PinnedFile]) -> Iterator[Sin
             yield SingleFile(path, digest)
 
 
-def ours(held: Iterable[Input]) -> Iterator[SingleFile]:
+def ours(held: Iterable[Input], distribution: str) -> Iterator[SingleFile]:
     """Yield the files that mkosi copied from this repository, as they were at that time.
 
-    Links are left out: they have no contents.
+    held are the inputs of the stages of an image, which is of distribution. Links are left out:
+    they have no contents.
     """
+    trees = (configuration.EXTRA, configuration.SKELETON, configuration.tree_of(distribution))
     for name, described in inputs.digests(held, Kind.CONFIGURATION).items():
         digest = described.split()[-1]
-        _, is_copied, path = name.partition(EXTRA)
-        if is_copied and len(digest) == SHA256_DIGITS and not described.startswith("->"):
+        folder, path = configuration.split(name)
+        if folder in trees and len(digest) == SHA256_DIGITS and not described.startswith("->"):
             yield SingleFile(f"/{path}", digest, licences=OURS, origin=name)
 
 

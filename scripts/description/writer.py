@@ -107,7 +107,7 @@ class _Describer:
         found = [
             *singles.emulators(tree, arch, table, kept),
             *singles.added(held, thirdparty.single_files(options) if has_pins else {}),
-            *singles.ours(held),
+            *singles.ours(held, options.target.distribution.mkosi),
         ]
         return list({one.path: one for one in found}.values())
 

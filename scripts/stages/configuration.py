@@ -7,6 +7,7 @@ file that is edited during a build changes neither, and a file that the copy lea
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -51,10 +52,16 @@ FOLLOWED = frozenset(
     }
 )
 
+# Trees that mkosi copies into an image, besides one with the name of the image's distribution.
+EXTRA, SKELETON = "mkosi.extra", "mkosi.skeleton"
+
 # Private keys and passwords, which mkosi requires to be unreadable for others.
 PRIVATE = frozenset({"mkosi.key", "mkosi.passphrase", "mkosi.rootpw"})
 
 EXECUTABLE, PLAIN, SECRET = 0o755, 0o644, 0o600
+
+# A file in a folder beside mkosi.conf, or beside that of an image: the folder, and the path in it.
+IN_FOLDER = re.compile(r"(?:mkosi\.images/[^/]+/)?(mkosi\.[^/]+)/(.+)")
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,21 @@ def copy(root: Path, target: Path) -> None:
     remove(target)
     for file in files:
         file.copy(target)
+
+
+def tree_of(distribution: str) -> str:
+    """Return the name of the folder with files for the images of a distribution alone."""
+    return f"{PREFIX}{distribution}"
+
+
+def split(name: str) -> tuple[str, str]:
+    """Split the name of a file into the folder of an image that it is in, and the path in that.
+
+    mkosi.images/base/mkosi.extra/etc/x becomes mkosi.extra and etc/x. Both are empty for a file that
+    is in no such folder.
+    """
+    found = IN_FOLDER.fullmatch(name)
+    return (found[1], found[2]) if found and found[1] != IMAGES else ("", "")
 
 
 @dataclass(frozen=True)

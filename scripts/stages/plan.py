@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts import catalog
 from scripts.arch import Arch
 from scripts.stages import configuration
 from scripts.stages.configuration import IMAGES, File
@@ -150,13 +151,20 @@ def _inputs(files: Iterable[File], name: str, target: StageTarget) -> tuple[Inpu
             Input(Kind.CONFIGURATION, file.name, file.describe())
             for file in files
             if (file.name.startswith(own) or not file.name.startswith(f"{IMAGES}/"))
-            and _concerns(file.path, target)
+            and _concerns(file, target)
         ),
     )
 
 
-def _concerns(path: Path, target: StageTarget) -> bool:
-    """Whether a file can matter to target: it may be a drop-in for another distribution."""
+def _concerns(file: File, target: StageTarget) -> bool:
+    """Whether a file can matter to target.
+
+    It may be a drop-in for another distribution, or in the tree of one.
+    """
+    others = {one.mkosi for one in catalog.DISTRIBUTIONS.values()} - {target.distribution}
+    if configuration.split(file.name)[0] in map(configuration.tree_of, others):
+        return False
+    path = file.path
     if path.suffix != ".conf" or path.parent.name != "mkosi.conf.d":
         return True
     match = read_conf(path).get("Match", {})

@@ -117,14 +117,19 @@ def test_our_own_files_are_listed_as_they_were_when_they_were_copied(tmp_path: P
     held = from_labels({
         "mkosi.images/base/mkosi.extra/etc/x": describe(tmp_path / "file"),
         "mkosi.images/base/mkosi.extra/etc/masked": describe(tmp_path / "link"),
+        "mkosi.images/base/mkosi.debian/etc/y": describe(tmp_path / "file"),
+        "mkosi.images/base/mkosi.sandbox/etc/x": describe(tmp_path / "file"),
         "mkosi.images/base/mkosi.conf": describe(tmp_path / "file"),
+        "mkosi.extra/z": describe(tmp_path / "file"),
         "release": "trixie",
     })  # fmt: skip
-    [found] = singles.ours(held)
-    assert (found.path, found.sha256) == ("/etc/x", text_digest("ours"))
-    assert (found.licences, found.origin) == (
-        "Apache-2.0", "mkosi.images/base/mkosi.extra/etc/x",
-    )  # fmt: skip
+    found = {one.path: one for one in singles.ours(held, "debian")}
+    assert {path: (one.licences, one.origin) for path, one in found.items()} == {
+        "/etc/x": ("Apache-2.0", "mkosi.images/base/mkosi.extra/etc/x"),
+        "/etc/y": ("Apache-2.0", "mkosi.images/base/mkosi.debian/etc/y"),
+        "/z": ("Apache-2.0", "mkosi.extra/z"),
+    }
+    assert {one.sha256 for one in found.values()} == {text_digest("ours")}
 
 
 def test_every_single_file_that_we_pin_has_a_licence_and_a_package_url() -> None:

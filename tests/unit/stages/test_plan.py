@@ -110,6 +110,20 @@ def test_a_drop_in_for_something_else_concerns_nothing(root: Path, match: str) -
     assert not changed(before, keys(root))
 
 
+@pytest.mark.parametrize("folder", ["mkosi.images/rootfs", "mkosi.images/rootfs/mkosi.extra"])
+def test_the_tree_of_another_distribution_concerns_nothing(root: Path, folder: str) -> None:
+    before = keys(root)
+    write(root / folder / "mkosi.amazonlinux/etc/some.conf", "")
+    expected = {"rootfs"} if "extra" in folder else set()
+    assert changed(before, keys(root)) == expected
+
+
+def test_the_tree_of_the_distribution_concerns_its_stage(root: Path) -> None:
+    before = keys(root)
+    write(root / "mkosi.images/rootfs/mkosi.debian/etc/some.conf", "")
+    assert changed(before, keys(root)) == {"rootfs"}
+
+
 @pytest.mark.parametrize("folder", ["etc", "usr/lib/network"])
 def test_a_file_for_the_image_that_looks_like_a_drop_in_concerns_its_stage(
     root: Path, folder: str
