@@ -134,8 +134,8 @@ def tree_of(distribution: str) -> str:
 def split(name: str) -> tuple[str, str]:
     """Split the name of a file into the folder of an image that it is in, and the path in that.
 
-    mkosi.images/base/mkosi.extra/etc/x becomes mkosi.extra and etc/x. Both are empty for a file that
-    is in no such folder.
+    mkosi.images/base/mkosi.extra/etc/x becomes mkosi.extra and etc/x. Both are empty for a file
+    that is in no such folder.
     """
     found = IN_FOLDER.fullmatch(name)
     return (found[1], found[2]) if found and found[1] != IMAGES else ("", "")
