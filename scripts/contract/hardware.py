@@ -128,11 +128,16 @@ class ContractMachine:
         ]  # fmt: skip
 
     def _cards(self) -> list[str]:
-        """The network cards. The first leads to sshd; the others have networks of their own."""
+        """The network cards. The first leads to sshd; the others have networks of their own.
+
+        They have no IPv6: QEMU would announce the resolver fec0::3 to the guest, behind which
+        nothing answers on a host without IPv6, and a guest asks all resolvers before it believes
+        that a name does not exist.
+        """
         limit = "" if self.is_online else ",restrict=on"
-        networks = [f"{forwarding(self.port)}{limit}"]
+        networks = [f"{forwarding(self.port)},ipv6=off{limit}"]
         networks += [
-            f"user,id=network{card},restrict=on,net=10.0.{2 + card}.0/24"
+            f"user,id=network{card},ipv6=off,restrict=on,net=10.0.{2 + card}.0/24"
             for card in range(1, self.cards)
         ]
         return [

@@ -54,6 +54,11 @@ def test_a_guest_that_is_offline_reaches_nobody(machine: ContractMachine) -> Non
     assert "restrict=on" not in values(replace(machine, is_online=True), "-netdev")[0]
 
 
+def test_no_card_announces_a_resolver_that_does_not_answer(machine: ContractMachine) -> None:
+    two = replace(machine, cards=2, is_online=True)
+    assert ["ipv6=off" in network for network in values(two, "-netdev")] == [True, True]
+
+
 def test_each_card_has_an_address_and_a_network_of_its_own(machine: ContractMachine) -> None:
     two = replace(machine, cards=2)
     networks = values(two, "-netdev")
