@@ -98,8 +98,8 @@ class Lima:
     """What Lima (2.1) tells a guest.
 
     environment goes to /etc/environment, params to the scripts that users add. hosts maps names to
-    addresses. containerd is "none", "system" or "user". mac_addresses are those of the cards,
-    dns_port the port of the host where a resolver of ours listens, or 0.
+    addresses. containerd names who gets it: "system", "user", both, or nobody. mac_addresses are
+    those of the cards, dns_port the port of the host where a resolver of ours listens, or 0.
     """
 
     instance: str
@@ -114,7 +114,7 @@ class Lima:
     environment: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
-    containerd: str = "none"
+    containerd: Sequence[str] = ()
     dns_port: int = 0
 
     @property
@@ -217,8 +217,8 @@ class Lima:
             "MOUNTTYPE": self.mount_type,
             "MOUNTS": str(len(self.mounts)),
             "DISKS": str(len(self.disks)),
-            "CONTAINERD_SYSTEM": "1" if self.containerd == "system" else "",
-            "CONTAINERD_USER": "1" if self.containerd == "user" else "",
+            "CONTAINERD_SYSTEM": "1" if "system" in self.containerd else "",
+            "CONTAINERD_USER": "1" if "user" in self.containerd else "",
             "SLIRP_GATEWAY": GATEWAY,
             "SLIRP_DNS": RESOLVER,
             "UDP_DNS_LOCAL_PORT": str(self.dns_port),

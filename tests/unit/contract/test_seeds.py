@@ -31,6 +31,13 @@ def user_data(lima: Lima) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.parametrize("whom", [(), ("system",), ("user",), ("system", "user")])
+def test_containerd_is_for_whom_the_scenario_says(whom: tuple[str, ...]) -> None:
+    variables = told(containerd=whom).variables()
+    said = {one: variables[f"LIMA_CIDATA_CONTAINERD_{one.upper()}"] for one in ("system", "user")}
+    assert said == {one: "1" if one in whom else "" for one in said}
+
+
 def occasion(settings: Mapping[str, object], start: int = 1, **environment: str) -> Occasion:
     return Occasion("lima-vz", start, KEY, CARDS, settings, environment)
 
