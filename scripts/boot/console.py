@@ -130,7 +130,7 @@ class Scanner:
     lines of the console. waiting_for is the line that shows what the guest waits for, or that it is
     stalled; it is "" once the guest continues. jobs are the units that systemd has begun to start
     and not finished with. cloud_init_off says what in the image switches cloud-init off; it is ""
-    if nothing does.
+    if nothing does. degraded says that a failed unit does not end the test.
 
     The rest is the guest's report (cidata.REPORT), complete at the time reported_at: units maps its
     SSH units to "<enabled> <active>", masked maps one of these to a masked unit that it needs, and
@@ -144,6 +144,7 @@ class Scanner:
     masked: dict[str, str] = field(default_factory=dict)
     reported_at: float | None = None
     cloud_init_off: str = ""
+    degraded: bool = False
     waiting_for: str = ""
     jobs: list[str] = field(default_factory=list)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -204,7 +205,10 @@ class Scanner:
     @property
     def has_failed(self) -> bool:
         """Whether a finding ends the test."""
-        return any(not finding.failure.harmless for finding in self.findings.values())
+        return any(
+            not (finding.failure.harmless or (self.degraded and kind == UNIT_FAILED))
+            for kind, finding in self.findings.items()
+        )
 
     @property
     def is_explained(self) -> bool:

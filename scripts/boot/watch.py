@@ -135,7 +135,8 @@ class Watch:
 
     console is the file that QEMU writes the serial console to. step is called with each milestone
     when the boot reaches it. Another thread ends the watch by setting cancelled. cloud_init_off
-    says what in the image switches cloud-init off; it is "" if nothing does.
+    says what in the image switches cloud-init off; it is "" if nothing does. degraded says that
+    units of the guest may fail.
     """
 
     def __init__(
@@ -148,11 +149,12 @@ class Watch:
         accelerator: str,
         cancelled: threading.Event,
         cloud_init_off: str = "",
+        degraded: bool = False,
     ) -> None:
         self.machine = machine
         self.step = step
         self._cancelled = cancelled
-        self.scanner = Scanner(cloud_init_off=cloud_init_off)
+        self.scanner = Scanner(cloud_init_off=cloud_init_off, degraded=degraded)
         self._shutdown = ""
         self._may_end = False
         self._ended = False

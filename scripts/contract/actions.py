@@ -69,12 +69,15 @@ def power_off(guest: Guest, *, within: float = OFF) -> str:
     return f"off after {waited}"
 
 
-def reboot(guest: Guest, *, within: float = OFF) -> str:
-    """Let the guest reboot itself, and wait for sshd; it must go down within so many seconds."""
+def reboot(guest: Guest, *, within: float = OFF, degraded: bool = False) -> str:
+    """Let the guest reboot itself, and wait for sshd; it must go down within so many seconds.
+
+    degraded says that units of it may fail, as they do with a full disk.
+    """
     leave = f"sleep {FAREWELL}; systemctl reboot"
     guest.ssh(f"setsid --fork sh -c {shlex.quote(leave)} >/dev/null 2>&1")
     _expect_end(guest, "guest-reset", "reboot", FAREWELL + within)
-    return f"sshd after {guest.start():.1f} s"
+    return f"sshd after {guest.start(degraded=degraded):.1f} s"
 
 
 def _expect_end(guest: Guest, reason: str, doing: str, seconds: float = OFF) -> None:
@@ -190,14 +193,15 @@ def _sessions(guest: Guest, folder: Path, count: int, within: float, *, multiple
 
 def many_files(
     guest: Guest, *, service: str, tag: str, point: str, rate: float, lasting: float = 60.0,
-    slowly: float = 0.0,
+    slowly: float = 1.0,
 ) -> str:  # fmt: skip
     """Write rate files a second through a mount for lasting seconds, and half of that on the host.
 
     Then either side reads all of them, and must find what was written. service and tag name the
     folder of the host (services.py), point is where the guest has it. Under TCG, slowly is the rate
-    that the guest must keep up.
+    that the guest must keep up, and that the host keeps to, since the guest reads as slowly.
     """
+    is_slow = guest.accelerator == "tcg"
     shares = guest.controls[service]
     assert isinstance(shares, Shares)
     folders = {name: shares.folders[tag] / f"many files {name}" for name in ("guest", "host")}
@@ -205,7 +209,8 @@ def many_files(
         folder.mkdir(mode=0o777)
         folder.chmod(0o777)
     with ThreadPoolExecutor(1) as pool:
-        host = pool.submit(files.write, str(folders["host"]), "host", rate / 2, lasting)
+        pace = slowly if is_slow else rate / 2
+        host = pool.submit(files.write, str(folders["host"]), "host", pace, lasting)
         written, took = _in_guest(
             guest, f"write({f'{point}/many files guest'!r}, 'guest', {rate}, {lasting})",
             2 * lasting + 60,
@@ -226,7 +231,7 @@ def many_files(
         f"the guest wrote {written} files in {took:.1f} s ({written / took:.0f} a second);"
         f" it read them and the host's in {time.monotonic() - began:.1f} s"
     )
-    wanted = slowly if guest.accelerator == "tcg" else 0.95 * rate
+    wanted = slowly if is_slow else 0.95 * rate
     if written / took < wanted:
         raise StepFailure(f"the guest does not write {wanted:g} files a second", evidence)
     return evidence

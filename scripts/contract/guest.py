@@ -88,8 +88,11 @@ class Guest:
         write_seed(self.machine.seed, self.seed.files)
         return self.start()
 
-    def start(self) -> float:
-        """Start the machine with the seed that it has, as after a reboot, and do as `boot`."""
+    def start(self, *, degraded: bool = False) -> float:
+        """Start the machine with the seed that it has, as after a reboot, and do as `boot`.
+
+        degraded says that a failed unit is no reason to give up.
+        """
         self._expect_off()
         self.starts += 1
         console = self.results / f"console-{self.name}-{self.starts}.log"
@@ -101,7 +104,7 @@ class Guest:
         limits = Limits(SILENCE, FIRST_SIGN, self.deadline)
         self._watch = Watch(
             running, console, limits, self.step,
-            accelerator=self.accelerator, cancelled=self.cancelled,
+            accelerator=self.accelerator, cancelled=self.cancelled, degraded=degraded,
         )  # fmt: skip
         self._watch.until_sshd(self.machine.port)
         return self._watch.seconds

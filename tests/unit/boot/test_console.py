@@ -27,6 +27,16 @@ def scan(text: str) -> Scanner:
     return scanner
 
 
+def test_only_a_degraded_guest_may_have_failed_units() -> None:
+    failed = b"[FAILED] Failed to start cloud-init-local.service - Cloud-init: Local Stage.\n"
+    strict, degraded = Scanner(), Scanner(degraded=True)
+    for scanner in (strict, degraded):
+        scanner.feed(failed, at=1.0)
+    assert (strict.has_failed, degraded.has_failed) == (True, False)
+    degraded.feed(b"[    2.1] Kernel panic - not syncing: Fatal exception in interrupt\n", at=2.0)
+    assert degraded.has_failed
+
+
 # Excerpts of the consoles of Debian images that were broken and booted.
 CONSOLES = Path(__file__).with_name("consoles")
 

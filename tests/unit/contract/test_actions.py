@@ -17,7 +17,7 @@ import pytest
 
 from scripts.boot import ssh
 from scripts.boot.probes import Answer
-from scripts.contract import actions
+from scripts.contract import actions, files
 from scripts.contract.guest import Guest, StepFailure
 from scripts.contract.ntp import TimeServer
 from scripts.contract.seeds import Seed
@@ -173,9 +173,19 @@ def test_a_rate_that_is_not_kept_up_fails_and_says_which_one_is(fake: Fake) -> N
     assert "a second)" in failure.value.evidence
 
 
-def test_under_emulation_a_lower_rate_is_enough(fake: Fake) -> None:
+def test_under_emulation_a_lower_rate_is_enough_and_the_host_keeps_to_it(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, write = [], files.write
+
+    def slow_write(folder: str, salt: str, rate: float, seconds: float) -> tuple[int, float]:
+        rates.append(rate)
+        return write(folder, salt, rate, seconds)
+
+    monkeypatch.setattr(files, "write", slow_write)
     fake.accelerator = "tcg"
     actions.many_files(guest(fake), **share(fake), rate=1e6, lasting=0.2, slowly=10)  # type: ignore[arg-type]
+    assert rates == [10]
 
 
 @pytest.mark.parametrize("multiplexed", [False, True])
