@@ -181,7 +181,7 @@ def test_every_card_that_cloud_init_configured_gives_its_mac_address_to_dhcp_ser
 ) -> None:
     etc, drop_ins = tmp_path / "etc", tmp_path / "run"
     for name in ("10-cloud-init-eth0", "10-cloud-init-lima0", "50-other"):
-        write(etc / f"{name}.network", "[Match]\n")
+        write(etc / f"{name}.network", f"[Match]\nName={name}\n")
     script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
     script = script.replace("/etc/systemd/network", str(etc))
     script = script.replace("/run/systemd/network", str(drop_ins))
@@ -193,6 +193,22 @@ def test_every_card_that_cloud_init_configured_gives_its_mac_address_to_dhcp_ser
         f"10-cloud-init-{card}.network.d/10-finch.conf": "[DHCPv4]\nClientIdentifier=mac\n"
         for card in ("eth0", "lima0")
     }
+
+
+def test_a_card_keeps_its_network_without_the_name_that_cloud_init_gives_it(
+    checkout: Path, tmp_path: Path
+) -> None:
+    etc, drop_ins = tmp_path / "etc", tmp_path / "run"
+    match = "[Match]\nMACAddress=52:54:00:12:34:56\nName=eth0\n"
+    write(etc / "10-cloud-init-eth0.network", match)
+    script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
+    script = script.replace("/etc/systemd/network", str(etc))
+    subprocess.run(
+        ["sh"], input=script.replace("/run/systemd/network", str(drop_ins)), text=True, check=True
+    )
+    [drop_in] = drop_ins.rglob("*.conf")
+    lines = drop_in.read_text().splitlines()
+    assert lines[lines.index("[Match]") :] == ["[Match]", "Name=", "Type=ether", "Kind=!*"]
 
 
 def test_of_chronyds_two_services_the_one_that_can_do_more_is_enabled(checkout: Path) -> None:
