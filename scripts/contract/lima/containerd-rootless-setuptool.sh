@@ -4,6 +4,7 @@ set -eu
 
 [ "$1" = install ]
 [ "$(id -u)" -ne 0 ]
+# The guest's own, which have the right to map IDs; those on the disk have not.
 command -v newuidmap newgidmap
 
 units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
@@ -14,7 +15,7 @@ cat >"$units/containerd.service" <<UNIT
 Description=containerd for $(id -un)
 
 [Service]
-Environment=PATH=/opt/containers/usr/sbin:/opt/containers/usr/bin:/usr/sbin:/usr/bin
+Environment=PATH=/usr/sbin:/usr/bin:/opt/containers/usr/sbin:/opt/containers/usr/bin
 ExecStart=/opt/containers/usr/bin/rootlesskit --state-dir=%t/rootlesskit --copy-up=/etc --copy-up=/run \\
     --net=slirp4netns --slirp4netns-binary=/opt/containers/rootless/slirp4netns --cidr=10.0.4.0/24 \\
     --port-driver=builtin --pidns --cgroupns --evacuate-cgroup2=evacuated \\
