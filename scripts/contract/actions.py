@@ -53,12 +53,12 @@ def power_off(guest: Guest, *, within: float = OFF) -> str:
     do not count.
     """
     running = guest.running
-    before, starved, began = _starved(running.process.pid), 0.0, time.monotonic()
+    before, starved, began = _waits(running.process.pid), 0.0, time.monotonic()
     with contextlib.suppress(MonitorError):
         running.press_power_button()
     while not running.ended and time.monotonic() - began - starved < within:
         guest.watch.until_power_off(LOOK)
-        starved = max(starved, _starved(running.process.pid) - before)
+        starved = max(starved, _starved(before, _waits(running.process.pid)))
     seconds = time.monotonic() - began
     waited = f"{seconds:.1f} s, for {starved:.1f} s of which QEMU waited for a CPU"
     if not running.ended:
@@ -309,16 +309,21 @@ def read_shared(guest: Guest, *, service: str, tag: str, path: str, text: str) -
     return found
 
 
-def _starved(pid: int) -> float:
-    """Return the most seconds that a thread of a process has waited for a CPU since it began.
+def _waits(pid: int) -> dict[str, float]:
+    """Return the seconds that each thread of a process has waited for a CPU since it began.
 
-    It is 0 for a process that has ended. The kernel counts in nanoseconds (schedstat, proc(5)).
+    Empty for a process that has ended. The kernel counts in nanoseconds (schedstat, proc(5)).
     """
-    waited = [0.0]
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+    waits = {}
+    for waited in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError, IndexError):
-            waited.append(int(task.read_text().split()[1]) / 1e9)
-    return max(waited)
+            waits[waited.parent.name] = int(waited.read_text().split()[1]) / 1e9
+    return waits
+
+
+def _starved(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """Return the most seconds that one thread waited between two calls of `_waits`."""
+    return max((waited - before.get(thread, 0.0) for thread, waited in after.items()), default=0.0)
 
 
 def _said(path: Path) -> str:

@@ -304,9 +304,14 @@ def test_a_busy_host_s_delays_are_known() -> None:
     spinning = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(3)]
     try:
         time.sleep(1.5)
-        assert max(actions._starved(one.pid) for one in spinning) > 0.3
+        assert max(wait for one in spinning for wait in actions._waits(one.pid).values()) > 0.3
     finally:
         for one in spinning:
             one.kill()
             one.wait()
-    assert actions._starved(spinning[0].pid) == 0
+    assert not actions._waits(spinning[0].pid)
+
+
+def test_a_thread_that_waited_longer_before_hides_no_other_one() -> None:
+    assert actions._starved({"1": 100.0, "2": 1.0}, {"1": 100.5, "2": 5.0, "3": 2.0}) == 4.0
+    assert actions._starved({"1": 100.0}, {}) == 0.0
