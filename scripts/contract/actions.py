@@ -312,12 +312,15 @@ def read_shared(guest: Guest, *, service: str, tag: str, path: str, text: str) -
 def _waits(pid: int) -> dict[str, float]:
     """Return the seconds that each thread of a process has waited for a CPU since it began.
 
+    The threads of its children count too, since the sandbox starts QEMU as a child of its own.
     Empty for a process that has ended. The kernel counts in nanoseconds (schedstat, proc(5)).
     """
     waits = {}
-    for waited in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError, IndexError):
-            waits[waited.parent.name] = int(waited.read_text().split()[1]) / 1e9
+            waits[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+            for child in (thread / "children").read_text().split():
+                waits |= _waits(int(child))
     return waits
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -301,13 +302,14 @@ def test_a_busy_host_s_delays_are_known() -> None:
         f"import os, time\nos.sched_setaffinity(0, {{{cpu}}})\n"
         "end = time.monotonic() + 2\nwhile time.monotonic() < end: pass\n"
     )
-    spinning = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(3)]
+    sandboxed = ["sh", "-c", '"$@"; :', "sh", sys.executable, "-c", spin]
+    spinning = [subprocess.Popen(sandboxed, start_new_session=True) for _ in range(3)]
     try:
         time.sleep(1.5)
         assert max(wait for one in spinning for wait in actions._waits(one.pid).values()) > 0.3
     finally:
         for one in spinning:
-            one.kill()
+            os.killpg(one.pid, signal.SIGKILL)
             one.wait()
     assert not actions._waits(spinning[0].pid)
 
