@@ -125,7 +125,7 @@ def unheeded(script: str) -> list[str]:
     return [
         line
         for line in lines[:-1]
-        if "&&" in line and not re.match(r"(if|until|while) |.*&&.*\bexit\b", line)
+        if "&&" in line and not re.match(r"\s*(if|until|while) |.*&&.*\bexit\b", line)
     ]
 
 
