@@ -10,6 +10,7 @@ import json
 import shutil
 import stat
 import tempfile
+import threading
 import tomllib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,9 @@ ROOM = 16 << 20
 # The time of every change to the file system, in seconds since 1970. mke2fs leaves the times of
 # files that are older.
 EPOCH = 1
+
+# Two scenarios, which run at the same time, may need the same disk.
+_MAKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,11 @@ def build(name: str, arch: Arch, tools: Tools, kept: Path) -> Path:
         raise HarnessError(f"no disk with programs is called {name!r}: {LIST} has {[*extras]}")
     extra = extras[name]
     disk = kept / "extras" / f"{name}-{arch}-{extra.identity(arch)}.ext4"
-    if not disk.exists():
-        disk.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=disk.parent, prefix=".") as partial:
-            _make(extra, arch, Path(partial), tools).replace(disk)
+    with _MAKING:
+        if not disk.exists():
+            disk.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=disk.parent, prefix=".") as partial:
+                _make(extra, arch, Path(partial), tools).replace(disk)
     return disk
 
 

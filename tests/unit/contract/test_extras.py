@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_a_container_image_has_the_program_of_every_architecture(
                     programs.add(program.read())
     assert programs == {b"static for amd64", b"static for arm64"}
     assert {arch for _, package, arch in archive.asked if package == "static"} == {"amd64", "arm64"}
+
+
+def test_two_scenarios_that_need_a_disk_at_once_make_it_once(
+    archive: Debian, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        disks = {*pool.map(build, [tmp_path, tmp_path])}
+    assert len(disks) == 1
+    assert len(archive.asked) == len({*archive.asked})
 
 
 def test_our_own_files_are_added(
