@@ -176,17 +176,22 @@ def test_apt_s_sources_that_cannot_be_reduced_fail_the_build(
     assert fails(finalize, tmp_path) == f"{reason}\n"
 
 
+def write_drop_ins(checkout: Path, etc: Path, drop_ins: Path) -> None:
+    """Run what the image runs before networkd, for files of cloud-init in the folder etc."""
+    script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
+    script = script.replace("/etc/systemd/network", str(etc))
+    script = script.replace("/run/systemd/network", str(drop_ins))
+    subprocess.run(["sh"], input=script, text=True, check=True)
+
+
 def test_every_card_that_cloud_init_configured_gives_its_mac_address_to_dhcp_servers(
     checkout: Path, tmp_path: Path
 ) -> None:
     etc, drop_ins = tmp_path / "etc", tmp_path / "run"
     for name in ("10-cloud-init-eth0", "10-cloud-init-lima0", "50-other"):
         write(etc / f"{name}.network", f"[Match]\nName={name}\n")
-    script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
-    script = script.replace("/etc/systemd/network", str(etc))
-    script = script.replace("/run/systemd/network", str(drop_ins))
     for _ in range(2):
-        subprocess.run(["sh"], input=script, text=True, check=True)
+        write_drop_ins(checkout, etc, drop_ins)
     assert {
         str(path.relative_to(drop_ins)): path.read_text() for path in drop_ins.rglob("*.conf")
     } == {
@@ -201,11 +206,7 @@ def test_a_card_keeps_its_network_without_the_name_that_cloud_init_gives_it(
     etc, drop_ins = tmp_path / "etc", tmp_path / "run"
     match = "[Match]\nMACAddress=52:54:00:12:34:56\nName=eth0\n"
     write(etc / "10-cloud-init-eth0.network", match)
-    script = (checkout / "mkosi.images/base/mkosi.extra/usr/libexec/finch/dhcp-by-mac").read_text()
-    script = script.replace("/etc/systemd/network", str(etc))
-    subprocess.run(
-        ["sh"], input=script.replace("/run/systemd/network", str(drop_ins)), text=True, check=True
-    )
+    write_drop_ins(checkout, etc, drop_ins)
     [drop_in] = drop_ins.rglob("*.conf")
     lines = drop_in.read_text().splitlines()
     assert lines[lines.index("[Match]") :] == ["[Match]", "Name=", "Type=ether", "Kind=!*"]
